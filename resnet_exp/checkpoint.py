@@ -1,0 +1,78 @@
+"""Checkpoints that survive a kill at any moment and a flipped bit."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_KEEP = 2
+_NAME = re.compile(r"epoch-(\d{5})-([0-9a-f]{16})\.pt")
+_log = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """The checkpoints of one run: written aside, flushed, renamed; each named after its checksum; the last two kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, epoch: int, state: dict[str, Any]) -> Path:
+        """The file that now holds the state after `epoch` epochs."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        content = buffer.getbuffer()
+        path = self.folder / f"epoch-{epoch:05d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+        write_durably(path, content)
+        self._prune()
+        return path
+
+    def latest(self, device: torch.device) -> dict[str, Any] | None:
+        """The newest state whose bytes are those written, on `device`; None where there is none."""
+        for path in self._files():
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest()[:16] == _NAME.fullmatch(path.name)[2]:
+                return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+            _log.warning("%s is damaged (its checksum differs); falling back to the checkpoint before it", path)
+        return None
+
+    def latest_epoch(self) -> int:
+        """The epochs done in the newest checkpoint; 0 where there is none."""
+        return max((int(_NAME.fullmatch(path.name)[1]) for path in self._files()), default=0)
+
+    def clear(self) -> None:
+        """Removes all checkpoints."""
+        for path in self._files():
+            path.unlink()
+
+    def _files(self) -> list[Path]:
+        found = [path for path in self.folder.glob("epoch-*.pt") if _NAME.fullmatch(path.name)]
+        return sorted(found, reverse=True)
+
+    def _prune(self) -> None:
+        for path in self._files()[_KEEP:]:
+            path.unlink()
+        for path in self.folder.glob("*.partial"):  # what a kill left behind
+            path.unlink()
+
+
+def write_durably(path: Path, content: bytes | memoryview) -> None:
+    """Puts the content at `path` whole or not at all, on the disk when this returns."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

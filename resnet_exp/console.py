@@ -1,0 +1,118 @@
+"""What a run says on the terminal; plain lines where it is not one."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console as RichConsole
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from resnet_exp.interfaces import Advance
+
+# Seconds between the lines of a progress that is not on a terminal.
+_PLAIN_INTERVAL = 15.0
+
+
+class Console:
+    """The terminal: sections of facts, progress with an ETA, one row an epoch."""
+
+    def __init__(self) -> None:
+        self._rich = RichConsole(highlight=False, soft_wrap=True)
+        self._live: Progress | None = None
+
+    def heading(self, text: str) -> None:
+        """Prints what comes next."""
+        self._print(f"\n[bold]{escape(text)}[/bold]")
+
+    def facts(self, values: Mapping[str, object]) -> None:
+        """Prints keys and values, one a line."""
+        width = max(map(len, values), default=0)
+        for key, value in values.items():
+            self._print(f"  [dim]{escape(key.ljust(width))}[/dim]  {escape(str(value))}")
+
+    def line(self, text: str, style: str = "") -> None:
+        """Prints one line."""
+        self._print(f"[{style}]{escape(text)}[/{style}]" if style else escape(text))
+
+    def warn(self, text: str) -> None:
+        """Prints what the user should know and need not act on at once."""
+        self._print(f"[yellow]warning:[/yellow] {escape(text)}")
+
+    @contextmanager
+    def progress(self, description: str, total: int) -> Iterator[Advance]:
+        """Shows how far `total` units are, with an ETA; rows printed meanwhile stand above it."""
+        if not self._rich.is_terminal:
+            yield _plain_progress(description, total)
+            return
+        columns = (
+            TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("ETA"), TimeRemainingColumn(),
+        )  # fmt: skip
+        with Progress(*columns, console=self._rich, transient=True, refresh_per_second=4) as self._live:
+            task = self._live.add_task(description, total=total)
+
+            def advance(n: int = 1) -> None:
+                assert self._live is not None
+                self._live.update(task, advance=n)
+
+            try:
+                yield advance
+            finally:
+                self._live, live = None, self._live
+                live.stop()
+
+    def _print(self, markup: str) -> None:
+        (self._live.console if self._live else self._rich).print(markup)
+        sys.stdout.flush()
+
+
+class EpochTable:
+    """One row an epoch, under a header; `measured` names what is measured after each: val, test, or nothing."""
+
+    def __init__(self, console: Console, epochs: int, measured: str | None) -> None:
+        self._console, self._epochs, self._measured = console, epochs, measured
+
+    def header(self) -> None:
+        """Prints the columns' names."""
+        m = f"{self._measured + ' loss':>10}  {self._measured + ' acc':>9}  " if self._measured else ""
+        self._console.line(
+            f"  {'epoch':>7}  {'train loss':>10}  {'train acc':>9}  {m}{'lr start':>9}  {'lr end':>9}  {'s':>6}  {'images/s':>8}",
+            "dim",
+        )
+
+    def row(
+        self,
+        epoch: int,
+        train: tuple[float, float],
+        measured: tuple[float, float] | None,
+        lrs: tuple[float, float],
+        seconds: float,
+        images_per_s: float,
+        best: bool,
+    ) -> None:
+        """Prints one epoch; (loss, accuracy) pairs, accuracies as fractions."""
+        m = f"{measured[0]:>10.4f}  {measured[1]:>8.2%}   " if measured else ""
+        self._console.line(
+            f"  {f'{epoch}/{self._epochs}':>7}  {train[0]:>10.4f}  {train[1]:>8.2%}   {m}{lrs[0]:>9.3g}  {lrs[1]:>9.3g}  "
+            f"{seconds:>6.1f}  {images_per_s:>8.0f}{'  best' if best else ''}"
+        )
+
+
+def _plain_progress(description: str, total: int) -> Advance:
+    start = last = time.monotonic()
+    done = 0
+
+    def advance(n: int = 1) -> None:
+        nonlocal done, last
+        done += n
+        now = time.monotonic()
+        if now - last >= _PLAIN_INTERVAL and 0 < done < total:
+            last = now
+            left = (now - start) / done * (total - done)
+            print(f"  {description}: {done:,} of {total:,} ({done / total:.0%}), ETA {left:.0f} s", flush=True)
+
+    return advance

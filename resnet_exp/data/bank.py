@@ -1,0 +1,121 @@
+"""Images resident on the device, and the batches read from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from resnet_exp import randomness
+from resnet_exp.interfaces import Augmentation, LabelledImages, Sampling
+
+# How much of the device's free memory the images may take; the network needs the rest.
+_SHARE_OF_FREE_MEMORY = 0.4
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images `[B, C, H, W], float32, normalised, channels_last`; labels `[B], int64`; both on the run's device."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and standard deviation of each channel over the training images, on the scale 0..255."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, images: np.ndarray) -> Normalisation:
+        """The statistics of images `[N, H, W, C], uint8`; exact, from integer histograms."""
+        mean, std = [], []
+        for channel in range(images.shape[-1]):
+            counts = np.bincount(images[..., channel].ravel(), minlength=256).astype(np.float64)
+            values = np.arange(256)
+            mean.append(float((counts * values).sum() / counts.sum()))
+            std.append(float(np.sqrt((counts * (values - mean[-1]) ** 2).sum() / counts.sum())))
+        # A channel without any contrast would divide by zero.
+        return cls(tuple(mean), tuple(max(value, 1.0) for value in std))
+
+
+class ImageBank:
+    """One split as one padded uint8 tensor `[N, H + 2p, W + 2p, C]`, on the device where it fits there.
+
+    Where it does not fit, it stays in the host's memory: batches are cut there and copied from pinned memory.
+    """
+
+    def __init__(
+        self, split: LabelledImages, normalisation: Normalisation, device: torch.device, padding: int = 0
+    ) -> None:
+        images = torch.from_numpy(np.ascontiguousarray(split.images))
+        self.size, self.padding, self.device = images.shape[1], padding, device
+        self.store = device if _fits(images, padding, device) else torch.device("cpu")
+        self.images = F.pad(images.to(self.store), (0, 0, padding, padding, padding, padding))
+        self.labels = torch.from_numpy(split.labels).to(self.store)
+        # One value for each number of an image: a plain row is several times faster to broadcast than a channel.
+        tile = self.size * self.size
+        self._mean = torch.tensor(normalisation.mean, device=device).repeat(tile)
+        self._scale = 1 / torch.tensor(normalisation.std, device=device).repeat(tile)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: Tensor, augmentation: Augmentation | None, *salt: int) -> Batch:
+        """The images of these indices; with an augmentation, each in the view that (salt, its index) draws."""
+        view = self._whole(indices)
+        if augmentation is not None:
+            view = augmentation.sample(randomness.keys(indices, *salt), self.size)
+        pixels = self._to_device(self._read(indices, view))
+        images = pixels.flatten(1).float().sub_(self._mean).mul_(self._scale).view(pixels.shape)
+        if view.erase is not None:
+            images.masked_fill_(self._to_device(view.erase)[..., None], 0.0)
+        return Batch(images.permute(0, 3, 1, 2), self._to_device(self.labels[indices]))
+
+    def _whole(self, indices: Tensor) -> Sampling:
+        pixels = torch.arange(self.padding, self.padding + self.size, device=self.store).expand(len(indices), -1)
+        return Sampling(pixels, pixels)
+
+    def _read(self, indices: Tensor, view: Sampling) -> Tensor:
+        """The pixels of a view, `[B, H, W, C], uint8`: one look-up of whole pixels by their place in the bank."""
+        side, channels = self.images.shape[1], self.images.shape[3]
+        place = (indices[:, None, None] * side + view.rows[:, :, None]) * side + view.cols[:, None, :]
+        return self.images.view(-1, channels).index_select(0, place.flatten()).view(*place.shape, channels)
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        if self.store == self.device:
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+
+def num_batches(images: int, batch_size: int) -> int:
+    """Batches of an epoch, the last and smaller one counted."""
+    return -(-images // batch_size)
+
+
+def shuffled(
+    bank: ImageBank, augmentation: Augmentation, batch_size: int, seed: int, epoch: int
+) -> Iterator[Batch]:
+    """One epoch in the random order, and the random views, of (seed, epoch)."""
+    order = randomness.permutation(len(bank), seed, randomness.ORDER, epoch, device=bank.store)
+    for indices in order.split(batch_size):
+        yield bank.batch(indices, augmentation, seed, randomness.VIEW, epoch)
+
+
+def in_order(bank: ImageBank, batch_size: int) -> Iterator[Batch]:
+    """All images once, as they are stored and without augmentation."""
+    for indices in torch.arange(len(bank), device=bank.store).split(batch_size):
+        yield bank.batch(indices, None)
+
+
+def _fits(images: Tensor, padding: int, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return True
+    padded = images.numel() * (1 + 2 * padding / images.shape[1]) ** 2
+    return padded < _SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(device)[0]

@@ -1,0 +1,180 @@
+"""CIFAR-10 as its authors publish it: downloaded, verified and read by torchvision."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from resnet_exp.interfaces import ConfigError, LabelledImages, LoadedData, Progress, RunError
+
+log = logging.getLogger(__name__)
+
+# Source: torchvision.datasets.CIFAR10.tgz_md5. Repeated here because a run's identity is asked for before torchvision
+# (seconds of import) is needed; a test holds the two together.
+ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
+
+# Without network the user hears of it within 10 s, an import of torchvision included.
+FIRST_BYTES_SECONDS = 7.0
+# Once data flows it may pause for this long: slow is not dead.
+SILENCE_SECONDS = 60.0
+
+
+class CIFAR10:
+    """50,000 training and 10,000 test images of 32×32 pixels in 10 classes.
+
+    What is there already, verified, is used: the extracted folder first, then the archive. Otherwise torchvision
+    downloads the archive into a temporary directory inside `root`, and it gets its name after its md5 is right.
+
+    Args:
+        root: Folder that holds `cifar-10-python.tar.gz` and what is extracted from it; relative paths start at the
+            working directory.
+        download: Whether a missing or corrupt archive is downloaded.
+
+    Raises:
+        ConfigError: `root` is empty or `download` is not a truth value.
+    """
+
+    def __init__(self, root: str, download: bool = True) -> None:
+        if not isinstance(root, str | os.PathLike) or not str(root):
+            raise ConfigError(f"data.root={root!r}: must be a folder, for example data.root=data.")
+        if not isinstance(download, bool):
+            raise ConfigError(f"data.download={download!r}: must be true or false.")
+        self.root = Path(root).expanduser().resolve()
+        self.download = download
+
+    def identity(self) -> str:
+        """`cifar10-<md5 of the archive>`, a constant: every file is verified against it before it is used."""
+        return f"cifar10-{ARCHIVE_MD5}"
+
+    def load(self, progress: Progress) -> LoadedData:
+        """Both splits: images `[50000, 32, 32, 3]` and `[10000, 32, 32, 3], uint8, 0..255`.
+
+        Raises:
+            RunError: The data set is missing or corrupt and cannot be downloaded.
+        """
+        loaded = self._read()
+        if loaded is None:
+            self._extract(self._verified_archive())
+            loaded = self._read()
+        if loaded is None:
+            raise RunError(f"The files that were just extracted into {self.root} are corrupt: the disk may be faulty.")
+        return loaded
+
+    def _read(self) -> LoadedData | None:
+        """Both splits from the extracted folder, or None where torchvision finds a file missing or its md5 wrong."""
+        from torchvision.datasets import CIFAR10 as Reader
+
+        try:
+            train, test = (Reader(str(self.root), train=is_train) for is_train in (True, False))
+        except RuntimeError:
+            return None
+        return LoadedData(_labelled(train), _labelled(test), tuple(train.classes))
+
+    def _verified_archive(self) -> Path:
+        """The path of an archive whose md5 is right, downloaded if need be."""
+        from torchvision.datasets import CIFAR10 as Reader
+        from torchvision.datasets.utils import calculate_md5
+
+        archive = self.root / Reader.filename
+        fault = "is missing"
+        if archive.is_file():
+            md5 = calculate_md5(archive)
+            if md5 == Reader.tgz_md5:
+                return archive
+            fault = f"is corrupt (md5 {md5})"
+        if not self.download:
+            raise self._unobtainable(fault, "downloading is switched off (data.download=false)")
+        log.warning("%s %s; downloading it.", archive, fault)
+        with self._workspace() as workspace:
+            self._download(workspace, fault)
+            os.replace(workspace / Reader.filename, archive)
+        return archive
+
+    def _download(self, folder: Path, fault: str) -> None:
+        """Leaves a verified archive in `folder`.
+
+        torchvision's download sets no time limit, and name resolution knows none: so it runs in a thread of its own,
+        which is left behind when no data comes. Its files are in a folder that is then deleted.
+        """
+        from torchvision.datasets import CIFAR10 as Reader
+        from torchvision.datasets.utils import download_url
+
+        errors: list[Exception] = []
+
+        def download() -> None:
+            try:
+                download_url(Reader.url, folder, Reader.filename, Reader.tgz_md5)
+            except Exception as error:  # noqa: BLE001 - told by the main thread
+                errors.append(error)
+
+        thread = threading.Thread(target=download, name="cifar10-download", daemon=True)
+        thread.start()
+        silence = _wait(thread, folder / Reader.filename)
+        if silence is not None:
+            raise self._unobtainable(fault, f"no data came from the network for {silence:g} s")
+        if errors:
+            raise self._unobtainable(fault, f"the download failed: {errors[0]}") from errors[0]
+
+    def _extract(self, archive: Path) -> None:
+        """Puts the archive's folder in its place in one step, so that nobody meets half of it."""
+        from torchvision.datasets import CIFAR10 as Reader
+        from torchvision.datasets.utils import extract_archive
+
+        final = self.root / Reader.base_folder
+        with self._workspace() as workspace:
+            extract_archive(str(archive), str(workspace))
+            if final.exists():
+                shutil.move(final, workspace / "replaced")
+            try:
+                os.rename(workspace / Reader.base_folder, final)
+            except OSError:  # another process was faster; what it put there is verified when it is read
+                log.debug("%s was extracted by another process", final)
+
+    @contextmanager
+    def _workspace(self) -> Iterator[Path]:
+        """A temporary directory on the file system of `root`, from which a rename is atomic."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            workspace = tempfile.TemporaryDirectory(prefix=".cifar10-", dir=self.root, ignore_cleanup_errors=True)
+        except OSError as error:
+            raise RunError(
+                f"data.root={self.root} cannot be written to ({error.strerror}): choose another folder with data.root=..."
+            ) from error
+        with workspace as name:
+            yield Path(name)
+
+    def _unobtainable(self, fault: str, reason: str) -> RunError:
+        from torchvision.datasets import CIFAR10 as Reader
+
+        return RunError(
+            f"CIFAR-10: {self.root / Reader.filename} {fault}, and {reason}.\n"
+            f"Either download {Reader.url} on another machine (md5 {Reader.tgz_md5}) and put it into {self.root}, "
+            "or use a data set that needs no network: data=digits (8x8 digits, inside scikit-learn), "
+            "or your own images with data=image_folder data.root=<folder with train/ and test/>."
+        )
+
+
+def _labelled(split) -> LabelledImages:  # a torchvision data set; typing it would import torchvision
+    import numpy as np
+
+    return LabelledImages(np.ascontiguousarray(split.data), np.asarray(split.targets, dtype=np.int64))
+
+
+def _wait(thread: threading.Thread, growing: Path) -> float | None:
+    """None when the thread ends, or the seconds that it was given after `growing` last grew."""
+    size, since, limit = 0, time.monotonic(), FIRST_BYTES_SECONDS
+    while thread.is_alive():
+        thread.join(timeout=0.05)
+        now = growing.stat().st_size if growing.exists() else 0
+        if now != size:
+            size, since, limit = now, time.monotonic(), SILENCE_SECONDS
+        elif time.monotonic() - since > limit:
+            return limit
+    return None

@@ -1,0 +1,167 @@
+"""A folder of the user's own images, decoded once and then read from a verified cache."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from resnet_exp.data import decode_cache
+from resnet_exp.data.decode_cache import CachedImages
+from resnet_exp.data.decode_pool import decode_all
+from resnet_exp.data.decoding import checked_image_size, decode_run
+from resnet_exp.data.image_listing import Listing, check_root, list_images
+from resnet_exp.interfaces import ConfigError, LabelledImages, LoadedData, Progress, RunError
+
+log = logging.getLogger(__name__)
+
+CACHE_FORMAT = 1  # to be raised whenever decoding gives other pixels
+NAMED = 10  # unreadable images that a message names
+
+
+class ImageFolder:
+    """The images under `train/<class>/…` and `test/<class>/…`, classes in the order of their names.
+
+    Grey or colour, of any size and mode (palette, transparency, CMYK, 16 bits, EXIF rotation): each becomes
+    `image_size` × `image_size` pixels, its shorter side resized, its longer one cropped to the middle.
+
+    Args:
+        root: Folder with `train/` and `test/`; relative paths start at the working directory.
+        image_size: Pixels of a side, 8 to 1024.
+        channels: 3, 1, or `auto`: 1 if every pixel of every image is grey, else 3.
+        unreadable: What an image does that cannot be read: `error` ends the run and names it, `skip` leaves it out
+            and names it in a warning.
+        workers: Processes that decode, or `auto`: one for each CPU, 16 at most.
+        cache: Folder for the decoded images (3 × `image_size`² bytes each); None: `<root>/.resnet_exp_cache`, or the
+            user's cache folder where `root` is read-only.
+
+    Raises:
+        ConfigError: An argument is out of range, or `root` has no `train/` and `test/`.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        image_size: int = 32,
+        channels: int | str = "auto",
+        unreadable: str = "error",
+        workers: int | str = "auto",
+        cache: str | None = None,
+    ) -> None:
+        self.image_size = checked_image_size(image_size)
+        self.channels = _one_of("channels", channels, ("auto", 1, 3))
+        self.unreadable = _one_of("unreadable", unreadable, ("error", "skip"))
+        if workers != "auto" and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
+            raise ConfigError(f"data.workers={workers!r}: must be auto or an integer of at least 1.")
+        self.workers = None if workers == "auto" else workers
+        self.root = Path(root).expanduser().absolute()
+        check_root(self.root)
+        self.caches = [Path(cache).expanduser()] if cache else [self.root / ".resnet_exp_cache", _user_cache()]
+
+    def identity(self) -> str:
+        """A hash of all images' relative names and sizes, of `image_size` and of `channels`.
+
+        No file is opened for it: an image that is replaced by another with as many bytes goes unnoticed here (the
+        cache sees it by its time of change).
+
+        Raises:
+            RunError: The folder's layout is wrong.
+        """
+        return f"image_folder-{self._listing.content_hash()[:16]}-{self.image_size}-{self.channels}"
+
+    def load(self, progress: Progress) -> LoadedData:
+        """Both splits: images `[N, image_size, image_size, C], uint8, 0..255`, from the cache if it has them.
+
+        Raises:
+            RunError: The folder's layout is wrong, an image is unreadable (`unreadable="error"`), or there is no
+                place for the cache.
+        """
+        images = self._cached() or self._decoded(progress)
+        self._tell_unreadable(images)
+        pixels = images.pixels
+        if self.channels == "auto" and images.grey:
+            pixels = np.ascontiguousarray(pixels[..., :1])
+        return self._split(pixels, [index for index, _ in images.unreadable])
+
+    @cached_property
+    def _listing(self) -> Listing:
+        return list_images(self.root)
+
+    @property
+    def _key(self) -> str:
+        """Names what the cached pixels depend on: the files as they are, how they are decoded, and by what."""
+        import PIL
+
+        parts = (CACHE_FORMAT, PIL.__version__, self.image_size, self._stored_channels, self._listing.state_hash())
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+    @property
+    def _stored_channels(self) -> int:
+        """`auto` is known when all is decoded, so it is stored in colour."""
+        return 1 if self.channels == 1 else 3
+
+    def _cached(self) -> CachedImages | None:
+        """What the cache has, unless an image that could not be read then can be read now (its rights were mended)."""
+        images = decode_cache.find(self.caches, self._key)
+        if images is None:
+            return None
+        missing = [self.root / self._listing.files[index].name for index, _ in images.unreadable]
+        if len(decode_run(missing, self.image_size, self._stored_channels).pixels):
+            return None
+        return images
+
+    def _decoded(self, progress: Progress) -> CachedImages:
+        """All images decoded and stored, the unreadable ones listed: a later `skip` need not decode again."""
+        paths = [self.root / file.name for file in self._listing.files]
+        runs = decode_all(paths, self.image_size, self._stored_channels, self.workers)
+        most_bytes = len(paths) * self.image_size**2 * self._stored_channels
+        with progress("Decoding images", len(paths)) as advance:
+            return decode_cache.store(self.caches, self._key, runs, most_bytes, advance)
+
+    def _tell_unreadable(self, images: CachedImages) -> None:
+        """Names the unreadable images, whether they were met now or when the cache was made."""
+        if not images.unreadable:
+            return
+        files = self._listing.files
+        shown = [f"\n  {files[index].name}: {reason}" for index, reason in images.unreadable[:NAMED]]
+        more = len(images.unreadable) - len(shown)
+        text = f"{len(images.unreadable)} of {len(files)} images in {self.root} cannot be read:{''.join(shown)}"
+        text += f"\n  and {more} more" if more else ""
+        if self.unreadable == "error":
+            raise RunError(f"{text}\nMend or remove them, or leave them out with data.unreadable=skip.")
+        log.warning("%s\nThey are left out (data.unreadable=skip).", text)
+
+    def _split(self, pixels: np.ndarray, unreadable: list[int]) -> LoadedData:
+        """Divides the pixels of all readable images as the listing divides their files."""
+        labels = np.array([file.label for file in self._listing.files], np.int64)
+        readable = np.ones(len(labels), bool)
+        readable[unreadable] = False
+        num_train = len(self._listing.train)
+        train = labels[:num_train][readable[:num_train]]
+        test = labels[num_train:][readable[num_train:]]
+        for split, present in (("train", train), ("test", test)):
+            self._check_no_class_is_lost(split, present)
+        start = len(train)
+        names = self._listing.class_names
+        return LoadedData(LabelledImages(pixels[:start], train), LabelledImages(pixels[start:], test), names)
+
+    def _check_no_class_is_lost(self, split: str, labels: np.ndarray) -> None:
+        names = self._listing.class_names
+        lost = [names[label] for label in np.flatnonzero(np.bincount(labels, minlength=len(names)) == 0)]
+        if lost:
+            raise RunError(f"Not one readable image in {', '.join(lost)} under {self.root / split}.")
+
+
+def _one_of(key: str, value: int | str, allowed: tuple) -> int | str:
+    if isinstance(value, bool) or value not in allowed:
+        raise ConfigError(f"data.{key}={value!r}: must be one of {', '.join(map(str, allowed))}.")
+    return value
+
+
+def _user_cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "resnet_exp" / "images"

@@ -1,0 +1,147 @@
+"""What lies in a folder of images: `train/<class>/…` and `test/<class>/…`, listed without opening a file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from resnet_exp.interfaces import ConfigError, RunError
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+SPLITS = ("train", "test")
+
+
+class ImageFile(NamedTuple):
+    """One image, named relative to the root: `train/cat/0001.jpg`."""
+
+    name: str
+    size: int  # bytes
+    mtime_ns: int
+    label: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All images of a folder, sorted by class, then by name; labels count the classes in the order of their names."""
+
+    class_names: tuple[str, ...]
+    train: tuple[ImageFile, ...]
+    test: tuple[ImageFile, ...]
+
+    @property
+    def files(self) -> tuple[ImageFile, ...]:
+        return self.train + self.test
+
+    def content_hash(self) -> str:
+        """A sha256 of names and sizes: equal for a copy of the folder."""
+        return _hash((file.name, file.size) for file in self.files)
+
+    def state_hash(self) -> str:
+        """A sha256 of names, sizes and times of change: another one after a file was replaced by one as large."""
+        return _hash((file.name, file.size, file.mtime_ns) for file in self.files)
+
+
+def check_root(root: Path) -> None:
+    """Checks what costs nothing to check.
+
+    Raises:
+        ConfigError: There is no such folder, or no `train/` and `test/` in it.
+    """
+    if not root.is_dir():
+        raise ConfigError(f"data.root={root}: there is no such folder. {_layout()}")
+    missing = [f"{split}/" for split in SPLITS if not (root / split).is_dir()]
+    if missing:
+        raise ConfigError(f"data.root={root}: the folder has no {' and no '.join(missing)}. {_layout()}")
+
+
+def list_images(root: Path) -> Listing:
+    """Every image under `train/` and `test/`, in nested folders too; hidden files and folders do not count.
+
+    Raises:
+        RunError: There are fewer than two classes, a class without images, or a class in one split only.
+    """
+    class_names = {split: _class_names(root / split) for split in SPLITS}
+    _check_classes(root, class_names["train"], class_names["test"])
+    train, test = (_list_split(root, split, class_names["train"]) for split in SPLITS)
+    return Listing(class_names["train"], train, test)
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    with os.scandir(folder) as entries:
+        return tuple(sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")))
+
+
+def _check_classes(root: Path, train: tuple[str, ...], test: tuple[str, ...]) -> None:
+    if len(train) < 2:
+        found = f"only one class ({train[0]})" if train else "no folder of a class"
+        raise RunError(f"{root / 'train'} holds {found}; telling images apart takes two or more. {_layout()}")
+    for here, there, names in (("train", "test", set(train) - set(test)), ("test", "train", set(test) - set(train))):
+        if names:
+            raise RunError(
+                f"{_named(sorted(names))} under {root / here} but not under {root / there}: "
+                "both must hold the same classes, by the same names."
+            )
+
+
+def _list_split(root: Path, split: str, class_names: tuple[str, ...]) -> tuple[ImageFile, ...]:
+    files: list[ImageFile] = []
+    for label, name in enumerate(class_names):
+        files += sorted(_walk(str(root / split / name), f"{split}/{name}", label))
+    counts = Counter(file.label for file in files)
+    empty = [name for label, name in enumerate(class_names) if not counts[label]]
+    if empty:
+        raise RunError(
+            f"No images in {_named(empty)} under {root / split}. Image files end in {' '.join(ENDINGS)}, "
+            "in capitals too; hidden ones do not count."
+        )
+    return tuple(files)
+
+
+def _walk(folder: str, name: str, label: int) -> Iterator[ImageFile]:
+    """The images in a folder and in the folders in it, links followed."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") or _leads_back(entry):
+                continue
+            if entry.is_dir():
+                yield from _walk(entry.path, f"{name}/{entry.name}", label)
+            elif entry.name.lower().endswith(ENDINGS):
+                found = _status(entry)
+                yield ImageFile(f"{name}/{entry.name}", found.st_size, found.st_mtime_ns, label)
+
+
+def _status(entry: os.DirEntry) -> os.stat_result:
+    """Size and time of change: a dangling link's own, so that it is listed and then named as unreadable."""
+    try:
+        return entry.stat()
+    except OSError:
+        return entry.stat(follow_symlinks=False)
+
+
+def _leads_back(entry: os.DirEntry) -> bool:
+    """Whether a link points at a folder that contains it, which would be walked for ever."""
+    if not entry.is_symlink():
+        return False
+    here = os.path.realpath(os.path.dirname(entry.path))
+    return f"{here}/".startswith(f"{os.path.realpath(entry.path)}/")
+
+
+def _hash(rows: Iterator[tuple]) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update("\0".join(map(str, row)).encode("utf-8", "surrogateescape") + b"\0\n")
+    return digest.hexdigest()
+
+
+def _named(names: list[str]) -> str:
+    shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+    return f"class {shown}" if len(names) == 1 else f"{len(names)} classes ({shown})"
+
+
+def _layout() -> str:
+    return "Expected: <root>/train/<class>/<image> and <root>/test/<class>/<image>."

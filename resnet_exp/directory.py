@@ -1,0 +1,70 @@
+"""The run directory: which one a command means, and whether it is new, unfinished or finished."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from resnet_exp.checkpoint import write_durably
+from resnet_exp.interfaces import RunError, RunPaths
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A run directory that this process holds; the lock goes when the process does."""
+
+    paths: RunPaths
+    is_new: bool
+    result: dict[str, Any] | None  # of a finished run
+    lock: TextIO
+
+    @property
+    def name(self) -> str:
+        return self.paths.root.name
+
+
+def open_run_directory(output_dir: str, title: str, signature: str, rerun: bool) -> RunDirectory:
+    """The directory `<output_dir>/<title>-<signature>`, made where it is new.
+
+    A finished run's is returned with its result; with `rerun` a new one beside it, numbered from 2, unless the newest
+    of these is unfinished and goes on.
+
+    Raises:
+        RunError: another process works in it.
+    """
+    root = Path(output_dir).absolute() / f"{title}-{signature}"
+    number = 1
+    while rerun and _result(_numbered(root, number)) is not None:
+        number += 1
+    paths = RunPaths(_numbered(root, number))
+    is_new = not paths.journal.exists()
+    paths.root.mkdir(parents=True, exist_ok=True)
+    lock = (paths.root / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RunError(f"{paths.root} is being worked on by another process; wait for it, or stop it") from None
+    return RunDirectory(paths, is_new, _result(paths.root), lock)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Puts the value at `path` as JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any | None:
+    """What stands at `path`, or None where nothing does."""
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _numbered(root: Path, number: int) -> Path:
+    return root if number == 1 else root.with_name(f"{root.name}-{number}")
+
+
+def _result(root: Path) -> dict[str, Any] | None:
+    """The result, which is written last of all."""
+    return read_json(RunPaths(root).result)

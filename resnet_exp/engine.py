@@ -1,0 +1,208 @@
+"""The one training loop, and the pass without training; every stage uses these two and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resnet_exp import randomness
+from resnet_exp.config import TrainConfig
+from resnet_exp.data.bank import Batch
+from resnet_exp.interfaces import Advance, ConfigError, OptimizerFactory, RunError, Schedule
+from resnet_exp.runtime import Runtime
+
+# fp16: the loss scale at first, and after how many good updates it doubles. Source: torch.amp.GradScaler's defaults.
+_FIRST_SCALE, _GROWTH_INTERVAL = 65536.0, 2000
+_LOSS, _GRADIENT = 1, 2
+
+
+class NonFinite(RunError):
+    """The loss or the gradient of `step`, counted from 0, was not finite; nothing was updated from then on."""
+
+    def __init__(self, step: int, what: str) -> None:
+        super().__init__(f"the {what} of step {step} is not finite: no update was made from there on")
+        self.step, self.what = step, what
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What the loop saw: the mean loss of each step `[S]` and all correct predictions `[]`, on the run's device."""
+
+    losses: Tensor
+    sizes: tuple[int, ...]
+    correct: Tensor
+
+    @property
+    def images(self) -> int:
+        return sum(self.sizes)
+
+    def mean_loss(self) -> float:
+        """The mean over images; waits for the device."""
+        weights = torch.tensor(self.sizes, dtype=torch.float64)
+        return float((self.losses.double().cpu() * weights).sum() / weights.sum())
+
+    def accuracy(self) -> float:
+        """The fraction of images predicted right while training; waits for the device."""
+        return int(self.correct) / self.images
+
+
+class Learner:
+    """A network, its optimizer and its schedule: all that an optimizer step changes.
+
+    The host never waits for the device within an epoch. A step that must not count (a non-finite loss or gradient) is
+    made a no-op on the device; `check()` tells the host afterwards.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        make_optimizer: OptimizerFactory,
+        schedule: Schedule,
+        train: TrainConfig,
+        runtime: Runtime,
+        seed: int,
+    ) -> None:
+        if schedule.momenta is not None and runtime.scales_loss:
+            raise ConfigError("scheduler.cycle_momentum=true needs train.precision=fp32 or bf16: fp16 skips steps")
+        layout = torch.channels_last if train.channels_last else torch.contiguous_format
+        device = runtime.device
+        self.model = model.to(device=device, memory_format=layout)
+        self.optimizer = make_optimizer(self.model)
+        self._train, self._runtime, self._schedule, self._seed = train, runtime, schedule, seed
+        # The device looks its LR up by the updates made so far: a skipped step does not move the schedule.
+        self._lrs = torch.tensor(schedule.lrs, device=device, dtype=_lr_dtype(device))
+        self._updates = torch.zeros((), dtype=torch.int64, device=device)
+        self._fault = torch.full((2,), -1, dtype=torch.int64, device=device)  # the first bad step, and what was bad
+        self._scale = torch.tensor(_FIRST_SCALE if runtime.scales_loss else 1.0, device=device)
+        self._good = torch.zeros((), dtype=torch.int64, device=device)  # updates since the scale last changed
+
+    def train(self, batches: Iterable[Batch], first_step: int, advance: Advance) -> Steps:
+        """Makes one optimizer step for each batch; steps are counted from `first_step` on."""
+        self.model.train()
+        losses, sizes = [], []
+        correct = torch.zeros((), dtype=torch.int64, device=self._runtime.device)
+        for step, batch in enumerate(batches, first_step):
+            # Layers that draw (dropout) then depend on the step alone, wherever the run began.
+            torch.manual_seed(randomness.mix(self._seed, randomness.LAYERS, step))
+            loss, right = self._backward(batch)
+            self._update(step, loss)
+            losses.append(loss)
+            sizes.append(len(batch.labels))
+            correct += right
+            advance(len(batch.labels))
+        return Steps(torch.stack(losses), tuple(sizes), correct)
+
+    def check(self) -> None:
+        """Waits for the device and returns if all was finite.
+
+        Raises:
+            NonFinite: a loss or a gradient was not, and the updates stopped there.
+        """
+        step, what = self._fault.tolist()
+        if what != -1:
+            raise NonFinite(step, "loss" if what == _LOSS else "gradient")
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that going on needs beside the step's number."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "updates": self._updates,
+            "scale": self._scale,
+            "good": self._good,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Puts the learner where `state_dict` was taken."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._updates.copy_(state["updates"])
+        self._scale.copy_(state["scale"])
+        self._good.copy_(state["good"])
+
+    def _backward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Adds up the gradients of the batch's mean loss; returns that loss and the correct predictions."""
+        parts = self._train.grad_accum_steps
+        total, right = 0.0, 0
+        for images, labels in zip(batch.images.chunk(parts), batch.labels.chunk(parts), strict=True):
+            if not self._train.channels_last:
+                images = images.contiguous()
+            with self._runtime.autocast():
+                logits = self.model(images)
+            loss = F.cross_entropy(
+                logits.float(), labels, reduction="sum", label_smoothing=self._train.label_smoothing
+            ) / len(batch.labels)
+            (loss * self._scale).backward()
+            total = total + loss.detach()
+            right = right + (logits.detach().argmax(1) == labels).sum()
+        return total, right
+
+    def _update(self, step: int, loss: Tensor) -> None:
+        """One optimizer step, a no-op if anything is or was not finite."""
+        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if self._runtime.scales_loss:
+            torch._foreach_mul_(grads, 1 / self._scale)
+        norm = nn.utils.get_total_norm(grads)
+        skip = self._note_fault(step, loss, norm)
+        if self._train.clip_grad_norm is not None:
+            torch._foreach_mul_(grads, (self._train.clip_grad_norm / (norm + 1e-6)).clamp(max=1.0))
+        self._step(step, grads, skip)
+        self.optimizer.zero_grad(set_to_none=True)
+        self._updates += (~skip).long()
+
+    def _note_fault(self, step: int, loss: Tensor, norm: Tensor) -> Tensor:
+        """Whether this step must be skipped, `[], bool`; remembers the first step that ends the training."""
+        overflow = ~torch.isfinite(norm)
+        broken = ~torch.isfinite(loss)
+        if self._runtime.scales_loss:
+            # An overflow is fp16's ordinary way of asking for a smaller scale; only below 1 there is none left.
+            self._good = torch.where(overflow, 0, self._good + 1)
+            grow = self._good == _GROWTH_INTERVAL
+            self._good = torch.where(grow, 0, self._good)
+            self._scale = torch.where(overflow, self._scale / 2, torch.where(grow, self._scale * 2, self._scale))
+            lost = broken | (overflow & (self._scale < 1))
+        else:
+            lost = broken | overflow
+        what = torch.where(broken, _LOSS, _GRADIENT)
+        now = torch.stack([torch.full_like(what, step), what])
+        self._fault = torch.where((self._fault[1] == -1) & lost, now, self._fault)
+        return overflow | (self._fault[1] != -1)
+
+    def _step(self, step: int, grads: list[Tensor], skip: Tensor) -> None:
+        lr = self._lrs[self._updates]
+        fused = getattr(self.optimizer, "_step_supports_amp_scaling", False)
+        if fused:  # the kernel itself leaves weights and state alone
+            self.optimizer.grad_scale, self.optimizer.found_inf = None, skip.float()
+        else:  # no gradient and no LR leaves the weights alone
+            lr = torch.where(skip, 0.0, lr)
+            for grad in grads:
+                grad.masked_fill_(skip, 0.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+            if self._schedule.momenta is not None:
+                group["momentum"] = self._schedule.momenta[step]
+        self.optimizer.step()
+
+
+@torch.no_grad()
+def predict(model: nn.Module, batches: Iterable[Batch], runtime: Runtime) -> tuple[Tensor, Tensor]:
+    """The logits `[N, num_classes], float32` and labels `[N], int64` of all images, on the run's device."""
+    was_training = model.training
+    model.eval()
+    logits, labels = [], []
+    for batch in batches:
+        with runtime.autocast():
+            logits.append(model(batch.images).float())
+        labels.append(batch.labels)
+    model.train(was_training)
+    return torch.cat(logits), torch.cat(labels)
+
+
+def _lr_dtype(device: torch.device) -> torch.dtype:
+    """CUDA's fused kernels read a float32 LR; the CPU's take double, as a plain number would be."""
+    return torch.float32 if device.type == "cuda" else torch.float64

@@ -1,0 +1,202 @@
+"""What the parts of a run hand one another: plain data, and the protocols that plug-ins fulfil.
+
+Nothing here imports torch: a config can be checked against these in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work; the message names the key, the value, what is allowed and what to do."""
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on for a reason its user can act on; the message says which."""
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a model and a report need to know of the data, so that neither holds a literal 10 or 32."""
+
+    name: str
+    class_names: tuple[str, ...]
+    image_size: int  # pixels, of the square that the network sees
+    in_channels: int
+    num_train: int  # images that are trained on: the training split less what is held out
+    num_val: int
+    num_test: int
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """One split in host memory: images `[N, H, W, C], uint8, 0..255`, labels `[N], int64`."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class LoadedData:
+    """A decoded data set: its training and its test split, and the classes' names in label order."""
+
+    train: LabelledImages
+    test: LabelledImages
+    class_names: tuple[str, ...]
+
+
+class Advance(Protocol):
+    """Moves a progress display on by `n` units."""
+
+    def __call__(self, n: int = 1) -> None: ...
+
+
+class Progress(Protocol):
+    """Opens a progress display with an ETA for `total` units of work."""
+
+    def __call__(self, description: str, total: int) -> AbstractContextManager[Advance]: ...
+
+
+class DataSource(Protocol):
+    """A data set by name (`conf/data/*.yaml`); made from plain arguments, and checked when it is made."""
+
+    def identity(self) -> str:
+        """A short text that changes when the images or labels do, found without decoding them.
+
+        It enters the run's signature. It holds no path: a copy of a folder has the same identity.
+        """
+        ...
+
+    def load(self, progress: Progress) -> LoadedData:
+        """Both splits, decoded, at the size the network sees."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Where each pixel of a batch is read from: the one index operation that crops, flips and erases.
+
+    rows `[B, H], int64` and cols `[B, W], int64` point into the padded images; erase `[B, H, W], bool` marks
+    pixels that become the data set's mean (zero after normalisation). All on the device of the images.
+    """
+
+    rows: Tensor
+    cols: Tensor
+    erase: Tensor | None = None
+
+
+class Augmentation(Protocol):
+    """A random view per image (`conf/augmentation/*.yaml`), drawn for a whole batch on the device."""
+
+    padding: int  # pixels of black on each side of every stored image
+
+    def sample(self, keys: Tensor, image_size: int) -> Sampling:
+        """The views of the images whose random keys (`[B], int64`) these are; equal keys give equal views."""
+        ...
+
+
+class ModelFactory(Protocol):
+    """Makes a fresh network that maps `[B, in_channels, image_size, image_size]` to logits `[B, num_classes]`."""
+
+    def __call__(self, *, num_classes: int, in_channels: int, image_size: int) -> nn.Module: ...
+
+
+class OptimizerFactory(Protocol):
+    """Makes an optimizer for a model; the schedule sets its learning rate before every step."""
+
+    def __call__(self, model: nn.Module) -> Optimizer: ...
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate, and the momentum where it is cycled, of every optimizer step of a run."""
+
+    lrs: tuple[float, ...]
+    momenta: tuple[float, ...] | None
+    max_lr: float
+    min_lr: float
+
+
+class Scheduler(Protocol):
+    """A learning-rate schedule (`conf/scheduler/*.yaml`): a pure function of the step."""
+
+    max_lr: float | None  # None: to be found by the range test
+
+    def plan(self, max_lr: float, epochs: int, steps_per_epoch: int) -> Schedule:
+        """The schedule over all steps of the run."""
+        ...
+
+
+class Tracker(Protocol):
+    """Mirrors the journal of a run somewhere people compare runs. The journal is the truth; losing it loses nothing."""
+
+    def begin(self) -> None:
+        """Starts mirroring, off the training thread."""
+        ...
+
+    def sync(self) -> None:
+        """Says that the journal has grown; returns at once."""
+        ...
+
+    def end(self) -> str | None:
+        """Mirrors what is left, within a bounded time; returns the link to the run, or None."""
+        ...
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The files of one run directory."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        return self.root / "environment.json"
+
+    @property
+    def journal(self) -> Path:
+        return self.root / "journal.jsonl"
+
+    @property
+    def range_test(self) -> Path:
+        return self.root / "range_test.json"
+
+    @property
+    def result(self) -> Path:
+        return self.root / "result.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def predictions(self) -> Path:
+        return self.root / "predictions.npz"
+
+    @property
+    def model(self) -> Path:
+        return self.root / "model.safetensors"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"

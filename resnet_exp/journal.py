@@ -1,0 +1,220 @@
+"""The journal of a run: one JSON line per thing that happened, appended and never changed.
+
+It is the truth about a run; trackers mirror it and reports read it. A run that is killed loses at most the line
+it was writing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from resnet_exp.interfaces import RunError
+
+STATUSES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
+# JSON has no such numbers. Their names, as strings, stay valid JSON, and float() reads them back.
+_NON_FINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
+
+
+class Journal:
+    """Appends records to `path`; a last line torn by a kill is cut off when an existing journal is opened."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        os.ftruncate(self._file, _end_of_last_line(self._file))
+
+    def metrics(self, values: dict[str, float], step: int) -> None:
+        """Records the values of some metrics at one step; NaN and the infinities included."""
+        if values:
+            self._append("metrics", step=int(step), values={key: _to_json(value) for key, value in values.items()})
+
+    def params(self, values: dict[str, Any]) -> None:
+        """Records parameters, flat, as text."""
+        self._append("params", values={key: str(value) for key, value in values.items()})
+
+    def tags(self, values: dict[str, Any]) -> None:
+        """Records tags as text; a later value of the same tag replaces the earlier one."""
+        self._append("tags", values={key: str(value) for key, value in values.items()})
+
+    def dataset(self, *, name: str, digest: str, context: str, num_rows: int, class_names: Sequence[str]) -> None:
+        """Records one split of the data.
+
+        Args:
+            name: Of the data set, the same for all its splits.
+            digest: Changes when the images or the labels do; MLflow keeps 36 characters.
+            context: What the split was used for: train, val or test.
+            num_rows: Images in the split.
+            class_names: In label order.
+        """
+        self._append(
+            "dataset", name=name, digest=digest, context=context, num_rows=num_rows, class_names=list(class_names)
+        )
+
+    def artifact(self, path: Path | str, folder: str = "") -> None:
+        """Records that a file or folder of the run directory is complete and is to be mirrored into `folder`.
+
+        Raises:
+            ValueError: The path leads out of the run directory.
+        """
+        self._append("artifact", path=self._inside(path), folder=folder)
+
+    def model(self, path: Path | str) -> None:
+        """Records that the exported network, a folder made by `tracking.network.export_network`, is complete.
+
+        Raises:
+            ValueError: The path leads out of the run directory.
+        """
+        self._append("model", path=self._inside(path))
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Records something that happened, with JSON fields; trackers do not show it."""
+        self._append("event", name=name, fields=fields)
+
+    def rewind(self, step: int, keep: Sequence[str] = ()) -> None:
+        """Records that metrics recorded so far with a later step are void: what follows does those steps again.
+
+        Args:
+            step: The last step that counts.
+            keep: Beginnings of metric names that stay, because they count in another unit (`range_test/`).
+        """
+        self._append("rewind", step=int(step), keep=list(keep))
+
+    def status(self, status: str, reason: str | None = None) -> None:
+        """Records how the run stands, safe from a power cut: RUNNING, FINISHED, FAILED or KILLED.
+
+        Raises:
+            ValueError: Another status.
+        """
+        if status not in STATUSES:
+            raise ValueError(f"status={status!r}: one of {', '.join(STATUSES)} is needed")
+        self._append("status", status=status, reason=reason)
+        os.fsync(self._file)
+
+    def close(self) -> None:
+        """Closes the file; a second time does nothing."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _inside(self, path: Path | str) -> str:
+        root = self.path.parent.resolve()
+        full = (root / path).resolve()
+        if not full.is_relative_to(root):
+            raise ValueError(f"path={str(path)!r}: only files of the run directory {root} can be mirrored")
+        return full.relative_to(root).as_posix()
+
+    def _append(self, kind: str, **fields: Any) -> None:
+        record = {"kind": kind, "time_ms": time.time_ns() // 1_000_000, **fields}
+        line = json.dumps(record, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        written = os.write(self._file, line)
+        if written != len(line):  # a full disk: leave no half line for the next record to be glued to
+            os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+            raise OSError(f"{self.path}: {written} of {len(line)} bytes could be written; is the disk full?")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All complete records of a journal, oldest first; none where there is no file yet.
+
+    Raises:
+        RunError: A line that is no record.
+    """
+    return [record for record, _ in read_from(path, 0)]
+
+
+def read_from(path: Path, offset: int) -> Iterator[tuple[dict[str, Any], int]]:
+    """The complete records from a byte offset on, each with the offset of the byte after it.
+
+    Raises:
+        RunError: A line that is no record.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return  # being written, or torn by a kill
+            offset += len(line)
+            yield _parse(line, path, offset), offset
+
+
+def metric_values(record: dict[str, Any]) -> dict[str, float]:
+    """The values of a metrics record as floats, the non-finite ones too."""
+    return {key: float(value) for key, value in record["values"].items()}
+
+
+def same_value(a: float, b: float) -> bool:
+    """Whether two metric values are the same, NaN being the same as NaN."""
+    return a == b or (math.isnan(a) and math.isnan(b))
+
+
+def metric_history(source: Path | Iterable[dict[str, Any]]) -> dict[str, list[tuple[int, float, int]]]:
+    """Every metric's points `(step, value, time in epoch ms)` by step; rewound points do not count.
+
+    The last value of a step counts. A step that was done again with the same value keeps its first time, as in
+    the trackers, which cannot take a point back.
+    """
+    points: dict[tuple[str, int], tuple[float, int]] = {}
+    void: set[tuple[str, int]] = set()
+    for record in read(source) if isinstance(source, Path) else source:
+        if record["kind"] == "metrics":
+            for key, value in metric_values(record).items():
+                point = (key, record["step"])
+                void.discard(point)
+                if point not in points or not same_value(points[point][0], value):
+                    points[point] = (value, record["time_ms"])
+        elif record["kind"] == "rewind":
+            keep = tuple(record["keep"])
+            void |= {point for point in points if point[1] > record["step"] and not point[0].startswith(keep)}
+    history: dict[str, list[tuple[int, float, int]]] = {}
+    for key, step in sorted(points.keys() - void):
+        history.setdefault(key, []).append((step, *points[key, step]))
+    return history
+
+
+def last_status(source: Path | Iterable[dict[str, Any]]) -> str | None:
+    """The status recorded last, or None."""
+    records = read(source) if isinstance(source, Path) else source
+    return next((r["status"] for r in reversed(list(records)) if r["kind"] == "status"), None)
+
+
+def _to_json(value: float) -> float | str:
+    number = float(value)
+    return "NaN" if math.isnan(number) else _NON_FINITE.get(number, number)
+
+
+def _parse(line: bytes, path: Path, offset: int) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+        record["kind"], record["time_ms"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: the line that ends at byte {offset} is no journal record ({error})") from error
+    return record
+
+
+def _end_of_last_line(file: int) -> int:
+    """The byte after the last newline, searched from the end in blocks."""
+    end = os.fstat(file).st_size
+    while end > 0:
+        start = max(0, end - 65536)
+        newline = os.pread(file, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0

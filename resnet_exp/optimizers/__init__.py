@@ -1,0 +1,1 @@
+"""Optimizers: one file and one yaml each. None has an lr: the schedule sets it before every step."""

@@ -1,0 +1,88 @@
+"""What is kept of a run: the journal first, its JSON results beside it, and a tracker that mirrors both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from resnet_exp.checkpoint import write_durably
+from resnet_exp.config import Config, flat
+from resnet_exp.directory import RunDirectory, write_json
+from resnet_exp.interfaces import RunPaths, Tracker
+from resnet_exp.journal import Journal
+from resnet_exp.stages.train import Epoch
+
+
+class Record:
+    """The run directory as it is written: every entry goes to the journal before the tracker hears of it."""
+
+    def __init__(self, paths: RunPaths, journal: Journal, tracker: Tracker) -> None:
+        self.paths, self.journal, self._tracker = paths, journal, tracker
+        self.link: str | None = None  # to the tracker's page of the run, once it has ended
+
+    def begin(self, config: Config, environment: dict[str, Any], tags: dict[str, Any], is_new: bool) -> None:
+        """Writes what a new run starts from, and of one that goes on what is different now."""
+        if is_new:
+            write_durably(self.paths.config, yaml.safe_dump(config.tree, sort_keys=False).encode())
+            write_json(self.paths.environment, environment)
+            self.journal.params(flat(config.tree))
+            self.journal.artifact(self.paths.config)
+            self.journal.artifact(self.paths.environment)
+        self.journal.event("environment", **environment)
+        self.journal.tags(tags)
+        self._tracker.sync()
+
+    def epoch(self, epoch: Epoch, measured: str | None) -> None:
+        """Records an epoch's metrics; `measured` prefixes those of the images it was measured on."""
+        values = {
+            "train/loss": epoch.train_loss,
+            "train/accuracy": epoch.train_accuracy,
+            "lr/start": epoch.lr_start,
+            "lr/end": epoch.lr_end,
+            "perf/epoch_s": epoch.seconds,
+            "perf/images_per_s": epoch.images_per_s,
+        }
+        if epoch.val_loss is not None and epoch.val_accuracy is not None:
+            values |= {f"{measured}/loss": epoch.val_loss, f"{measured}/accuracy": epoch.val_accuracy}
+        self.metrics(values, epoch.epoch)
+
+    def metrics(self, values: dict[str, float], step: int = 0) -> None:
+        """Records metrics; those that have one value a run stand at step 0, where MLflow draws bars across runs."""
+        self.journal.metrics(values, step)
+        self._tracker.sync()
+
+    def tags(self, values: dict[str, Any]) -> None:
+        """Records tags."""
+        self.journal.tags(values)
+
+    def file(self, path: Path, content: Any = None, folder: str = "") -> None:
+        """Records a file of the run directory, written here where JSON content is given."""
+        if content is not None:
+            write_json(path, content)
+        self.journal.artifact(path, folder)
+        self._tracker.sync()
+
+
+@contextmanager
+def recorded(directory: RunDirectory, tracker: Tracker) -> Iterator[Record]:
+    """A record whose final status is true: FINISHED, FAILED with the reason, or KILLED by Ctrl-C or SIGTERM."""
+    with Journal(directory.paths.journal) as journal:
+        record = Record(directory.paths, journal, tracker)
+        journal.status("RUNNING")
+        tracker.begin()
+        try:
+            yield record
+        except KeyboardInterrupt:
+            journal.status("KILLED", "interrupted")
+            raise
+        except BaseException as error:
+            journal.status("FAILED", f"{type(error).__name__}: {error}")
+            raise
+        else:
+            journal.status("FINISHED")
+        finally:
+            record.link = tracker.end()

@@ -1,0 +1,1 @@
+"""Learning-rate schedules: one file and one yaml each; pure functions of the step, none imports torch."""

@@ -1,0 +1,117 @@
+"""The one-cycle policy: up to max_lr until the end of peak_epoch, then down to far below where it began."""
+
+from __future__ import annotations
+
+import math
+
+from resnet_exp.interfaces import ConfigError, Schedule
+
+# What `find` takes for min_lr: max_lr / 8, the div_factor of the reference logs.
+DIV_FACTOR = 8.0
+# Momentum while the LR is lowest and highest. Source: Smith, A disciplined approach to neural network
+# hyper-parameters: Part 1 (2018), section 4.2; the values are those of torch.optim.lr_scheduler.OneCycleLR.
+MAX_MOMENTUM, BASE_MOMENTUM = 0.95, 0.85
+
+
+class OneCycle:
+    """A schedule in two phases over all steps of a run, equal to torch's OneCycleLR digit for digit.
+
+    Args:
+        max_lr: the peak, a number; or `find`, for the range test's.
+        min_lr: where the cycle begins, a number below max_lr; or `find`, for max_lr / 8.
+        final_lr: where it ends, as a ratio of min_lr; 1 is "no annihilation".
+        peak_epoch: the peak is reached with the last step of this epoch, counted from 1.
+        anneal: the shape of both phases, `cos` or `linear`.
+        cycle_momentum: moves the momentum against the LR, 0.95 -> 0.85 -> 0.95.
+
+    Raises:
+        ConfigError: a value out of range.
+
+    Source: Smith, Topin: Super-Convergence (2018), section 3; the arithmetic is that of torch's OneCycleLR with
+    `three_phase=False`, div_factor = max_lr / min_lr and final_div_factor = 1 / final_lr.
+    """
+
+    def __init__(
+        self,
+        max_lr: float | str = "find",
+        min_lr: float | str = "find",
+        final_lr: float = 1e-4,
+        peak_epoch: int = 5,
+        anneal: str = "cos",
+        cycle_momentum: bool = False,
+    ) -> None:
+        self.max_lr = _found_or_number("max_lr", max_lr)
+        self.min_lr = _found_or_number("min_lr", min_lr)
+        if not _is_number(final_lr) or not 0 <= final_lr <= 1:
+            raise ConfigError(
+                f"scheduler.final_lr={final_lr}: a ratio of min_lr from 0 to 1 is needed (1 is no annihilation)"
+            )
+        if not isinstance(peak_epoch, int) or isinstance(peak_epoch, bool) or peak_epoch < 1:
+            raise ConfigError(f"scheduler.peak_epoch={peak_epoch}: a whole number from 1 to train.epochs is needed")
+        if anneal not in ("cos", "linear"):
+            raise ConfigError(f"scheduler.anneal={anneal}: cos or linear is needed")
+        if not isinstance(cycle_momentum, bool):
+            raise ConfigError(f"scheduler.cycle_momentum={cycle_momentum}: true or false is needed")
+        if self.max_lr is not None and self.min_lr is not None:
+            _check_order(self.min_lr, self.max_lr)
+        self.final_lr, self.peak_epoch = float(final_lr), peak_epoch
+        self.anneal, self.cycle_momentum = anneal, cycle_momentum
+
+    def check(self, epochs: int, steps_per_epoch: int | None = None) -> None:
+        """Raises ConfigError where the peak does not fit into the run; steps are checked once they are known."""
+        if self.peak_epoch > epochs:
+            raise ConfigError(
+                f"scheduler.peak_epoch={self.peak_epoch}: a whole number from 1 to train.epochs={epochs} is needed"
+            )
+        if steps_per_epoch is not None and steps_per_epoch * self.peak_epoch < 2:
+            raise ConfigError(
+                f"scheduler.peak_epoch={self.peak_epoch} comes after a single step ({steps_per_epoch} an epoch): the "
+                "LR cannot rise; take a smaller train.batch_size or a later peak_epoch"
+            )
+
+    def plan(self, max_lr: float, epochs: int, steps_per_epoch: int) -> Schedule:
+        """The LR of every step, `epochs * steps_per_epoch` of them; the peak is that of step peak_epoch * steps - 1.
+
+        Raises:
+            ConfigError: min_lr is not below max_lr, or the peak does not fit.
+        """
+        self.check(epochs, steps_per_epoch)
+        min_lr = max_lr / DIV_FACTOR if self.min_lr is None else self.min_lr
+        _check_order(min_lr, max_lr)
+        total, peak = epochs * steps_per_epoch, self.peak_epoch * steps_per_epoch - 1
+        lrs = self._two_phases(total, peak, min_lr, max_lr, min_lr * self.final_lr)
+        momenta = None
+        if self.cycle_momentum:
+            momenta = self._two_phases(total, peak, MAX_MOMENTUM, BASE_MOMENTUM, MAX_MOMENTUM)
+        return Schedule(lrs=lrs, momenta=momenta, max_lr=max_lr, min_lr=min_lr)
+
+    def _two_phases(self, total: int, peak: int, first: float, top: float, last: float) -> tuple[float, ...]:
+        shape = _cos if self.anneal == "cos" else _linear
+        rise = [shape(first, top, step / peak) for step in range(peak + 1)]
+        fall = [shape(top, last, (step - peak) / (total - 1 - peak)) for step in range(peak + 1, total)]
+        return tuple(rise + fall)
+
+
+def _cos(start: float, end: float, part: float) -> float:
+    return end + (start - end) / 2.0 * (math.cos(math.pi * part) + 1)
+
+
+def _linear(start: float, end: float, part: float) -> float:
+    return (end - start) * part + start
+
+
+def _found_or_number(key: str, value: float | str) -> float | None:
+    if value == "find":
+        return None
+    if not _is_number(value) or not 0 < float(value) < math.inf:
+        raise ConfigError(f"scheduler.{key}={value}: find, or a number above 0, is needed")
+    return float(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check_order(min_lr: float, max_lr: float) -> None:
+    if not min_lr < max_lr:
+        raise ConfigError(f"scheduler.min_lr={min_lr:g}: a number below max_lr={max_lr:g} is needed, or find")

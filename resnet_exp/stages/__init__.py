@@ -1,0 +1,1 @@
+"""The stages of a run: functions of plain values that return a frozen result."""

@@ -1,0 +1,382 @@
+"""Reading of LR range tests: recorded losses in, one suggested `max_lr` and a verdict on it out.
+
+Pure functions over recorded curves: no model, no device, nothing else of this package. The default rule and its
+constants were measured by this project (DESIGN.md §3); the rules of others are computed beside it, for comparison.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+USABLE = ("ok", "at_end", "cliff")  # statuses of a reading that carries an LR; all but "ok" lower the confidence
+FLOAT32_MAX = 3.4028235e38  # a loss beyond it has overflowed in training, whatever type recorded it
+FASTAI_BETA, FASTAI_STOP = 0.98, 4.0  # Source: fastai Recorder and LRFinder (callback/schedule.py)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One repeat of the sweep: `lrs` as planned, rising, and the training loss (mean per image) met at each.
+
+    Losses that end before the LRs do, or that turn non-finite, are the divergence.
+
+    Raises:
+        ValueError: there is no LR, or one that is not positive and finite, they do not rise, or losses outnumber them.
+    """
+
+    lrs: tuple[float, ...]
+    losses: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.lrs or len(self.losses) > len(self.lrs):
+            raise ValueError(f"a curve needs one LR or more and no more losses than LRs, got {len(self.lrs)} LRs and "
+                             f"{len(self.losses)} losses")  # fmt: skip
+        rising = all(a < b for a, b in pairwise(self.lrs))
+        if not rising or self.lrs[0] <= 0 or not math.isfinite(self.lrs[-1]):
+            raise ValueError("the LRs of a curve must be positive, finite and rising")
+
+
+@dataclass(frozen=True)
+class CurveReading:
+    """What one repeat says.
+
+    Attributes:
+        status: usable: `ok`; `at_end` (still falling at the sweep's end); `cliff` (still falling when the loss turned
+            non-finite). Not usable: `diverged_early`, `flat`, `not_better_than_chance`, `non_finite` (before the
+            first update), `too_short` (fewer LRs than the rule needs).
+        reason: one sentence for the user.
+        lr: the suggestion; None unless usable.
+        index: step of the minimum; None where there was none to look for.
+        loss_min: smoothed loss there, nats per image.
+        smoothed: the smoothed loss at each step before any non-finite one; empty if too few.
+        valley_end: first step past the first valley; the number of finite losses if the valley never ended.
+    """
+
+    status: str
+    reason: str
+    lr: float | None = None
+    index: int | None = None
+    loss_min: float | None = None
+    smoothed: tuple[float, ...] = ()
+    valley_end: int = 0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What all repeats together say.
+
+    Attributes:
+        status: `ok`, `low_confidence` (max_lr is given, and should be doubted) or `failed`.
+        reason: a sentence for the user.
+        max_lr: geometric mean over the usable repeats (see `judge` for the exception); None if failed.
+        spread_decades: log10 of the largest over the smallest usable LR; None if failed.
+        readings: one per repeat.
+        rules: geometric mean of each rule over the usable repeats, where defined; `minimum` is max_lr.
+        chance_loss: ln C, nats, the loss of guessing.
+    """
+
+    status: str
+    reason: str
+    max_lr: float | None
+    spread_decades: float | None
+    readings: tuple[CurveReading, ...]
+    rules: dict[str, float]
+    chance_loss: float
+
+
+def read_curve(
+    curve: Curve,
+    num_classes: int,
+    *,
+    sigma_decades: float = 0.18,
+    cap: float = 4.0,
+    skip: int = 5,
+    rise: float = 1.25,
+    patience: int = 5,
+    min_points: int = 15,
+    chance_margin: float = 0.01,
+) -> CurveReading:
+    """Returns where the smoothed loss is least within its first valley, or why that would mean nothing.
+
+    A non-finite loss counts as a loss at the cap, there and from there on: a cliff pulls the minimum back by about
+    1.5 sigma_decades instead of being invisible. Where the loss still fell when it happened, the status is `cliff`.
+    The valley is held against the untrained network's loss too, so that a sweep that diverges at once is not read
+    from its recovery.
+
+    Args:
+        curve: one repeat.
+        num_classes: C; chance is a loss of ln C.
+        sigma_decades: width of the Gaussian in log10 LR; centred, hence without lag.
+        cap: losses count as at most this many times the least one.
+        skip: the first points, which cannot be the minimum.
+        rise: the valley ends where the smoothed loss stays above this many times its best.
+        patience: for this many points.
+        min_points: a valley of fewer points than this is an early divergence.
+        chance_margin: the minimum must lie below ln C by more than this fraction of it.
+
+    Raises:
+        ValueError: num_classes is below 2, or a constant makes no sense.
+
+    Source: the minimum as upper bound: Smith 2017, "Cyclical Learning Rates", §3.3, read here off a smoothed curve; cap
+    from fastai LRFinder (stops at 4× the best); everything else measured by this project. A collapsed network stays
+    within 0.5 % of ln C; our measured minima lie 4.5 % or more below it.
+    """
+    if num_classes < 2 or sigma_decades <= 0 or cap <= 1 or rise <= 1 or patience < 1 or not 0 <= skip < min_points:
+        raise ValueError("needs num_classes >= 2, sigma_decades > 0, cap > 1, rise > 1, patience >= 1 and "
+                         f"0 <= skip < min_points; got {num_classes}, {sigma_decades}, {cap}, {rise}, {patience}, "
+                         f"{skip}, {min_points}")  # fmt: skip
+    losses = _finite_start(curve)
+    if refusal := _too_little(curve, len(losses), min_points):
+        return refusal
+    smoothed = _smooth(curve, losses, sigma_decades, cap, cliff=True)
+    end = min(_valley_end(smoothed, rise, patience), len(losses))
+    shown = tuple(smoothed[: len(losses)].tolist())
+    if end < min_points:
+        reason = f"the loss rises at LR {curve.lrs[end]:.3g} (step {end}) before it has fallen"
+        return CurveReading("diverged_early", reason, smoothed=shown, valley_end=end)
+    index = skip + int(np.argmin(smoothed[skip:end]))
+    limit = (1 - chance_margin) * math.log(num_classes)
+    if _is_flat(losses[:end], max(smoothed[0], smoothed[skip]), smoothed[index]):
+        status, reason = "flat", f"the loss hardly falls up to LR {curve.lrs[end - 1]:.3g}"
+    elif smoothed[index] > limit:
+        status = "not_better_than_chance"
+        reason = f"the least loss, {smoothed[index]:.3g}, does not beat guessing, ln {num_classes} = {math.log(num_classes):.3g}"
+    else:
+        # The pull of a cliff hides whether the curve itself still fell: ask it without the cliff.
+        bare = _smooth(curve, losses, sigma_decades, cap, cliff=False)
+        status, reason = _how_it_ends(curve, len(losses), _falls_to_the_end(bare, rise, patience))
+    lr = float(curve.lrs[index]) if status in USABLE else None
+    return CurveReading(status, reason, lr, index, float(smoothed[index]), shown, end)
+
+
+def judge(curves: Sequence[Curve], num_classes: int, *, max_spread_decades: float = 0.5, **constants: float) -> Verdict:
+    """Returns the verdict over all repeats; `max_lr` is the geometric mean of the usable ones.
+
+    Low confidence: fewer than two usable repeats (also when only one was run), repeats further apart than
+    max_spread_decades, one that still fell at the sweep's end or off a cliff, or one that was non-finite at the mean of
+    all (max_lr is then the lowest suggestion instead). Failed: none usable.
+
+    Raises:
+        ValueError: there is no curve, or as `read_curve`, which gets `constants`.
+
+    Source: three repeats, 0.5 decade: measured by this project.
+    """
+    if not curves:
+        raise ValueError("no curves to judge")
+    readings = tuple(read_curve(curve, num_classes, **constants) for curve in curves)  # type: ignore[arg-type]
+    chance = math.log(num_classes)
+    lrs = [reading.lr for reading in readings if reading.lr is not None]
+    if not lrs:
+        return Verdict("failed", _why_failed(readings), None, None, readings, {}, chance)
+    spread = math.log10(max(lrs)) - math.log10(min(lrs))
+    max_lr, doubts = _geometric_mean(lrs), _doubts(readings, spread, max_spread_decades)
+    cliff = min((c.lrs[n] for c in curves if (n := len(_finite_start(c))) < len(c.lrs)), default=math.inf)
+    if max_lr >= cliff:
+        max_lr = min(lrs)
+        doubts.append(f"a repeat turned non-finite at LR {cliff:.3g}, so the lowest suggestion is taken, not the mean")
+    rules = {"minimum": max_lr} | _mean_suggestions(curves, readings)
+    reason = "; ".join(doubts) or f"{len(lrs)} of {len(readings)} repeats agree within {spread:.2f} decade"
+    return Verdict("low_confidence" if doubts else "ok", reason, max_lr, spread, readings, rules, chance)
+
+
+def diverged_at_once(verdict: Verdict) -> bool:
+    """Returns whether nothing is usable and a repeat diverged early: a sweep from a lower LR may still work."""
+    statuses = [reading.status for reading in verdict.readings]
+    return "diverged_early" in statuses and not any(status in USABLE for status in statuses)
+
+
+def minimum_at_end(verdict: Verdict) -> bool:
+    """Returns whether a repeat still fell at the sweep's end: the sweep should go on upward."""
+    return any(reading.status == "at_end" for reading in verdict.readings)
+
+
+def suggestions(curve: Curve) -> dict[str, float | None]:
+    """Returns the LRs that fastai's four rules would suggest for this curve; None where one is undefined.
+
+    They are computed as fastai does: on the debiased moving average of the losses (beta 0.98), up to where it passes 4×
+    its best, without the first tenth of the sweep, the last 5 points, and whatever follows a NaN.
+
+    Source: fastai callback/schedule.py, `valley`, `slide`, `minimum`, `steep`, `Learner.lr_find`.
+    """
+    lrs, losses = _as_fastai_sees(curve)
+    return {
+        "valley": _valley(lrs, losses),
+        "steep": _steep(lrs, losses),
+        "minimum/10": float(lrs[np.argmin(losses)]) / 10 if len(losses) else None,
+        "slide": _slide(lrs, losses),
+    }
+
+
+def curve_to_json(curve: Curve) -> dict[str, list[float | None]]:
+    """Returns the curve as plain lists that strict JSON can hold: a non-finite loss becomes None."""
+    losses = [float(loss) if math.isfinite(loss) else None for loss in curve.losses]
+    return {"lrs": [float(lr) for lr in curve.lrs], "losses": losses}
+
+
+def curve_from_json(data: Mapping[str, Sequence[float | None]]) -> Curve:
+    """Returns the curve that `curve_to_json` wrote; None becomes NaN."""
+    losses = tuple(math.nan if loss is None else float(loss) for loss in data["losses"])
+    return Curve(tuple(float(lr) for lr in data["lrs"] if lr is not None), losses)
+
+
+def verdict_from_json(data: Mapping[str, Any]) -> Verdict:
+    """Returns the verdict that `dataclasses.asdict` took apart (all its numbers are finite or None)."""
+    readings = (CurveReading(**{**reading, "smoothed": tuple(reading["smoothed"])}) for reading in data["readings"])
+    return Verdict(**{**data, "readings": tuple(readings)})
+
+
+def _finite_start(curve: Curve) -> np.ndarray:
+    losses = np.asarray(curve.losses, dtype=np.float64)
+    bad = ~(np.abs(losses) <= FLOAT32_MAX)  # NaN compares false
+    return losses[: int(np.argmax(bad))] if bad.any() else losses
+
+
+def _too_little(curve: Curve, num_finite: int, min_points: int) -> CurveReading | None:
+    if len(curve.lrs) < min_points:
+        reason = f"the sweep has {len(curve.lrs)} points; the rule needs {min_points}"
+        return CurveReading("too_short", reason, valley_end=num_finite)
+    if num_finite == 0:
+        return CurveReading("non_finite", "the loss is non-finite before the first update; no LR can mend that")
+    if num_finite < min_points:
+        reason = f"the loss turned non-finite at LR {curve.lrs[num_finite]:.3g} (step {num_finite})"
+        return CurveReading("diverged_early", reason, valley_end=num_finite)
+    return None
+
+
+def _how_it_ends(curve: Curve, num_finite: int, falls: bool) -> tuple[str, str]:
+    if not falls:
+        return "ok", "the loss has a minimum within the sweep"
+    if num_finite < len(curve.lrs):
+        return "cliff", f"the loss still fell when it turned non-finite at LR {curve.lrs[num_finite]:.3g}"
+    return "at_end", f"the loss still falls at the end of the sweep, LR {curve.lrs[-1]:.3g}"
+
+
+def _smooth(curve: Curve, losses: np.ndarray, sigma: float, cap: float, *, cliff: bool) -> np.ndarray:
+    """Returns the Gaussian mean in log10 LR of the capped losses; past a cliff, mirrored points at the cap follow."""
+    n = len(losses)
+    x = np.log10(np.asarray(curve.lrs[: n + 1]))
+    ceiling = losses.min() + (cap - 1) * abs(losses.min())  # cap × least, for a loss that is not negative
+    values = np.minimum(losses, ceiling)
+    if cliff and n < len(curve.lrs):  # a mirror image is as dense past the cliff as the sweep is before it
+        x = np.concatenate([x[:n], x[n - 1] + x[n] - x[n - 1 :: -1]])
+        values = np.concatenate([values, np.full(n, ceiling)])
+    else:
+        x = x[:n]
+    weights = np.exp(-0.5 * ((x[:, None] - x[None, :]) / sigma) ** 2)
+    return weights @ values / weights.sum(axis=1)
+
+
+def _valley_end(smoothed: np.ndarray, rise: float, patience: int) -> int:
+    """Returns the first of `patience` points in a row above rise × the best so far; the length if there are none."""
+    best, above = smoothed[0], 0
+    for i, value in enumerate(smoothed):
+        best = min(best, value)
+        above = above + 1 if value > best + (rise - 1) * abs(best) else 0
+        if above == patience:
+            return i - patience + 1
+    return len(smoothed)
+
+
+def _falls_to_the_end(smoothed: np.ndarray, rise: float, patience: int) -> bool:
+    whole = _valley_end(smoothed, rise, patience) == len(smoothed)
+    return whole and int(np.argmin(smoothed)) >= len(smoothed) - patience
+
+
+def _is_flat(losses: np.ndarray, first: float, least: float) -> bool:
+    """Returns whether the fall is under 5 % and lost in the noise: 2× its robust sigma, from the step differences.
+
+    Source: 1.4826 × MAD is sigma for a Gaussian; both limits measured by this project.
+    """
+    steps = np.diff(losses)
+    noise = 1.4826 * np.median(np.abs(steps - np.median(steps))) / math.sqrt(2)
+    drop = first - least
+    return bool(drop <= 0 or (drop < 2 * noise and drop < 0.05 * abs(first)))
+
+
+def _geometric_mean(lrs: Sequence[float]) -> float:
+    mean = math.exp(sum(math.log(lr) for lr in lrs) / len(lrs))
+    return min(max(mean, min(lrs)), max(lrs))  # exp(log(x)) may miss x by a rounding
+
+
+def _mean_suggestions(curves: Sequence[Curve], readings: Sequence[CurveReading]) -> dict[str, float]:
+    each = [suggestions(curve) for curve, reading in zip(curves, readings, strict=True) if reading.lr is not None]
+    by_rule = {name: [lrs[name] for lrs in each] for name in each[0]}
+    defined = {name: [lr for lr in lrs if lr is not None] for name, lrs in by_rule.items()}
+    return {name: _geometric_mean(lrs) for name, lrs in defined.items() if lrs}
+
+
+def _doubts(readings: Sequence[CurveReading], spread: float, max_spread: float) -> list[str]:
+    usable = [reading for reading in readings if reading.lr is not None]
+    doubts = [reading.reason for reading in usable if reading.status != "ok"][:1]
+    if len(usable) < 2:
+        rest = [reading.reason for reading in readings if reading.lr is None][:1]
+        doubts += ["only one repeat was run" if len(readings) == 1 else f"only 1 of {len(readings)} repeats is usable"]
+        doubts += rest
+    if spread > max_spread:
+        doubts.append(f"the repeats are {spread:.2f} decades apart, more than {max_spread:g}")
+    return doubts
+
+
+def _why_failed(readings: Sequence[CurveReading]) -> str:
+    statuses = [reading.status for reading in readings]
+    common = max(statuses, key=statuses.count)
+    example = next(reading.reason for reading in readings if reading.status == common)
+    share = f"; {statuses.count(common)} of {len(readings)} repeats: {common.replace('_', ' ')}"
+    return example + (share if len(readings) > 1 else "")
+
+
+def _as_fastai_sees(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
+    averages, average, best, stop = [], 0.0, math.inf, len(curve.losses)
+    for i, loss in enumerate(curve.losses):
+        loss = loss if abs(loss) <= FLOAT32_MAX or math.isnan(loss) else math.inf
+        average = FASTAI_BETA * average + (1 - FASTAI_BETA) * loss
+        averages.append(average / (1 - FASTAI_BETA ** (i + 1)))
+        best = min(best, averages[-1])
+        if averages[-1] > FASTAI_STOP * best:
+            stop = i + 1
+            break
+    start = len(curve.lrs) // 10
+    kept = np.asarray(averages)[start : max(stop - 5, 0)]
+    if (bad := ~np.isfinite(kept)).any():
+        kept = kept[: int(np.argmax(bad))]
+    return np.asarray(curve.lrs[start : start + len(kept)]), kept
+
+
+def _valley(lrs: np.ndarray, losses: np.ndarray) -> float | None:
+    """Returns the LR half way along the longest falling subsequence, taken as contiguous. Source: fastai `valley`."""
+    if len(losses) < 2:
+        return None
+    lengths = np.ones(len(losses), dtype=int)
+    for i in range(1, len(losses)):
+        lengths[i] += lengths[:i][losses[:i] > losses[i]].max(initial=0)
+    end = int(np.argmax(lengths))
+    start = end - int(lengths[end]) if end else 0
+    third = (end - start) / 3
+    return float(lrs[max(start + int(third) + int(third / 2), 0)])
+
+
+def _steep(lrs: np.ndarray, losses: np.ndarray) -> float | None:
+    """Returns the LR where the loss falls fastest per log LR. Source: fastai `steep`."""
+    if len(losses) < 2:
+        return None
+    with np.errstate(all="ignore"):  # neighbouring LRs may have one and the same logarithm
+        return float(lrs[np.argmin(np.diff(losses) / np.diff(np.log(lrs)))])
+
+
+def _slide(lrs: np.ndarray, losses: np.ndarray, window: int = 15, threshold: float = 0.005) -> float | None:
+    """Returns the LR where a window sliding down from the end has equal slopes at its ends. Source: fastai `slide`."""
+    if len(losses) < window + 2:
+        return None
+    slopes = np.gradient(losses)
+    right = len(losses) - 1
+    left = right - window
+    lr = lrs[left]
+    while left >= 0 and abs(slopes[right] - slopes[left]) > threshold:
+        lr = lrs[left]
+        right, left = right - 1, left - 1
+    return float(lr)

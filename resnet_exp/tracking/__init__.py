@@ -1,0 +1,1 @@
+"""Where a run's journal is mirrored: MLflow, or nowhere."""

@@ -1,0 +1,292 @@
+"""The replay of a journal into one MLflow run: repeatable, so that a kill or an outage costs nothing.
+
+What is replayed twice arrives once: MLflow takes the same point (key, step, time, value), parameter, tag or file
+again without a trace, and the run and its model are looked for before they are created.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnet_exp.interfaces import RunPaths
+from resnet_exp.journal import metric_values, read_from, same_value
+from resnet_exp.tracking.mlflow_store import open_store, redact, run_link
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
+
+MIRROR_TAG = "resnet_exp.mirror_id"
+REASON_TAG = "resnet_exp.reason"
+MODEL_NAME = "model"
+_METRICS_A_CALL = 1000  # MLflow's limits for one log_batch
+_ENTRIES_A_CALL = 100
+_PARAM_CHARACTERS = 6000
+_TAG_CHARACTERS = 8000
+_DIGEST_CHARACTERS = 36
+_REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
+
+Record = dict[str, Any]
+
+
+@dataclass
+class MirrorState:
+    """How far a run directory is mirrored, and where; kept in its `mlflow.json`."""
+
+    uri: str  # without its password
+    mirror_id: str  # a tag of the MLflow run, chosen before the run exists
+    experiment_id: str | None = None
+    run_id: str | None = None
+    cursor: int = 0  # bytes of the journal that have arrived
+
+    @classmethod
+    def load(cls, path: Path, uri: str) -> MirrorState:
+        """The state kept at `path`; a new one, of the same mirror id, where another store is asked for."""
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        if kept.get("uri") == redact(uri):
+            return cls(**kept)
+        return cls(uri=redact(uri), mirror_id=kept.get("mirror_id") or uuid.uuid4().hex)
+
+    def save(self, path: Path) -> None:
+        """Replaces the file at `path` as a whole: a kill leaves the old one or the new one."""
+        aside = path.with_name(path.name + ".part")
+        with aside.open("w") as file:
+            json.dump(asdict(self), file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+
+
+class Replay:
+    """Ships a run directory's journal to its MLflow run, from where the last replay came to."""
+
+    def __init__(
+        self, paths: RunPaths, uri: str, experiment: str, run_name: str, artifact_location: str | None
+    ) -> None:
+        self._paths = paths
+        self._uri = uri
+        self._state_path = paths.root / "mlflow.json"
+        self._client, experiment_id = open_store(uri, experiment, artifact_location)
+        self._state = MirrorState.load(self._state_path, uri)
+        self._state.save(self._state_path)  # the mirror id is on the disk before a run bears it
+        self._find_or_create_run(experiment_id, run_name)
+        self._recorded: dict[tuple[str, int], float] = {}
+        self._params: dict[str, str] = dict(self._client.get_run(self._run_id).data.params)
+        self._status: str | None = None
+        self._reason: str | None = None
+        self._recall()
+
+    @property
+    def link(self) -> str:
+        assert self._state.experiment_id is not None
+        return run_link(self._uri, self._state.experiment_id, self._run_id)
+
+    @property
+    def _run_id(self) -> str:
+        assert self._state.run_id is not None
+        return self._state.run_id
+
+    def ship(self, stop: Callable[[], bool] = lambda: False) -> None:
+        """Ships what the journal has gained, in batches, until its end or until `stop` says so."""
+        for records, end in _chunks(self._paths.journal, self._state.cursor):
+            if stop():
+                return
+            self._ship_chunk(records)
+            self._state.cursor = end
+            self._state.save(self._state_path)
+
+    def close(self) -> None:
+        """Ends a run that never said how it ended as FAILED: left RUNNING it would lie for ever."""
+        if self._status in (None, "RUNNING"):
+            self._client.set_terminated(self._run_id, "FAILED")
+
+    def _find_or_create_run(self, experiment_id: str, run_name: str) -> None:
+        state = self._state
+        if state.run_id and not self._is_alive(state.run_id):
+            state.run_id, state.cursor = None, 0
+        if state.run_id is None:
+            # A kill between the run's creation and the note of its id must not leave two runs.
+            found = self._client.search_runs([experiment_id], f"tags.`{MIRROR_TAG}` = '{state.mirror_id}'")
+            run = found[0] if found else self._create_run(experiment_id, run_name)
+            state.run_id, state.experiment_id = run.info.run_id, run.info.experiment_id
+            state.save(self._state_path)
+
+    def _is_alive(self, run_id: str) -> bool:
+        from mlflow import MlflowException
+
+        try:
+            return self._client.get_run(run_id).info.lifecycle_stage == "active"
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+
+    def _create_run(self, experiment_id: str, run_name: str) -> Any:
+        first = next(read_from(self._paths.journal, 0), None)
+        start = first[0]["time_ms"] if first else time.time_ns() // 1_000_000
+        tags = {MIRROR_TAG: self._state.mirror_id}
+        return self._client.create_run(experiment_id, start_time=start, tags=tags, run_name=run_name)
+
+    def _recall(self) -> None:
+        """Learns from the journal what has been shipped: the cursor alone does not say which points were fresh."""
+        if self._paths.journal.exists() and self._state.cursor > self._paths.journal.stat().st_size:
+            self._state.cursor = 0
+        for record, end in read_from(self._paths.journal, 0):
+            if end > self._state.cursor:
+                return
+            if record["kind"] == "metrics":
+                self._fresh_points(record)
+            elif record["kind"] == "status":
+                self._status, self._reason = record["status"], record["reason"]
+
+    def _fresh_points(self, record: Record) -> list[tuple[str, float, int, int]]:
+        """The points (key, value, time, step) that MLflow does not have.
+
+        MLflow cannot take a point back, and the same value at a new time would be a second point of that step. A
+        resumed run does its last epoch again, with the same values: their first times stay. A different value is
+        shipped too: it did happen, and MLflow shows the later one as the metric's value.
+        """
+        points = []
+        for key, value in metric_values(record).items():
+            known = self._recorded.get((key, record["step"]))
+            if known is None or not same_value(known, value):
+                self._recorded[key, record["step"]] = value
+                points.append((key, value, record["time_ms"], record["step"]))
+        return points
+
+    def _ship_chunk(self, records: list[Record]) -> None:
+        before = dict(self._recorded)
+        try:
+            self._ship_numbers_and_words(records)
+            for record in records:
+                if record["kind"] in ("dataset", "artifact", "model", "status"):
+                    getattr(self, f"_ship_{record['kind']}")(record)
+        except BaseException:
+            self._recorded = before  # nothing counts as shipped until the whole chunk is
+            raise
+
+    def _ship_numbers_and_words(self, records: list[Record]) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        points = [point for r in records if r["kind"] == "metrics" for point in self._fresh_points(r)]
+        metrics = [Metric(*point) for point in points]
+        params = self._new_params(records)
+        tags = {k: v for r in records if r["kind"] == "tags" for k, v in r["values"].items()}
+        for some in _slices(metrics, _METRICS_A_CALL):
+            self._log_batch(metrics=some)
+        for some in _slices([Param(k, v[:_PARAM_CHARACTERS]) for k, v in params.items()], _ENTRIES_A_CALL):
+            self._log_batch(params=some)
+        for some in _slices([RunTag(k, v[:_TAG_CHARACTERS]) for k, v in tags.items()], _ENTRIES_A_CALL):
+            self._log_batch(tags=some)
+        self._params.update(params)
+
+    def _new_params(self, records: list[Record]) -> dict[str, str]:
+        """Parameters MLflow has no value of: it refuses a second one, which a resumed run may well record."""
+        params: dict[str, str] = {}
+        for record in records:
+            if record["kind"] == "params":
+                for key, value in record["values"].items():
+                    if key not in self._params:
+                        params.setdefault(key, value)
+        return params
+
+    def _log_batch(self, **entries: Any) -> None:
+        """Logs a batch; an entry that MLflow refuses is left out with a warning, and holds up no others."""
+        from mlflow import MlflowException
+
+        ((kind, some),) = entries.items()
+        try:
+            self._client.log_batch(self._run_id, **entries)
+        except MlflowException as error:
+            if error.error_code not in _REFUSALS:
+                raise
+            if len(some) == 1:
+                log.warning("MLflow does not take the %s %r: %s", kind[:-1], some[0].key, error.message)
+                return
+            for entry in some:
+                self._log_batch(**{kind: [entry]})
+
+    def _ship_dataset(self, record: Record) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(
+            # Two splits under one name and digest show as one.
+            name=f"{record['name']}-{record['context']}",
+            digest=record["digest"][:_DIGEST_CHARACTERS],
+            source_type="resnet_exp",
+            source=json.dumps({"name": record["name"], "digest": record["digest"]}),
+            profile=json.dumps({"num_rows": record["num_rows"], "classes": record["class_names"]}),
+        )
+        self._client.log_inputs(
+            self._run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", record["context"])])]
+        )
+
+    def _ship_artifact(self, record: Record) -> None:
+        path = self._paths.root / record["path"]
+        if path.is_dir():
+            self._client.log_artifacts(self._run_id, str(path), record["folder"] or None)
+        elif path.is_file():
+            self._client.log_artifact(self._run_id, str(path), record["folder"] or None)
+        else:
+            log.warning("%s is in the journal, but not in %s: not mirrored", record["path"], self._paths.root)
+
+    def _ship_model(self, record: Record) -> None:
+        """Makes the exported folder a model of the run, which `mlflow.pytorch.load_model` loads by either name."""
+        from mlflow.entities import LoggedModelOutput
+
+        folder = self._paths.root / record["path"]
+        if not folder.is_dir():
+            log.warning("%s is in the journal, but not in %s: not mirrored", record["path"], self._paths.root)
+            return
+        model = self._find_or_create_model()
+        outputs = self._client.get_run(self._run_id).outputs
+        if model.model_id not in {o.model_id for o in (outputs.model_outputs if outputs else [])}:
+            self._client.log_outputs(self._run_id, [LoggedModelOutput(model.model_id, step=0)])
+        self._client.log_model_artifacts(model.model_id, str(folder))
+        self._client.finalize_logged_model(model.model_id, "READY")
+
+    def _find_or_create_model(self) -> Any:
+        experiment = self._state.experiment_id
+        found = self._client.search_logged_models(
+            [experiment], f"source_run_id = '{self._run_id}' AND name = '{MODEL_NAME}'"
+        )
+        return found[0] if found else self._client.create_logged_model(experiment, MODEL_NAME, self._run_id)
+
+    def _ship_status(self, record: Record) -> None:
+        status, reason = record["status"], record["reason"]
+        if reason or self._reason:
+            self._client.set_tag(self._run_id, REASON_TAG, (reason or "")[:_TAG_CHARACTERS])
+        if status == "RUNNING":
+            self._client.update_run(self._run_id, status=status)
+        else:
+            self._client.set_terminated(self._run_id, status, end_time=record["time_ms"])
+        self._status, self._reason = status, reason
+
+
+def _chunks(journal: Path, cursor: int) -> Iterator[tuple[list[Record], int]]:
+    """Runs of records worth one call each, with the byte offset after them."""
+    records: list[Record] = []
+    points, end = 0, cursor
+    for record, after in read_from(journal, cursor):
+        size = len(record["values"]) if record["kind"] == "metrics" else 0
+        if records and points + size > _METRICS_A_CALL:
+            yield records, end
+            records, points = [], 0
+        records.append(record)
+        points, end = points + size, after
+    if records:
+        yield records, end
+
+
+def _slices(items: list[Any], size: int) -> Iterator[list[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

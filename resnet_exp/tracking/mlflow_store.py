@@ -1,0 +1,186 @@
+"""An MLflow store that is ready to be written: imported quietly, created once, under a lock."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import shlex
+import socket
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_CONNECT_SECONDS = 5
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # it phones home otherwise; DO_NOT_TRACK does not count
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # its link opens the wrong mode of the UI
+    # The defaults block one call to a dead server for 247 s. The mirror itself tries again, and need not here.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+}
+
+
+def import_mlflow() -> None:
+    """Imports MLflow (about 2 s, once) without telemetry, chatter or endless retries; what the user set stays."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import mlflow  # noqa: F401
+
+    for name in ("alembic", "mlflow"):
+        logger = logging.getLogger(name)
+        logger.setLevel(max(logger.level, logging.WARNING))
+    # It reports each retry; the mirror says it once, in words that help.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+
+
+def open_store(uri: str, experiment: str, artifact_location: str | None = None) -> tuple[MlflowClient, str]:
+    """A client of a store that exists and is migrated, and the id of the experiment, created if need be.
+
+    Safe to call from many processes at once: of MLflow's own 17 of 20 died migrating a fresh sqlite file.
+
+    Args:
+        uri: sqlite, PostgreSQL or http(s).
+        experiment: The experiment's name.
+        artifact_location: Where a new experiment keeps files; by default `mlartifacts` beside a sqlite database,
+            and for others what the server says.
+
+    Raises:
+        OSError: The database's folder cannot be written, or nothing answers at its address.
+        mlflow.MlflowException: The store refuses.
+    """
+    import_mlflow()
+    from mlflow import MlflowClient
+
+    uri = absolute_uri(uri)
+    _check_reachable(uri)
+    with _locked(uri):
+        _create_database(sqlite_path(uri))
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        return client, _experiment_id(client, experiment, artifact_location or _default_artifacts(uri))
+
+
+def absolute_uri(uri: str) -> str:
+    """The same URI; a relative sqlite path is made absolute."""
+    path = sqlite_path(uri)
+    return f"sqlite:///{path}" if path else uri
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The database file of a sqlite URI, absolute; None for other URIs."""
+    match = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?.*)?", uri)
+    return Path(match[1]).expanduser().absolute() if match else None
+
+
+def redact(uri: str) -> str:
+    """The URI with its password, or a token in place of the user's name, replaced by ***."""
+    uri = re.sub(r"^([\w+.-]+://[^:/@]*):[^/]*@", r"\1:***@", uri)
+    uri = re.sub(r"^(https?://)[^:/@]+@", r"\1***@", uri)
+    return re.sub(r"([?&](?:password|token|secret|sslpassword)=)[^&#]*", r"\1***", uri, flags=re.IGNORECASE)
+
+
+def redact_text(text: str, uri: str) -> str:
+    """A message in which neither the URI's password nor the URI itself stands in the clear."""
+    text = text.replace(uri, redact(uri))
+    credentials = urlsplit(uri).netloc.rpartition("@")[0]
+    _, separator, password = credentials.partition(":")
+    secret = password if separator else (credentials if uri.startswith("http") else "")
+    for form in {secret, unquote(secret)} - {""}:
+        text = text.replace(form, "***")
+    return text
+
+
+def ui_command(uri: str, port: int = 5000) -> str:
+    """The shell command that shows a store in the browser: 2 processes on this machine only, not MLflow's 15."""
+    quoted = shlex.quote(redact(absolute_uri(uri)))
+    environment = "MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"
+    return f"{environment} mlflow ui --backend-store-uri {quoted} --host 127.0.0.1 --port {port} --workers 1"
+
+
+def run_link(uri: str, experiment_id: str, run_id: str, port: int = 5000) -> str:
+    """The address of a run: on its server, or where `ui_command` will show it."""
+    server = f"http://127.0.0.1:{port}"
+    if uri.startswith(("http://", "https://")):
+        server = re.sub(r"^(https?://)[^/]*@", r"\1", uri).partition("?")[0].rstrip("/")
+    # After the route, not before it: else the UI opens in its GenAI mode, without charts.
+    return f"{server}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+
+
+def _check_reachable(uri: str) -> None:
+    """Fails at once where MLflow would go on trying an engine for half an hour."""
+    path = sqlite_path(uri)
+    if path and path.is_file() and path.stat().st_size:
+        with path.open("rb") as file:
+            if file.read(15) != b"SQLite format 3":
+                raise OSError(f"{path} is not a sqlite database")
+    elif path is None and not uri.startswith("http"):
+        address = urlsplit(uri)
+        if address.hostname:
+            port = address.port or (3306 if address.scheme.startswith("mysql") else 5432)
+            socket.create_connection((address.hostname, port), timeout=_CONNECT_SECONDS).close()
+
+
+@contextmanager
+def _locked(uri: str) -> Iterator[None]:
+    """Holds the store's lock among the processes of this machine; a server keeps its own order."""
+    if uri.startswith("http"):
+        yield
+        return
+    database = sqlite_path(uri)
+    if database:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        lock = database.with_name(database.name + ".lock")
+    else:
+        name = hashlib.sha256(uri.encode()).hexdigest()[:16]
+        lock = Path(tempfile.gettempdir()) / f"resnet_exp-{os.getuid()}-{name}.lock"
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed, by a kill too
+        yield
+
+
+def _create_database(database: Path | None) -> None:
+    """Creates and migrates a sqlite database aside: a kill half-way through would leave one that never works."""
+    if database is None or (database.exists() and database.stat().st_size):
+        return
+    from mlflow import MlflowClient
+
+    aside, ready = (database.with_name(database.name + end) for end in (".migrating", ".ready"))
+    for path in (aside, ready):
+        path.unlink(missing_ok=True)
+    MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments(max_results=1)
+    with closing(sqlite3.connect(aside)) as connection:
+        connection.execute("VACUUM INTO ?", (str(ready),))
+    ready.replace(database)
+    aside.unlink()
+
+
+def _default_artifacts(uri: str) -> str | None:
+    database = sqlite_path(uri)
+    return (database.parent / "mlartifacts").as_uri() if database else None
+
+
+def _experiment_id(client: MlflowClient, name: str, artifact_location: str | None) -> str:
+    from mlflow import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return client.create_experiment(name, artifact_location=artifact_location)
+        except MlflowException:  # another machine was faster
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage != "active":
+        raise OSError(f"the MLflow experiment {name!r} was deleted: restore it, or choose another name")
+    return found.experiment_id

@@ -1,0 +1,69 @@
+"""The trained network as an MLflow model folder, without pickle."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def export_network(model: nn.Module, example_shape: tuple[int, int, int], path: Path) -> Path:
+    """Writes an MLflow model folder with the network's graph and weights, and returns its path.
+
+    The network is traced with `torch.export` on the CPU, in eval mode, for any batch size; `model` itself is left
+    as it is. `mlflow.pytorch.load_model(path)` gives it back without the code of its class, and without pickle.
+
+    Args:
+        model: Maps images `[N, C, H, W], float32`, normalised, to logits `[N, classes]`.
+        example_shape: C, H, W of one image.
+        path: The folder to write; one that is there is replaced.
+    """
+    import numpy as np
+    import torch
+
+    from resnet_exp.tracking.mlflow_store import import_mlflow
+
+    import_mlflow()
+    import mlflow.pytorch
+
+    network = _portable_copy(model)
+    # Two images: the exporter would take a batch of one for a constant.
+    example = np.zeros((2, *example_shape), dtype=np.float32)
+    with torch.no_grad():
+        num_classes = network(torch.from_numpy(example)).shape[1]
+    aside = path.with_name(path.name + ".part")
+    shutil.rmtree(aside, ignore_errors=True)
+    mlflow.pytorch.save_model(
+        network,
+        str(aside),
+        signature=_signature(example_shape, num_classes),
+        input_example=example,
+        serialization_format="pt2",
+        # Given, because finding them out loads the model in another process for many seconds.
+        pip_requirements=[f"mlflow=={mlflow.__version__}", f"torch=={torch.__version__.split('+')[0]}", "numpy"],
+    )
+    shutil.rmtree(path, ignore_errors=True)
+    return aside.rename(path)
+
+
+def _portable_copy(model: nn.Module) -> nn.Module:
+    """A plain float32 copy on the CPU, in eval mode, with contiguous weights."""
+    import torch
+
+    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper cannot be exported
+    network = copy.deepcopy(model).to(device="cpu", dtype=torch.float32, memory_format=torch.contiguous_format)
+    return network.eval().requires_grad_(False)
+
+
+def _signature(example_shape: tuple[int, int, int], num_classes: int):  # noqa: ANN202 - MLflow is imported lazily
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    image = TensorSpec(np.dtype(np.float32), (-1, *example_shape), "images")
+    logits = TensorSpec(np.dtype(np.float32), (-1, num_classes), "logits")
+    return ModelSignature(inputs=Schema([image]), outputs=Schema([logits]))

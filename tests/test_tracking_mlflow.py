@@ -1,0 +1,453 @@
+"""The MLflow mirror says what the journal says, whatever happened on the way."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resnet_exp.interfaces import RunPaths
+from resnet_exp.journal import Journal, metric_history, read
+from resnet_exp.tracking.mlflow import MlflowTracker, import_mlflow, redact, run_link, ui_command
+from resnet_exp.tracking.mlflow_store import absolute_uri, redact_text
+from resnet_exp.tracking.null import NullTracker
+
+# Forks runs from a process that has imported MLflow, kills each at a random moment, and lets the last one finish.
+KILLER = """
+import os, random, sys, time
+from pathlib import Path
+from resnet_exp.interfaces import RunPaths
+from resnet_exp.journal import Journal, read
+from resnet_exp.tracking.mlflow import MlflowTracker, import_mlflow
+import_mlflow()
+root, uri, kills, points = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), 400
+paths = RunPaths(root)
+
+def run():
+    with Journal(paths.journal) as journal:
+        done = [r["step"] for r in read(paths.journal) if r["kind"] == "metrics"]
+        tracker = MlflowTracker(paths, uri=uri, experiment="kills", run_name="run")
+        journal.status("RUNNING")
+        tracker.begin()
+        first = max(0, (done[-1] if done else 0) // 50 * 50)
+        journal.rewind(first - 1)
+        for step in range(first, points):
+            journal.metrics({"loss": 1 / (step + 1), "train/accuracy": step / points}, step)
+            if step % 50 == 49:
+                tracker.sync()
+            time.sleep(0.004)
+        journal.status("FINISHED")
+        assert tracker.end()
+
+random.seed(kills)
+for attempt in range(kills + 1):
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            run()
+            code = 0
+        finally:
+            os._exit(code)
+    if attempt < kills:
+        time.sleep(random.uniform(0.05, 2.5) if attempt else 1.0)  # the first dies while the database is created
+        os.kill(child, 9)
+    _, status = os.waitpid(child, 0)
+assert status == 0, status
+"""
+
+CREATOR = """
+import sys
+from pathlib import Path
+from resnet_exp.interfaces import RunPaths
+from resnet_exp.journal import Journal
+from resnet_exp.tracking.mlflow import MlflowTracker, import_mlflow
+import_mlflow()
+print("ready", flush=True)
+sys.stdin.readline()
+paths = RunPaths(Path(sys.argv[1]))
+with Journal(paths.journal) as journal:
+    journal.status("RUNNING")
+    tracker = MlflowTracker(paths, uri=sys.argv[2], experiment="fresh", run_name="run")
+    tracker.begin()
+    journal.metrics({"loss": 0.5}, 0)
+    journal.status("FINISHED")
+    assert tracker.end()
+"""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A sqlite store for the tests that do not need a fresh one: creating it takes 2 s."""
+    return f"sqlite:///{tmp_path_factory.mktemp('a store')}/mlflow.db"
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> RunPaths:
+    return RunPaths(tmp_path / "run")
+
+
+def tracker_of(paths: RunPaths, uri: str, **options: Any) -> MlflowTracker:
+    return MlflowTracker(paths, uri=uri, experiment="tests", run_name="a run", **options)
+
+
+def mirror(paths: RunPaths, uri: str) -> str | None:
+    tracker = tracker_of(paths, uri)
+    tracker.begin()
+    return tracker.end()
+
+
+def state_of(paths: RunPaths) -> dict[str, Any]:
+    return json.loads((paths.root / "mlflow.json").read_text())
+
+
+def client_of(uri: str):  # noqa: ANN201 - MLflow is imported late
+    import_mlflow()
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)
+
+
+def run_of(paths: RunPaths, uri: str):  # noqa: ANN201
+    """The one MLflow run of a run directory."""
+    state = state_of(paths)
+    found = client_of(uri).search_runs(
+        [state["experiment_id"]], f"tags.`resnet_exp.mirror_id` = '{state['mirror_id']}'"
+    )
+    assert len(found) == 1
+    assert found[0].info.run_id == state["run_id"]
+    return found[0]
+
+
+def mlflow_points(paths: RunPaths, uri: str) -> dict[str, list[tuple[int, str, int]]]:
+    run = run_of(paths, uri)
+    history = {key: client_of(uri).get_metric_history(run.info.run_id, key) for key in run.data.metrics}
+    return {key: sorted((m.step, repr(m.value), m.timestamp) for m in points) for key, points in history.items()}
+
+
+def journal_points(paths: RunPaths) -> dict[str, list[tuple[int, str, int]]]:
+    """The journal's points as MLflow stores them: infinities are the greatest floats to it."""
+
+    def stored(value: float) -> float:
+        return math.copysign(sys.float_info.max, value) if math.isinf(value) else value
+
+    history = metric_history(paths.journal)
+    return {key: [(step, repr(stored(v)), t) for step, v, t in points] for key, points in history.items()}
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_mlflow_has_what_the_journal_has_and_a_second_replay_adds_nothing(paths: RunPaths, store: str) -> None:
+    tracker = tracker_of(paths, store)
+    with Journal(paths.journal) as journal:
+        journal.status("RUNNING")
+        tracker.begin()
+        journal.params({f"group.key{i}": "v" * (7000 if i == 0 else i) for i in range(150)})
+        journal.tags({"mlflow.note.content": "93.1 %"})
+        for context in ("train", "val", "test"):
+            journal.dataset(name="digits", digest="d" * 40, context=context, num_rows=9, class_names=["0", "1"])
+        for step in range(300):
+            journal.metrics({f"m{i}": step / (i + 1) for i in range(9)}, step)
+        journal.metrics({"odd/nan": math.nan, "odd/inf": math.inf, "odd/-inf": -math.inf}, 2)
+        paths.report.mkdir()
+        (paths.report / "report.html").write_text("report")
+        journal.artifact(paths.report, folder="report")
+        journal.artifact(paths.journal.name)
+        tracker.sync()
+        journal.status("FINISHED")
+    link = tracker.end()
+    for _ in range(2):
+        run = run_of(paths, store)
+        assert link == run_link(store, run.info.experiment_id, run.info.run_id)
+        assert mlflow_points(paths, store) == journal_points(paths)
+        assert len(run.data.params) == 150
+        assert run.data.params["group.key7"] == "v" * 7
+        assert run.data.tags["mlflow.note.content"] == "93.1 %"
+        assert (run.info.status, run.info.run_name) == ("FINISHED", "a run")
+        assert run.info.end_time == read(paths.journal)[-1]["time_ms"]
+        assert run.info.start_time == read(paths.journal)[0]["time_ms"]
+        splits = {i.dataset.name: i.tags[0].value for i in run.inputs.dataset_inputs}
+        assert splits == {"digits-train": "train", "digits-val": "val", "digits-test": "test"}
+        client = client_of(store)
+        assert {f.path for f in client.list_artifacts(run.info.run_id)} == {"journal.jsonl", "report"}
+        assert [f.path for f in client.list_artifacts(run.info.run_id, "report")] == ["report/report.html"]
+        state = state_of(paths)
+        (paths.root / "mlflow.json").write_text(json.dumps({**state, "cursor": 0, "run_id": None}))
+        assert mirror(paths, store) == link
+
+
+@pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
+def test_the_status_is_the_journal_s(paths: RunPaths, store: str, status: str) -> None:
+    with Journal(paths.journal) as journal:
+        journal.status("RUNNING")
+        journal.status(status, reason=None if status == "FINISHED" else "a reason")
+    assert mirror(paths, store)
+    run = run_of(paths, store)
+    assert run.info.status == status
+    assert run.data.tags.get("resnet_exp.reason") == (None if status == "FINISHED" else "a reason")
+
+
+def test_a_run_is_running_while_it_runs_and_again_when_it_is_resumed(paths: RunPaths, store: str) -> None:
+    with Journal(paths.journal) as journal:
+        journal.status("FAILED", reason="no power")
+        assert mirror(paths, store)
+        journal.status("RUNNING")
+        tracker = tracker_of(paths, store)
+        tracker.begin()
+        deadline = time.monotonic() + 10
+        while run_of(paths, store).info.status != "RUNNING":
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert tracker.end()  # without a word on how it ended
+    run = run_of(paths, store)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["resnet_exp.reason"] == ""
+
+
+def test_an_epoch_done_again_is_one_point_a_step_unless_its_value_differs(paths: RunPaths, store: str) -> None:
+    with Journal(paths.journal) as journal:
+        for step in range(3):
+            journal.metrics({"same": 0.5, "other": 0.5}, step)
+        journal.status("KILLED")
+        assert mirror(paths, store)
+        journal.rewind(1)
+        time.sleep(0.005)
+        journal.params({"workers": 4})
+        journal.params({"workers": 8})  # MLflow's parameters never change: it would refuse, and the mirror stick
+        journal.metrics({"same": 0.5, "other": 0.75}, 2)
+        journal.status("FINISHED")
+    assert mirror(paths, store)
+    points = mlflow_points(paths, store)
+    assert points["same"] == journal_points(paths)["same"]
+    assert [p[:2] for p in points["other"]] == [(0, "0.5"), (1, "0.5"), (2, "0.5"), (2, "0.75")]
+    run = run_of(paths, store)
+    assert run.data.metrics["other"] == 0.75
+    assert run.data.params == {"workers": "4"}
+
+
+def test_a_metric_that_mlflow_refuses_holds_up_no_others(
+    paths: RunPaths, store: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Journal(paths.journal) as journal:
+        journal.metrics({"fine": 1.0, "what?!": 2.0, "fine too": 3.0}, 0)
+        journal.artifact("gone.txt")
+        journal.status("FINISHED")
+    assert mirror(paths, store)
+    assert run_of(paths, store).data.metrics == {"fine": 1.0, "fine too": 3.0}
+    assert "what?!" in caplog.text
+    assert "gone.txt" in caplog.text
+
+
+def test_a_run_deleted_in_mlflow_is_mirrored_anew(paths: RunPaths, store: str) -> None:
+    with Journal(paths.journal) as journal:
+        journal.metrics({"loss": 1.0}, 0)
+        journal.status("FINISHED")
+    assert mirror(paths, store)
+    client_of(store).delete_run(state_of(paths)["run_id"])
+    assert mirror(paths, store)
+    assert mlflow_points(paths, store) == journal_points(paths)
+
+
+def test_an_outage_is_one_warning_and_a_later_replay_completes_the_run(
+    paths: RunPaths, store: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    import_mlflow()
+    caplog.set_level(logging.WARNING)
+    tracker = tracker_of(paths, f"http://bob:hunter2@127.0.0.1:{closed_port()}")
+    with Journal(paths.journal) as journal:
+        start = time.monotonic()
+        tracker.begin()
+        for step in range(5):
+            journal.metrics({"loss": 1 / (step + 1)}, step)
+            tracker.sync()
+        assert time.monotonic() - start < 1  # training does not wait
+        journal.status("FINISHED")
+        assert tracker.end() is None
+        assert time.monotonic() - start < 15
+    warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert len(warnings) == 1
+    assert "same command again completes it" in warnings[0]
+    assert "hunter2" not in caplog.text
+    assert "hunter2" not in (paths.root / "mlflow.json").read_text() if (paths.root / "mlflow.json").exists() else True
+    assert mirror(paths, store)
+    assert mlflow_points(paths, store) == journal_points(paths)
+    assert run_of(paths, store).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("make", ["file", "folder"])
+def test_a_store_that_cannot_be_is_a_warning(
+    paths: RunPaths, tmp_path: Path, caplog: pytest.LogCaptureFixture, make: str
+) -> None:
+    database = tmp_path / "no.db"
+    database.write_text("this is no database") if make == "file" else database.mkdir()
+    Journal(paths.journal).close()
+    start = time.monotonic()
+    tracker = tracker_of(paths, f"sqlite:///{database}", patience=8.0)
+    tracker.begin()
+    assert tracker.end() is None
+    assert time.monotonic() - start < 12
+    assert "same command again completes it" in caplog.text
+
+
+def test_the_end_takes_no_longer_than_its_patience(
+    paths: RunPaths, store: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("resnet_exp.tracking.mlflow.Replay.ship", lambda self, stop: time.sleep(3))
+    Journal(paths.journal).close()
+    tracker = tracker_of(paths, store, patience=0.5)
+    tracker.begin()
+    start = time.monotonic()
+    assert tracker.end() is None
+    assert time.monotonic() - start < 2
+    assert "not done within 0.5 s" in caplog.text
+
+
+def check_kills(paths: RunPaths, tmp_path: Path, kills: int) -> None:
+    uri = f"sqlite:///{tmp_path}/db/mlflow.db"
+    subprocess.run([sys.executable, "-c", KILLER, str(paths.root), uri, str(kills)], check=True, timeout=240)
+    points = mlflow_points(paths, uri)
+    assert points == journal_points(paths)
+    assert [p[0] for p in points["loss"]] == list(range(400))
+    assert run_of(paths, uri).info.status == "FINISHED"
+    assert len(client_of(uri).search_runs([state_of(paths)["experiment_id"]])) == 1
+
+
+def test_a_killed_run_is_the_same_run_and_exact(paths: RunPaths, tmp_path: Path) -> None:
+    check_kills(paths, tmp_path, kills=3)
+
+
+@pytest.mark.slow
+def test_a_run_killed_ten_times_is_the_same_run_and_exact(paths: RunPaths, tmp_path: Path) -> None:
+    check_kills(paths, tmp_path, kills=10)
+
+
+@pytest.mark.slow
+def test_six_processes_create_one_store(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/sub/mlflow.db"
+    roots = [tmp_path / f"run{i}" for i in range(6)]
+    pipe = subprocess.PIPE
+    processes = [
+        subprocess.Popen([sys.executable, "-c", CREATOR, str(root), uri], stdin=pipe, stdout=pipe, stderr=pipe)
+        for root in roots
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.readline()
+    for process in processes:  # all have imported MLflow: now they race
+        assert process.stdin is not None
+        process.stdin.write(b"go\n")
+        process.stdin.flush()
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert (process.returncode, errors) == (0, b"")
+    for root in roots:
+        assert mlflow_points(RunPaths(root), uri) == journal_points(RunPaths(root))
+    client = client_of(uri)
+    (experiment,) = [e for e in client.search_experiments() if e.name == "fresh"]
+    assert len(client.search_runs([experiment.experiment_id])) == 6
+    assert experiment.artifact_location == (tmp_path / "sub" / "mlartifacts").as_uri()
+
+
+def test_mlflow_is_imported_late_and_does_not_phone_home() -> None:
+    code = (
+        "import sys; import resnet_exp.tracking.mlflow as ours; assert 'mlflow' not in sys.modules\n"
+        "ours.import_mlflow(); from mlflow.telemetry.client import get_telemetry_client\n"
+        "assert get_telemetry_client() is None"
+    )
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DO_NOT_TRACK", "CI"))}
+    subprocess.run([sys.executable, "-c", code], check=True, env=kept, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("uri", "safe"),
+    [
+        ("postgresql+psycopg://bob:p%40ss@db:5432/mlflow", "postgresql+psycopg://bob:***@db:5432/mlflow"),
+        ("https://bob:p@ss@host/x", "https://bob:***@host/x"),
+        ("https://token@host/x", "https://***@host/x"),
+        ("postgresql://db/x?user=bob&password=p&sslmode=on", "postgresql://db/x?user=bob&password=***&sslmode=on"),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("sqlite:////data/m.db", "sqlite:////data/m.db"),
+    ],
+)
+def test_passwords_are_redacted(uri: str, safe: str) -> None:
+    assert redact(uri) == safe
+    assert redact_text(f"cannot reach {uri}", uri) == f"cannot reach {safe}"
+
+
+def test_an_error_that_quotes_the_bare_password_is_redacted() -> None:
+    assert redact_text("bad login bob / p@ss", "postgresql://bob:p%40ss@db/mlflow") == "bad login bob / ***"
+
+
+def test_the_ui_command_and_the_link_open_the_same_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ui_command("sqlite:///mlflow.db")
+    assert f"--backend-store-uri {absolute_uri('sqlite:///mlflow.db')} " in command
+    assert str(tmp_path) in command
+    assert "--workers 1" in command
+    local = "http://127.0.0.1:5000/#/experiments/3/runs/abc?workflowType=machine_learning"
+    assert run_link("sqlite:///mlflow.db", "3", "abc") == local
+    remote = "https://host:8/ml/#/experiments/3/runs/abc?workflowType=machine_learning"
+    assert run_link("https://bob:p@host:8/ml/", "3", "abc") == remote
+
+
+def test_the_network_comes_back_without_pickle_and_as_one_model_of_the_run(
+    paths: RunPaths, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from torch import nn
+
+    from resnet_exp.tracking.network import export_network
+
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+    ).to(memory_format=torch.channels_last)  # fmt: skip
+    network(torch.randn(16, 3, 12, 12))  # statistics that are not the initial ones
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    folder = export_network(network, (3, 12, 12), paths.root / "model")
+    assert network.training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert not [f for f in folder.rglob("*") if f.suffix in {".pkl", ".pickle", ".pth", ".pt"}]
+    with Journal(paths.journal) as journal:
+        journal.model(folder)
+        journal.status("FINISHED")
+    assert mirror(paths, store)
+    (paths.root / "mlflow.json").write_text(json.dumps({**state_of(paths), "cursor": 0}))
+    assert mirror(paths, store)
+
+    run = run_of(paths, store)
+    (model,) = run.outputs.model_outputs
+    assert client_of(store).get_logged_model(model.model_id).status == "READY"
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    mlflow.set_tracking_uri(store)
+    network.eval()
+    for where in (f"runs:/{run.info.run_id}/model", f"models:/{model.model_id}"):
+        loaded = mlflow.pytorch.load_model(where)
+        for size in (1, 7):
+            images = torch.randn(size, 3, 12, 12)
+            with torch.no_grad():
+                torch.testing.assert_close(loaded(images), network(images), rtol=0, atol=1e-6)
+                strided = images.to(memory_format=torch.channels_last)
+                torch.testing.assert_close(loaded(strided), network(images), rtol=0, atol=1e-6)
+
+
+def test_the_null_tracker_has_no_link() -> None:
+    tracker = NullTracker()
+    tracker.begin()
+    tracker.sync()
+    assert tracker.end() is None
