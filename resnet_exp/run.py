@@ -4,56 +4,198 @@ from __future__ import annotations
 
 import itertools
 import time
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
-from resnet_exp import build, randomness
-from resnet_exp import runtime as runtime_module
+from resnet_exp import build, outcome, randomness, runtime
 from resnet_exp.checkpoint import Checkpoints
-from resnet_exp.config import Config, signature
+from resnet_exp.config import Config, range_test_signature, signature
 from resnet_exp.console import Console, EpochTable
-from resnet_exp.data.bank import in_order, num_batches, shuffled
+from resnet_exp.data.bank import Batch, in_order, num_batches, shuffled
 from resnet_exp.data.prepare import Data, prepare
-from resnet_exp.directory import RunDirectory, open_run_directory, read_json
+from resnet_exp.directory import open_run_directory, read_json, write_json
 from resnet_exp.engine import Learner, predict
-from resnet_exp.interfaces import Augmentation, OptimizerFactory, RunError, Schedule, Scheduler
+from resnet_exp.interfaces import RunError, Schedule
 from resnet_exp.record import Record, recorded
 from resnet_exp.runtime import Runtime
 from resnet_exp.stages.evaluate import Evaluation, evaluate
 from resnet_exp.stages.range_test import RangeTest, range_test
 from resnet_exp.stages.train import Epoch, Training, train
-from resnet_exp.tracking import make_tracker
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What every stage of a run is made of."""
+
+    config: Config
+    plugins: build.Plugins
+    identity: str  # of the data
+    machine: Runtime
+    record: Record
+    console: Console
 
 
 def run(config: Config, command: str) -> float | None:
-    """Runs what the config says, or what is left of it, and returns the objective: the best validation accuracy.
+    """Runs what the config says, or what is left of it; returns the objective for a sweep.
 
-    With `data.validation=test` that is the last epoch's test accuracy; with `none` there is nothing honest to choose
-    by, and it is None. `task=range_test` returns max_lr.
+    That is the best validation accuracy; with `data.validation=test` the last epoch's test accuracy; with `none`
+    nothing honest is there to choose by, and it is None. For `task=range_test` it is max_lr.
 
     Raises:
         ConfigError: a setting that cannot work; nothing was computed.
         RunError: the run cannot go on; what it has done is kept, and the same command goes on.
     """
+    start = time.time()
     console = Console()
-    scheduler, augmentation = build.scheduler(config), build.augmentation(config)
-    make_optimizer, source = build.optimizer(config), build.data_source(config)
-    runtime = runtime_module.start(config.device, config.train.precision, config.train.deterministic)
-    directory = open_run_directory(
-        config.output_dir, config.title, signature(config, source.identity()), config.rerun
-    )
-    tracker = make_tracker(config.tracker, directory.paths, directory.name)
+    plugins = build.plugins(config)
+    machine = runtime.start(config.device, config.train.precision, config.train.deterministic)
+    identity = plugins.source.identity()
+    directory = open_run_directory(config.output_dir, config.title, signature(config, identity), config.rerun)
+    tracker = build.tracker(config, directory.paths)
     if directory.result is not None:
-        return _tell_finished(directory, tracker, console)
-    _tell_plan(config, runtime, directory, console)
+        return outcome.tell_finished(directory, config, tracker, console)
+    outcome.tell_plan(config, machine, directory, console)
 
-    with recorded(directory, tracker) as record:
-        environment = runtime_module.environment(runtime)
-        record.begin(config, environment, _tags(config, environment, command), directory.is_new)
-        data = _prepare(config, source, augmentation, runtime, record, console)
-        ...
+    with recorded(directory.paths, tracker) as record:
+        record.begin(config, runtime.environment(machine), command, directory.is_new)
+        this = _Run(config, plugins, identity, machine, record, console)
+        data = _prepare(this)
+        found = _find_max_lr(this, data)
+        if config.task == "range_test":
+            result = outcome.of_range_test(config, found)
+        else:
+            schedule = _schedule(this, data, found)
+            learner = _learner(this, data, schedule)
+            training = _train(this, data, learner, schedule)
+            tested = _test(this, data, learner.model)
+            outcome.keep_model(this.config, data, learner.model, record)
+            result = outcome.of_training(config, data.info, found, schedule, training, tested)
+        record.finish(result, time.time() - start)
+    outcome.tell_result(result, config, directory, record.link, console)
+    return result["objective"]
+
+
+def _prepare(this: _Run) -> Data:
+    """The data, split and on the device."""
+    config, plugins = this.config, this.plugins
+    data = prepare(
+        plugins.source,
+        config.short_names["data"],
+        config.split,
+        seed=config.seed,
+        padding=plugins.augmentation.padding,
+        batch_size=config.train.batch_size,
+        device=this.machine.device,
+        progress=this.console.progress,
+    )
+    plugins.scheduler.check(config.train.epochs, num_batches(len(data.train), config.train.batch_size))
+    this.record.data(data.info, data.digests)
+    outcome.tell_data(data.info, config.split, this.console)
+    return data
+
+
+def _find_max_lr(this: _Run, data: Data) -> RangeTest | None:
+    """The range test: made, or remembered from a run that shares all that determines it; None if max_lr is given.
+
+    Raises:
+        RunError: it failed; its figure, in the run directory, shows how.
+    """
+    config, paths = this.config, this.record.paths
+    if not config.needs_range_test:
+        return None
+    key = range_test_signature(config, this.identity, this.machine.precision, this.machine.device_name, runtime.code_state())
+    memo = Path(config.output_dir) / "range_tests" / f"{key}.json"
+    known = read_json(paths.range_test) or read_json(memo)
+    if known:
+        found = RangeTest.from_json(known)
+    else:
+        with runtime.untouched_randomness():
+            found = range_test(
+                lambda schedule: _learner(this, data, schedule),
+                lambda repeat: _endless(this, data, repeat),
+                config.range_test,
+                data.info.num_classes,
+                this.console.progress,
+            )
+        write_json(memo, found.to_json())
+    outcome.keep_range_test(found, this.record, reused=bool(known))
+    outcome.tell_range_test(found, this.console, reused=bool(known))
+    if found.verdict.max_lr is None:
+        raise RunError(
+            f"the LR range test failed: {found.verdict.reason}. Set scheduler.max_lr to a number, or look at "
+            f"{paths.report / 'range_test.png'} and change range_test.start_lr or range_test.end_lr"
+        )
+    return found
+
+
+def _schedule(this: _Run, data: Data, found: RangeTest | None) -> Schedule:
+    """The schedule at the max_lr that was found or given."""
+    max_lr = found.verdict.max_lr if found else this.plugins.scheduler.max_lr
+    assert max_lr is not None
+    steps = num_batches(len(data.train), this.config.train.batch_size)
+    return this.plugins.scheduler.plan(max_lr, this.config.train.epochs, steps)
+
+
+def _learner(this: _Run, data: Data, schedule: Schedule) -> Learner:
+    """A fresh network, the same each time for one seed, with its optimizer."""
+    torch.manual_seed(randomness.mix(this.config.seed, randomness.INIT))
+    model = build.model(this.config, data.info)
+    return Learner(model, this.plugins.optimizer, schedule, this.config.train, this.machine, this.config.seed)
+
+
+def _train(this: _Run, data: Data, learner: Learner, schedule: Schedule) -> Training:
+    """The learner trained, from its newest checkpoint on."""
+    config, images = this.config, len(data.train)
+    checkpoints = Checkpoints(this.record.paths.checkpoints)
+    done = checkpoints.latest_epoch()
+    if done:
+        this.record.journal.rewind(done, keep=("range_test/",))
+        this.console.line(f"  goes on after epoch {done} of {config.train.epochs}")
+    table = EpochTable(this.console, config.train.epochs, outcome.MEASURED[config.split.validation])
+    table.header()
+
+    def on_epoch(epoch: Epoch, best: bool) -> None:
+        this.record.epoch(epoch, outcome.MEASURED[config.split.validation])
+        table.row(epoch, best)
+
+    with this.console.progress("training", images * config.train.epochs) as advance:
+        advance(images * done)
+        return train(
+            learner,
+            schedule,
+            lambda epoch: shuffled(data.train, this.plugins.augmentation, config.train.batch_size, config.seed, epoch),
+            lambda model: _measure(this, data, model),
+            epochs=config.train.epochs,
+            choose_best=config.split.validation == "holdout",
+            checkpoints=checkpoints,
+            checkpoint_interval=config.train.checkpoint_interval,
+            advance=advance,
+            on_epoch=on_epoch,
+        )
+
+
+def _measure(this: _Run, data: Data, model: nn.Module) -> Evaluation | None:
+    """The network on what the config measures after each epoch: held-out images, the test set, or nothing."""
+    bank = {"holdout": data.val, "test": data.test, "none": None}[this.config.split.validation]
+    if bank is None:
+        return None
+    return evaluate(*predict(model, in_order(bank, this.config.train.batch_size), this.machine))
+
+
+def _test(this: _Run, data: Data, model: nn.Module) -> Evaluation:
+    """The chosen network on the test set, once; its predictions are kept."""
+    logits, labels = predict(model, in_order(data.test, this.config.train.batch_size), this.machine)
+    tested = evaluate(logits, labels)
+    outcome.keep_predictions(logits, labels, tested, data.info, this.record)
+    return tested
+
+
+def _endless(this: _Run, data: Data, repeat: int) -> Iterator[Batch]:
+    """Training batches of a range test's repeat: epoch after epoch, in an order of its own."""
+    seed = randomness.mix(this.config.seed, randomness.RANGE_TEST, repeat)
+    for epoch in itertools.count(1):
+        yield from shuffled(data.train, this.plugins.augmentation, this.config.train.batch_size, seed, epoch)

@@ -207,7 +207,12 @@ def test_the_mean_is_not_taken_where_a_repeat_was_non_finite():
     early = scripted(falling(45))
     verdict = judge([CURVES["ok"], CURVES["ok"], early], 10)
     assert verdict.max_lr == read_curve(early, 10).lr < LRS[45]
-    assert verdict.status == "low_confidence" and "non-finite" in verdict.reason
+    assert verdict.status == "low_confidence" and "lowest suggestion" in verdict.reason
+
+
+def test_a_sweep_that_was_stopped_is_not_called_non_finite():
+    verdict = judge([scripted(3 * 1.3 ** np.arange(10))] * 2 + [scripted([3.0, math.inf])], 10)
+    assert "stopped at LR" in verdict.reason and diverged_at_once(verdict)
 
 
 @pytest.mark.parametrize("status", [name for name in CURVES if name not in USABLE])

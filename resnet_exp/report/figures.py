@@ -37,7 +37,7 @@ def range_test_figure(
 ) -> None:
     """Writes the range test as a picture: loss over LR, what each rule suggests, and what was chosen.
 
-    Each repeat has its raw losses thin and its smoothed ones thick; where repeats diverge, or were non-finite, the ground
+    Each repeat has its raw losses thin and its smoothed ones thick; where repeats diverge or are non-finite the ground
     is shaded, the darker the more of them. A verdict other than ok stands under the title with its reason.
 
     Args:
@@ -72,8 +72,8 @@ def _draw_repeats(axes: Axes, verdict: Verdict, curves: Sequence[Curve]) -> None
         colour, style = REPEAT_STYLES[i % len(REPEAT_STYLES)]
         losses = np.asarray(curve.losses, dtype=float)
         losses[~np.isfinite(losses)] = np.nan
-        look = {"lw": 0.7, "alpha": 0.4} if reading.smoothed else {"lw": 1.6, "alpha": 0.9}
-        axes.plot(curve.lrs[: len(losses)], losses, style, color=colour, zorder=2, **look)
+        width, alpha = (0.7, 0.4) if reading.smoothed else (1.6, 0.9)
+        axes.plot(curve.lrs[: len(losses)], losses, style, color=colour, lw=width, alpha=alpha, zorder=2)
         smoothed = reading.smoothed or [math.nan]
         label = f"repeat {i + 1}" + (", smoothed" if reading.smoothed else "")
         label += "" if reading.status == "ok" else f" ({reading.status.replace('_', ' ')})"

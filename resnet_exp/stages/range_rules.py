@@ -122,9 +122,10 @@ def read_curve(
     Raises:
         ValueError: num_classes is below 2, or a constant makes no sense.
 
-    Source: the minimum as upper bound: Smith 2017, "Cyclical Learning Rates", §3.3, read here off a smoothed curve; cap
-    from fastai LRFinder (stops at 4× the best); everything else measured by this project. A collapsed network stays
-    within 0.5 % of ln C; our measured minima lie 4.5 % or more below it.
+    Source: the range test and its upper bound, where results stop improving: Smith 2017, "Cyclical Learning Rates for
+    Training Neural Networks", §3.3; cap: fastai LRFinder, which stops at 4× the best; the rest: measured by this
+    project (DESIGN.md §3). chance_margin: a collapsed sweep of ours (lin100, seed 1) has a median loss within 0.01 % of
+    ln C, the good ones (exp100, exp170) have minima 4.5 % or more below it.
     """
     if num_classes < 2 or sigma_decades <= 0 or cap <= 1 or rise <= 1 or patience < 1 or not 0 <= skip < min_points:
         raise ValueError("needs num_classes >= 2, sigma_decades > 0, cap > 1, rise > 1, patience >= 1 and "
@@ -140,12 +141,12 @@ def read_curve(
         reason = f"the loss rises at LR {curve.lrs[end]:.3g} (step {end}) before it has fallen"
         return CurveReading("diverged_early", reason, smoothed=shown, valley_end=end)
     index = skip + int(np.argmin(smoothed[skip:end]))
-    limit = (1 - chance_margin) * math.log(num_classes)
+    chance = math.log(num_classes)
     if _is_flat(losses[:end], max(smoothed[0], smoothed[skip]), smoothed[index]):
         status, reason = "flat", f"the loss hardly falls up to LR {curve.lrs[end - 1]:.3g}"
-    elif smoothed[index] > limit:
+    elif smoothed[index] > (1 - chance_margin) * chance:
         status = "not_better_than_chance"
-        reason = f"the least loss, {smoothed[index]:.3g}, does not beat guessing, ln {num_classes} = {math.log(num_classes):.3g}"
+        reason = f"the least loss, {smoothed[index]:.3f}, does not beat guessing, ln {num_classes} = {chance:.3f}"
     else:
         # The pull of a cliff hides whether the curve itself still fell: ask it without the cliff.
         bare = _smooth(curve, losses, sigma_decades, cap, cliff=False)
@@ -158,13 +159,13 @@ def judge(curves: Sequence[Curve], num_classes: int, *, max_spread_decades: floa
     """Returns the verdict over all repeats; `max_lr` is the geometric mean of the usable ones.
 
     Low confidence: fewer than two usable repeats (also when only one was run), repeats further apart than
-    max_spread_decades, one that still fell at the sweep's end or off a cliff, or one that was non-finite at the mean of
-    all (max_lr is then the lowest suggestion instead). Failed: none usable.
+    max_spread_decades, one that still fell at the sweep's end or off a cliff, or one that had ended (non-finite, or stopped)
+    at the mean of all: max_lr is then the lowest suggestion instead. Failed: none usable.
 
     Raises:
         ValueError: there is no curve, or as `read_curve`, which gets `constants`.
 
-    Source: three repeats, 0.5 decade: measured by this project.
+    Source: geometric mean and the 0.5 decade: measured by this project (DESIGN.md §3).
     """
     if not curves:
         raise ValueError("no curves to judge")
@@ -178,7 +179,7 @@ def judge(curves: Sequence[Curve], num_classes: int, *, max_spread_decades: floa
     cliff = min((c.lrs[n] for c in curves if (n := len(_finite_start(c))) < len(c.lrs)), default=math.inf)
     if max_lr >= cliff:
         max_lr = min(lrs)
-        doubts.append(f"a repeat turned non-finite at LR {cliff:.3g}, so the lowest suggestion is taken, not the mean")
+        doubts.append(f"a repeat had ended by LR {cliff:.3g}, so the lowest suggestion is taken, not the mean")
     rules = {"minimum": max_lr} | _mean_suggestions(curves, readings)
     reason = "; ".join(doubts) or f"{len(lrs)} of {len(readings)} repeats agree within {spread:.2f} decade"
     return Verdict("low_confidence" if doubts else "ok", reason, max_lr, spread, readings, rules, chance)
@@ -243,7 +244,8 @@ def _too_little(curve: Curve, num_finite: int, min_points: int) -> CurveReading 
     if num_finite == 0:
         return CurveReading("non_finite", "the loss is non-finite before the first update; no LR can mend that")
     if num_finite < min_points:
-        reason = f"the loss turned non-finite at LR {curve.lrs[num_finite]:.3g} (step {num_finite})"
+        what = "turned non-finite" if len(curve.losses) > num_finite else "exploded and the sweep was stopped"
+        reason = f"the loss {what} at LR {curve.lrs[num_finite]:.3g} (step {num_finite})"
         return CurveReading("diverged_early", reason, valley_end=num_finite)
     return None
 
@@ -290,7 +292,7 @@ def _falls_to_the_end(smoothed: np.ndarray, rise: float, patience: int) -> bool:
 def _is_flat(losses: np.ndarray, first: float, least: float) -> bool:
     """Returns whether the fall is under 5 % and lost in the noise: 2× its robust sigma, from the step differences.
 
-    Source: 1.4826 × MAD is sigma for a Gaussian; both limits measured by this project.
+    Source: 1.4826 × MAD is sigma for a Gaussian; both limits: measured by this project, on scripted curves.
     """
     steps = np.diff(losses)
     noise = 1.4826 * np.median(np.abs(steps - np.median(steps))) / math.sqrt(2)

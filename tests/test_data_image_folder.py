@@ -1,0 +1,414 @@
+"""A folder of images: what is refused, how each kind of file is decoded, and that the cache never lies."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnet_exp.data import decode_cache, decode_pool
+from resnet_exp.data.decoding import decode_image
+from resnet_exp.data.image_folder import ImageFolder
+from resnet_exp.interfaces import ConfigError, RunError
+
+
+class Seen:
+    """A progress display that keeps what it was told."""
+
+    def __init__(self):
+        self.opened, self.done = [], 0
+
+    @contextmanager
+    def __call__(self, description, total):
+        self.opened.append(total)
+        yield self.advance
+
+    def advance(self, n=1):
+        self.done += n
+
+
+def _save(path, colour=(200, 30, 60), mode="RGB", size=(8, 8)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path)
+
+
+@pytest.fixture(autouse=True)
+def _own_user_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two classes, three training images and one test image each; every image a colour of its own."""
+    for split, count in (("train", 3), ("test", 1)):
+        for label, name in enumerate(("cat", "dog")):
+            for index in range(count):
+                _save(tmp_path / "set" / split / name / f"{index}.png", (100 * label, 10 * index, 50))
+    return tmp_path / "set"
+
+
+def _load(root, seen=None, **arguments):
+    return ImageFolder(str(root), image_size=8, **arguments).load(seen or Seen())
+
+
+def _entries(folder):
+    return [path for path in folder.iterdir()] if folder.exists() else []
+
+
+# What comes out
+
+
+def test_both_splits_come_out_in_the_order_of_class_and_name(root):
+    _save(root / "train" / "cat" / "nested" / "deep.JPEG", (0, 0, 0))
+    (root / "train" / "cat" / ".hidden.png").write_text("no image")
+    (root / "train" / "cat" / "notes.txt").write_text("no image")
+    (root / "train" / ".trash").mkdir()
+    seen = Seen()
+    loaded = _load(root, seen)
+    assert loaded.class_names == ("cat", "dog")
+    assert loaded.train.images.shape == (7, 8, 8, 3) and loaded.test.images.shape == (2, 8, 8, 3)
+    assert loaded.train.images.dtype == np.uint8 and loaded.train.labels.dtype == np.int64
+    assert loaded.train.labels.tolist() == [0, 0, 0, 0, 1, 1, 1] and loaded.test.labels.tolist() == [0, 1]
+    assert loaded.train.images[1, 4, 4].tolist() == [0, 10, 50] and loaded.test.images[1, 4, 4].tolist() == [100, 0, 50]
+    assert seen.opened == [9] and seen.done == 9
+
+
+def test_a_link_back_to_a_folder_above_is_not_walked_for_ever(root):
+    (root / "train" / "cat" / "again").symlink_to(root / "train")
+    assert len(_load(root).train) == 6
+
+
+@pytest.mark.parametrize(
+    ("channels", "all_grey", "expected"), [("auto", True, 1), ("auto", False, 3), (3, True, 3), (1, False, 1)]
+)
+def test_auto_means_one_channel_only_if_every_image_is_grey(root, channels, all_grey, expected):
+    for path in root.rglob("*.png"):
+        _save(path, 77, "L")
+    if not all_grey:
+        _save(root / "test" / "dog" / "0.png", (77, 77, 78))
+    loaded = _load(root, channels=channels)
+    assert loaded.train.images.shape == (6, 8, 8, expected) and loaded.test.images.shape == (2, 8, 8, expected)
+    assert (loaded.train.images == 77).all()
+
+
+def _palette():
+    return Image.new("RGB", (8, 8), (10, 20, 30)).quantize(4)
+
+
+def _png16():
+    return Image.fromarray(np.full((8, 8), 200 * 257, np.uint16))
+
+
+def _grey_alpha():
+    return Image.merge("LA", (Image.new("L", (8, 8), 10), Image.new("L", (8, 8), 0)))
+
+
+@pytest.mark.parametrize(
+    ("ending", "image", "expected"),
+    [
+        ("png", lambda: Image.new("L", (8, 8), 99), [99, 99, 99]),
+        ("png", lambda: Image.new("1", (8, 8), 1), [255, 255, 255]),
+        ("png", _palette, [10, 20, 30]),
+        ("gif", _palette, [10, 20, 30]),
+        ("png", _png16, [200, 200, 200]),
+        ("tif", _png16, [200, 200, 200]),
+        ("png", lambda: Image.new("RGBA", (8, 8), (9, 8, 7, 255)), [9, 8, 7]),
+        ("png", lambda: Image.new("RGBA", (8, 8), (9, 8, 7, 0)), [255, 255, 255]),
+        ("png", _grey_alpha, [255, 255, 255]),
+        ("tif", lambda: Image.new("CMYK", (8, 8), (255, 0, 0, 0)), [0, 255, 255]),
+        ("bmp", lambda: Image.new("RGB", (8, 8), (1, 2, 3)), [1, 2, 3]),
+        ("webp", lambda: Image.new("RGB", (8, 8), (250, 250, 250)), [250, 250, 250]),
+    ],
+)
+def test_every_mode_becomes_8_bit_colour(tmp_path, ending, image, expected):
+    image().save(tmp_path / f"image.{ending}", **({"lossless": True} if ending == "webp" else {}))
+    assert decode_image(tmp_path / f"image.{ending}", 8, 3)[4, 4].tolist() == expected
+
+
+def test_16_bits_are_scaled_in_grey_too(tmp_path):
+    _png16().save(tmp_path / "image.png")
+    assert (decode_image(tmp_path / "image.png", 8, 1) == 200).all()
+
+
+def test_floats_are_unreadable_because_their_range_is_unknown(tmp_path):
+    Image.new("F", (8, 8), 0.5).save(tmp_path / "image.tif")
+    with pytest.raises(ValueError, match="no agreed range"):
+        decode_image(tmp_path / "image.tif", 8, 3)
+
+
+def test_the_shorter_side_is_resized_and_the_longer_cropped_to_the_middle(tmp_path):
+    pixels = np.zeros((20, 60, 3), np.uint8)
+    pixels[:, 20:40] = 255
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    assert decode_image(tmp_path / "wide.png", 10, 3).min() == 255
+
+
+def test_exif_turns_the_image(tmp_path):
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:8] = 255  # the upper half is white
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90° clockwise
+    Image.fromarray(pixels).save(tmp_path / "turned.jpg", exif=exif, quality=100)
+    shown = decode_image(tmp_path / "turned.jpg", 16, 3)
+    assert shown[:, 12:].min() > 240 and shown[:, :4].max() < 15
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image_size": 0}, r"data\.image_size=0: must be an integer of 8 to 1024"),
+        ({"channels": 4}, r"data\.channels=4: must be one of auto, 1, 3"),
+        ({"channels": True}, r"data\.channels=True"),
+        ({"unreadable": "ignore"}, r"data\.unreadable='ignore': must be one of error, skip"),
+        ({"workers": 0}, r"data\.workers=0: must be auto or an integer of at least 1"),
+    ],
+)
+def test_a_wrong_argument_names_key_value_and_choices(root, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        ImageFolder(str(root), **arguments)
+
+
+def test_a_missing_root_or_split_is_named_when_the_source_is_made(root):
+    shutil.rmtree(root / "test")
+    with pytest.raises(ConfigError, match=r"data\.root=.*no test/\. Expected: <root>/train/<class>"):
+        ImageFolder(str(root))
+    with pytest.raises(ConfigError, match=r"data\.root=.*nowhere: there is no such folder"):
+        ImageFolder(str(root / "nowhere"))
+
+
+def test_wrong_layouts_are_named_before_anything_is_decoded(root):
+    _save(root / "test" / "bird" / "0.png")
+    with pytest.raises(RunError, match=r"class bird under .*test but not under .*train"):
+        ImageFolder(str(root)).identity()
+    (root / "train" / "bird").mkdir()
+    with pytest.raises(RunError, match=r"No images in class bird under .*train.*\.jpg"):
+        ImageFolder(str(root)).identity()
+    for name in ("bird", "cat"):
+        shutil.rmtree(root / "train" / name)
+    with pytest.raises(RunError, match=r"only one class \(dog\)"):
+        ImageFolder(str(root)).identity()
+    shutil.rmtree(root / "train" / "dog")
+    with pytest.raises(RunError, match="no folder of a class"):
+        ImageFolder(str(root)).identity()
+
+
+# Unreadable images
+
+
+def _break(root, count=1):
+    for index in range(count):
+        (root / "train" / "cat" / f"broken{index:02}.jpg").write_bytes(b"no image")
+
+
+def test_unreadable_images_end_the_run_and_are_named(root):
+    _break(root, 12)
+    with pytest.raises(RunError, match=r"12 of 20 images") as raised:
+        _load(root)
+    for part in ("train/cat/broken09.jpg: not an image", "and 2 more", "data.unreadable=skip"):
+        assert part in str(raised.value)
+    assert "broken10" not in str(raised.value)
+
+
+def test_a_truncated_image_is_unreadable(root):
+    path = root / "test" / "dog" / "cut.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(RunError, match=r"test/dog/cut\.png: .*truncated"):
+        _load(root)
+
+
+def test_skipped_images_are_named_again_when_the_cache_is_read(root, caplog):
+    _break(root)
+    seen = Seen()
+    for _ in range(2):
+        caplog.clear()
+        loaded = _load(root, seen, unreadable="skip")
+        assert "broken00.jpg" in caplog.text
+        assert loaded.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+        assert loaded.train.images[:, 4, 4, 1].tolist() == [0, 10, 20, 0, 10, 20]
+    assert seen.opened == [9]
+    with pytest.raises(RunError, match=r"broken00\.jpg"):
+        _load(root, unreadable="error")
+
+
+def test_an_image_that_became_readable_is_not_left_out_for_ever(root, tmp_path):
+    (root / "train" / "cat" / "link.png").symlink_to(tmp_path / "elsewhere.png")
+    assert len(_load(root, unreadable="skip").train) == 6
+    _save(tmp_path / "elsewhere.png")
+    assert len(_load(root, unreadable="skip").train) == 7
+
+
+def test_a_class_of_which_nothing_is_readable_is_named(root):
+    (root / "test" / "dog" / "0.png").write_bytes(b"no image")
+    with pytest.raises(RunError, match=r"Not one readable image in dog under .*test"):
+        _load(root, unreadable="skip")
+
+
+# The cache
+
+
+def test_a_second_load_decodes_nothing_and_gives_the_same(root, monkeypatch):
+    first = _load(root)
+    monkeypatch.setattr(decode_pool, "decode_run", None)
+    seen = Seen()
+    second = _load(root, seen)
+    assert seen.opened == []
+    np.testing.assert_array_equal(first.train.images, second.train.images)
+    np.testing.assert_array_equal(first.test.labels, second.test.labels)
+
+
+def test_writing_to_the_images_does_not_reach_the_cache(root):
+    for _ in range(2):
+        loaded = _load(root)
+        assert loaded.train.images[0, 0, 0, 0] == 0
+        loaded.train.images[:] = 255
+
+
+@pytest.mark.parametrize("change", ["pixels", "image", "size"])
+def test_a_changed_folder_or_size_is_decoded_anew(root, change):
+    _load(root)
+    path = root / "train" / "cat" / "0.png"
+    if change == "pixels":  # as many bytes, another time of change
+        before = path.stat()
+        _save(path, (7, 7, 7))
+        assert path.stat().st_size == before.st_size
+        os.utime(path, ns=(0, before.st_mtime_ns + 10**9))
+    if change == "image":
+        _save(root / "train" / "cat" / "9.png")
+    seen = Seen()
+    loaded = ImageFolder(str(root), image_size=16 if change == "size" else 8).load(seen)
+    assert len(seen.opened) == 1
+    assert loaded.train.images[0, 4, 4, 2] == (7 if change == "pixels" else 50)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "meta_flipped", "meta_cut", "meta_gone"])
+def test_a_corrupt_entry_is_noticed_and_decoded_again(root, caplog, damage):
+    first = _load(root)
+    (entry,) = _entries(root / ".resnet_exp_cache")
+    pixels, meta = entry / "pixels", entry / "meta.json"
+    if damage == "flipped":
+        content = bytearray(pixels.read_bytes())
+        content[700] ^= 1
+        pixels.write_bytes(content)
+    elif damage == "cut":
+        pixels.write_bytes(pixels.read_bytes()[:-100])
+    elif damage == "meta_flipped":
+        meta.write_text(meta.read_text().replace("false", "true"))
+    elif damage == "meta_cut":
+        meta.write_text(meta.read_text()[:-10])
+    else:
+        meta.unlink()
+    seen = Seen()
+    again = _load(root, seen)
+    assert seen.opened == [8] and "corrupt" in caplog.text
+    np.testing.assert_array_equal(first.train.images, again.train.images)
+    assert _load(root, seen) and seen.opened == [8]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_an_interrupted_write_leaves_no_entry(root, monkeypatch, error):
+    def interrupted(*_):
+        raise error
+
+    monkeypatch.setattr(decode_cache, "_publish", interrupted)
+    with pytest.raises(RunError if error is OSError else error):
+        _load(root)
+    assert _entries(root / ".resnet_exp_cache") == []
+
+
+def test_a_read_only_root_uses_the_users_cache(root, tmp_path, monkeypatch):
+    (root / ".resnet_exp_cache").write_text("no folder: stands for one that cannot be written to")
+    seen = Seen()
+    for _ in range(2):
+        _load(root, seen)
+    assert seen.opened == [8]
+    assert len(_entries(tmp_path / "user" / "resnet_exp" / "images")) == 1
+
+
+def test_a_named_cache_is_used_and_a_full_disk_is_told(root, tmp_path, monkeypatch):
+    _load(root, cache=str(tmp_path / "mine"))
+    assert len(_entries(tmp_path / "mine")) == 1 and not (root / ".resnet_exp_cache").exists()
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 0))
+    with pytest.raises(RunError, match=r"MiB free.*data\.cache=<folder>"):
+        _load(root)
+
+
+def test_old_entries_are_removed(root):
+    for image_size in range(8, 8 + decode_cache.KEPT + 2):
+        ImageFolder(str(root), image_size=image_size).load(Seen())
+    assert len(_entries(root / ".resnet_exp_cache")) == decode_cache.KEPT
+
+
+def test_processes_give_what_threads_give(root, monkeypatch, tmp_path):
+    _break(root)
+    threads = _load(root, unreadable="skip", workers=2)
+    monkeypatch.setattr(decode_pool, "FILES_WORTH_PROCESSES", 1)
+    monkeypatch.setattr(decode_pool, "RUN_BYTES", 2 * 8 * 8 * 3)
+    processes = _load(root, unreadable="skip", workers=2, cache=str(tmp_path / "other"))
+    np.testing.assert_array_equal(threads.train.images, processes.train.images)
+    np.testing.assert_array_equal(threads.test.images, processes.test.images)
+
+
+def test_a_pool_that_breaks_is_replaced_by_threads(root, monkeypatch):
+    expected = _load(root)
+    monkeypatch.setattr(decode_pool, "FILES_WORTH_PROCESSES", 1)
+    monkeypatch.setattr(decode_pool, "RUN_BYTES", 1)
+    monkeypatch.setattr(decode_pool, "_processes", _pool_that_breaks_after_three)
+    again = _load(root, workers=2, channels=3, cache=str(root / "other"))
+    np.testing.assert_array_equal(again.train.images, expected.train.images)
+
+
+def _pool_that_breaks_after_three(workers):
+    pool = decode_pool.ThreadPoolExecutor(workers)
+    submitted = []
+
+    def submit(function, *arguments):
+        submitted.append(arguments)
+        return type(pool).submit(pool, function if len(submitted) <= 3 else _broken, *arguments)
+
+    pool.submit = submit
+    return pool
+
+
+def _broken(*_):
+    raise decode_pool.BrokenProcessPool
+
+
+# The identity
+
+
+def test_identity_names_no_path_and_is_that_of_a_copy(root, tmp_path):
+    shutil.copytree(root, tmp_path / "copy")
+    for path in (tmp_path / "copy").rglob("*.png"):
+        os.utime(path, (1, 1))
+    identity = ImageFolder(str(root)).identity()
+    assert ImageFolder(str(tmp_path / "copy")).identity() == identity
+    assert str(tmp_path) not in identity
+    _load(root)  # nor does the cache inside it count
+    assert ImageFolder(str(root)).identity() == identity
+
+
+def test_identity_changes_with_the_images_their_classes_and_their_decoding(root):
+    found = {ImageFolder(str(root), **arguments).identity() for arguments in ({}, {"image_size": 8}, {"channels": 3})}
+    _save(root / "train" / "cat" / "3.png")
+    found.add(ImageFolder(str(root)).identity())
+    (root / "train" / "cat" / "3.png").rename(root / "train" / "dog" / "3.png")
+    found.add(ImageFolder(str(root)).identity())
+    (root / "train" / "dog" / "3.png").write_bytes(b"of another length")
+    found.add(ImageFolder(str(root)).identity())
+    assert len(found) == 6
+
+
+def test_nothing_is_logged_where_all_is_well(root, caplog):
+    caplog.set_level(logging.DEBUG, "resnet_exp")
+    for _ in range(2):
+        _load(root)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
