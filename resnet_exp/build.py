@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from resnet_exp.config import Config
-from resnet_exp.interfaces import Augmentation, ConfigError, DatasetInfo, DataSource, OptimizerFactory, Scheduler
+from resnet_exp.interfaces import (
+    Augmentation,
+    ConfigError,
+    DatasetInfo,
+    DataSource,
+    OptimizerFactory,
+    RunPaths,
+    Scheduler,
+    Tracker,
+)
+from resnet_exp.tracking.mlflow import MlflowTracker
+from resnet_exp.tracking.null import NullTracker
 
 # Where each group's targets may live. Never torch.* or the like: that would let a config run anything.
 PACKAGES = {
@@ -20,26 +32,38 @@ PACKAGES = {
 }
 
 
-def data_source(config: Config) -> DataSource:
-    """The data set's loader; nothing is read yet."""
-    return _make("data", config)
+@dataclass(frozen=True)
+class Plugins:
+    """What the config names, made and checked; nothing is read or computed yet."""
+
+    source: DataSource
+    augmentation: Augmentation
+    optimizer: OptimizerFactory
+    scheduler: Scheduler
 
 
-def scheduler(config: Config) -> Scheduler:
-    """The schedule, its max_lr not yet found; checked against the number of epochs."""
-    made = _make("scheduler", config)
-    made.check(config.train.epochs)
-    return made
+def plugins(config: Config) -> Plugins:
+    """The plug-ins of a run, the cheapest to refuse first.
+
+    Raises:
+        ConfigError: one does not take its settings.
+    """
+    scheduler = _make("scheduler", config)
+    scheduler.check(config.train.epochs)
+    return Plugins(
+        scheduler=scheduler,
+        source=_make("data", config),
+        augmentation=_make("augmentation", config),
+        optimizer=_make("optimizer", config),
+    )
 
 
-def augmentation(config: Config) -> Augmentation:
-    """The random views of training images."""
-    return _make("augmentation", config)
-
-
-def optimizer(config: Config) -> OptimizerFactory:
-    """A factory of optimizers for a given model."""
-    return _make("optimizer", config)
+def tracker(config: Config, paths: RunPaths) -> Tracker:
+    """The mirror of the run's journal."""
+    if config.tracker.kind == "none":
+        return NullTracker()
+    experiment = config.tracker.experiment or "resnet_exp"
+    return MlflowTracker(paths, uri=config.tracker.store, experiment=experiment, run_name=paths.root.name)
 
 
 def model(config: Config, info: DatasetInfo) -> Any:

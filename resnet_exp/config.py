@@ -98,9 +98,15 @@ class TrackerConfig:
         _choice("tracker.kind", self.kind, ("mlflow", "none"))
         if self.uri is not None and not re.match(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?://|https?://", self.uri):
             raise ConfigError(
-                f"tracker.uri={self.uri}: sqlite:///FILE.db, postgresql+psycopg://... or http(s)://... is needed "
+                f"tracker.uri={without_secrets(self.uri)}: sqlite:///FILE.db, postgresql+psycopg://... or http(s)://... is needed "
                 "(MLflow refuses plain folders)"
             )
+
+
+    @property
+    def store(self) -> str:
+        """Where MLflow keeps the runs."""
+        return self.uri or "sqlite:///mlflow.db"
 
 
 @dataclass
@@ -124,7 +130,7 @@ class Config:
     """One run's settings: core keys typed and checked; the plug-ins' own as plain values, with their `_target_`."""
 
     task: str
-    name: str
+    name: str | None
     seed: int
     device: str
     output_dir: str
@@ -137,12 +143,20 @@ class Config:
     tree: dict[str, Any]  # the whole resolved config as it is recorded; secrets are struck out
 
     @property
+    def short_names(self) -> dict[str, str]:
+        """What each group's choice is called: the name of its module."""
+        return {group: str(plugin["_target_"]).split(".")[-2] for group, plugin in self.plugins.items()}
+
+    @property
     def needs_range_test(self) -> bool:
         return self.task == "range_test" or self.plugins["scheduler"].get("max_lr") == "find"
 
     @property
     def title(self) -> str:
-        return f"{self.name}-range_test" if self.task == "range_test" else self.name
+        """What the run directory's name begins with."""
+        names = self.short_names
+        name = self.name or f"{names['data']}-{names['model']}-{names['scheduler']}"
+        return f"{name}-range_test" if self.task == "range_test" else name
 
 
 def typed(cfg: DictConfig, overrides: Sequence[str] = ()) -> Config:
@@ -163,9 +177,8 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = ()) -> Config:
     unknown = set(tree) - set(top) - set(GROUPS) - {"range_test", "train", "tracker"}
     if unknown:
         raise ConfigError(f"unknown keys: {', '.join(sorted(unknown))}; `--help` lists the known ones")
-    name = tree["name"] or "-".join(_short(plugins[group]) for group in ("data", "model", "scheduler"))
     config = Config(
-        **{**asdict(_to(_TopLevel, "", top)), "name": name},
+        **asdict(_to(_TopLevel, "", top)),
         split=_to(SplitConfig, "data.", split),
         range_test=_to(RangeTestConfig, "range_test.", tree["range_test"]),
         train=_to(TrainConfig, "train.", tree["train"]),
@@ -194,6 +207,29 @@ def signature(config: Config, data_identity: str) -> str:
         "train": train,
         **{group: plugin for group, plugin in config.plugins.items() if group != "data"},
     }
+    return _hash(determines)
+
+
+def range_test_signature(config: Config, data_identity: str, machine: dict[str, Any]) -> str:
+    """Twelve hex digits that are equal where two range tests must read the same curves.
+
+    `machine` holds what the curves' last digits depend on beside the config: precision, device, versions, code.
+    """
+    train = {key: value for key, value in asdict(config.train).items() if key not in ("epochs", "checkpoint_interval")}
+    determines = {
+        "version": SIGNATURE_VERSION,
+        "seed": config.seed,
+        "data": data_identity,
+        "split": asdict(config.split),
+        "range_test": asdict(config.range_test),
+        "train": train,
+        "machine": machine,
+        **{group: config.plugins[group] for group in ("model", "augmentation", "optimizer")},
+    }
+    return _hash(determines)
+
+
+def _hash(determines: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -242,7 +278,7 @@ def _to(schema: type, prefix: str, values: dict[str, Any]) -> Any:
         node = OmegaConf.structured(schema)
         for key, value in values.items():
             try:
-                node[key] = value
+                OmegaConf.update(node, key, value)
             except OmegaConfBaseException as error:
                 kind = schema.__dataclass_fields__[key].type
                 raise ConfigError(f"{prefix}{key}={value}: {kind} is needed") from error
@@ -261,10 +297,6 @@ def _refuse_ignored(config: Config, overrides: Sequence[str]) -> None:
                 f"{override} would be ignored: scheduler.max_lr={config.plugins['scheduler'].get('max_lr')} is given, "
                 "so no range test runs; set scheduler.max_lr=find or leave it out"
             )
-
-
-def _short(plugin: dict[str, Any]) -> str:
-    return str(plugin["_target_"]).split(".")[-2]
 
 
 def _choice(key: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -70,38 +70,6 @@ class Console:
         sys.stdout.flush()
 
 
-class EpochTable:
-    """One row an epoch, under a header; `measured` names what is measured after each: val, test, or nothing."""
-
-    def __init__(self, console: Console, epochs: int, measured: str | None) -> None:
-        self._console, self._epochs, self._measured = console, epochs, measured
-
-    def header(self) -> None:
-        """Prints the columns' names."""
-        m = f"{self._measured + ' loss':>10}  {self._measured + ' acc':>9}  " if self._measured else ""
-        self._console.line(
-            f"  {'epoch':>7}  {'train loss':>10}  {'train acc':>9}  {m}{'lr start':>9}  {'lr end':>9}  {'s':>6}  {'images/s':>8}",
-            "dim",
-        )
-
-    def row(
-        self,
-        epoch: int,
-        train: tuple[float, float],
-        measured: tuple[float, float] | None,
-        lrs: tuple[float, float],
-        seconds: float,
-        images_per_s: float,
-        best: bool,
-    ) -> None:
-        """Prints one epoch; (loss, accuracy) pairs, accuracies as fractions."""
-        m = f"{measured[0]:>10.4f}  {measured[1]:>8.2%}   " if measured else ""
-        self._console.line(
-            f"  {f'{epoch}/{self._epochs}':>7}  {train[0]:>10.4f}  {train[1]:>8.2%}   {m}{lrs[0]:>9.3g}  {lrs[1]:>9.3g}  "
-            f"{seconds:>6.1f}  {images_per_s:>8.0f}{'  best' if best else ''}"
-        )
-
-
 def _plain_progress(description: str, total: int) -> Advance:
     start = last = time.monotonic()
     done = 0

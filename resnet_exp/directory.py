@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from resnet_exp.checkpoint import write_durably
 from resnet_exp.interfaces import RunError, RunPaths
+from resnet_exp.journal import last_status
 
 
 @dataclass(frozen=True)
@@ -66,5 +67,7 @@ def _numbered(root: Path, number: int) -> Path:
 
 
 def _result(root: Path) -> dict[str, Any] | None:
-    """The result, which is written last of all."""
-    return read_json(RunPaths(root).result)
+    """The result, if the run came to its end: its status is written after its result."""
+    paths = RunPaths(root)
+    finished = paths.journal.exists() and last_status(paths.journal) == "FINISHED"
+    return read_json(paths.result) if finished else None

@@ -138,6 +138,14 @@ class Scheduler(Protocol):
 
     max_lr: float | None  # None: to be found by the range test
 
+    def check(self, epochs: int, steps_per_epoch: int | None = None) -> None:
+        """Raises ConfigError where the schedule does not fit into the run; the steps are given once they are known."""
+        ...
+
+    def first_lr(self, max_lr: float) -> float:
+        """The LR of the first step."""
+        ...
+
     def plan(self, max_lr: float, epochs: int, steps_per_epoch: int) -> Schedule:
         """The schedule over all steps of the run."""
         ...

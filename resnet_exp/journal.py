@@ -13,9 +13,12 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resnet_exp.interfaces import RunError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 STATUSES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
 # JSON has no such numbers. Their names, as strings, stay valid JSON, and float() reads them back.
@@ -104,7 +107,7 @@ class Journal:
             os.close(self._file)
             self._file = -1
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

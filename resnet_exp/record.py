@@ -11,9 +11,10 @@ import yaml
 
 from resnet_exp.checkpoint import write_durably
 from resnet_exp.config import Config, flat
-from resnet_exp.directory import RunDirectory, write_json
-from resnet_exp.interfaces import RunPaths, Tracker
+from resnet_exp.directory import write_json
+from resnet_exp.interfaces import DatasetInfo, RunPaths, Tracker
 from resnet_exp.journal import Journal
+from resnet_exp.result import headline, once_metrics
 from resnet_exp.stages.train import Epoch
 
 
@@ -22,9 +23,10 @@ class Record:
 
     def __init__(self, paths: RunPaths, journal: Journal, tracker: Tracker) -> None:
         self.paths, self.journal, self._tracker = paths, journal, tracker
+        self._command = ""
         self.link: str | None = None  # to the tracker's page of the run, once it has ended
 
-    def begin(self, config: Config, environment: dict[str, Any], tags: dict[str, Any], is_new: bool) -> None:
+    def begin(self, config: Config, environment: dict[str, Any], command: str, is_new: bool) -> None:
         """Writes what a new run starts from, and of one that goes on what is different now."""
         if is_new:
             write_durably(self.paths.config, yaml.safe_dump(config.tree, sort_keys=False).encode())
@@ -33,8 +35,28 @@ class Record:
             self.journal.artifact(self.paths.config)
             self.journal.artifact(self.paths.environment)
         self.journal.event("environment", **environment)
-        self.journal.tags(tags)
+        self.journal.tags(
+            {
+                "command": command,
+                "device": environment["device"],
+                "precision": environment["precision"],
+                "git_commit": environment["git_commit"],
+                "git_dirty": environment["git_dirty"],
+                "validation": config.split.validation,
+                "max_lr_source": "range test" if config.needs_range_test else "given",
+                "mlflow.note.content": f"running\n\n`{command}`",
+            }
+        )
+        self._command = command
         self._tracker.sync()
+
+    def data(self, info: DatasetInfo, digests: dict[str, str]) -> None:
+        """Records the splits, each with the digest of its bytes."""
+        rows = {"train": info.num_train, "val": info.num_val, "test": info.num_test}
+        for context, digest in digests.items():
+            self.journal.dataset(
+                name=info.name, digest=digest, context=context, num_rows=rows[context], class_names=info.class_names
+            )
 
     def epoch(self, epoch: Epoch, measured: str | None) -> None:
         """Records an epoch's metrics; `measured` prefixes those of the images it was measured on."""
@@ -66,12 +88,20 @@ class Record:
         self.journal.artifact(path, folder)
         self._tracker.sync()
 
+    def finish(self, result: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """Writes the result, last of all, and returns it with how long this process took, in seconds."""
+        result = {**result, "seconds": seconds, "command": self._command}
+        self.metrics(once_metrics(result))
+        self.tags({"mlflow.note.content": f"{headline(result)}\n\n`{self._command}`"})
+        self.file(self.paths.result, result)
+        return result
+
 
 @contextmanager
-def recorded(directory: RunDirectory, tracker: Tracker) -> Iterator[Record]:
+def recorded(paths: RunPaths, tracker: Tracker) -> Iterator[Record]:
     """A record whose final status is true: FINISHED, FAILED with the reason, or KILLED by Ctrl-C or SIGTERM."""
-    with Journal(directory.paths.journal) as journal:
-        record = Record(directory.paths, journal, tracker)
+    with Journal(paths.journal) as journal:
+        record = Record(paths, journal, tracker)
         journal.status("RUNNING")
         tracker.begin()
         try:

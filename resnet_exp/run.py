@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from resnet_exp import build, outcome, randomness, runtime
+from resnet_exp import artifacts, build, randomness, result, runtime, telling
 from resnet_exp.checkpoint import Checkpoints
 from resnet_exp.config import Config, range_test_signature, signature
-from resnet_exp.console import Console, EpochTable
+from resnet_exp.console import Console
 from resnet_exp.data.bank import Batch, in_order, num_batches, shuffled
 from resnet_exp.data.prepare import Data, prepare
 from resnet_exp.directory import open_run_directory, read_json, write_json
@@ -57,8 +57,8 @@ def run(config: Config, command: str) -> float | None:
     directory = open_run_directory(config.output_dir, config.title, signature(config, identity), config.rerun)
     tracker = build.tracker(config, directory.paths)
     if directory.result is not None:
-        return outcome.tell_finished(directory, config, tracker, console)
-    outcome.tell_plan(config, machine, directory, console)
+        return telling.tell_finished(directory, config, tracker, console)
+    telling.tell_plan(config, machine, directory, console)
 
     with recorded(directory.paths, tracker) as record:
         record.begin(config, runtime.environment(machine), command, directory.is_new)
@@ -66,17 +66,17 @@ def run(config: Config, command: str) -> float | None:
         data = _prepare(this)
         found = _find_max_lr(this, data)
         if config.task == "range_test":
-            result = outcome.of_range_test(config, found)
+            outcome = result.of_range_test(config, found)
         else:
             schedule = _schedule(this, data, found)
             learner = _learner(this, data, schedule)
             training = _train(this, data, learner, schedule)
             tested = _test(this, data, learner.model)
-            outcome.keep_model(this.config, data, learner.model, record)
-            result = outcome.of_training(config, data.info, found, schedule, training, tested)
-        record.finish(result, time.time() - start)
-    outcome.tell_result(result, config, directory, record.link, console)
-    return result["objective"]
+            artifacts.keep_model(config, data, learner.model, record)
+            outcome = result.of_training(config, data.info, found, schedule, training, tested)
+        outcome = record.finish(outcome, time.time() - start)
+    telling.tell_result(outcome, config, directory, record.link, console)
+    return outcome["objective"]
 
 
 def _prepare(this: _Run) -> Data:
@@ -94,7 +94,7 @@ def _prepare(this: _Run) -> Data:
     )
     plugins.scheduler.check(config.train.epochs, num_batches(len(data.train), config.train.batch_size))
     this.record.data(data.info, data.digests)
-    outcome.tell_data(data.info, config.split, this.console)
+    telling.tell_data(data.info, config.split.validation, this.console)
     return data
 
 
@@ -107,7 +107,7 @@ def _find_max_lr(this: _Run, data: Data) -> RangeTest | None:
     config, paths = this.config, this.record.paths
     if not config.needs_range_test:
         return None
-    key = range_test_signature(config, this.identity, this.machine.precision, this.machine.device_name, runtime.code_state())
+    key = range_test_signature(config, this.identity, runtime.environment(this.machine))
     memo = Path(config.output_dir) / "range_tests" / f"{key}.json"
     known = read_json(paths.range_test) or read_json(memo)
     if known:
@@ -122,9 +122,11 @@ def _find_max_lr(this: _Run, data: Data) -> RangeTest | None:
                 this.console.progress,
             )
         write_json(memo, found.to_json())
-    outcome.keep_range_test(found, this.record, reused=bool(known))
-    outcome.tell_range_test(found, this.console, reused=bool(known))
-    if found.verdict.max_lr is None:
+    max_lr = found.verdict.max_lr
+    min_lr = this.plugins.scheduler.first_lr(max_lr) if max_lr else None
+    artifacts.keep_range_test(found, min_lr, this.record, reused=bool(known))
+    telling.tell_range_test(found, this.console, reused=bool(known))
+    if max_lr is None:
         raise RunError(
             f"the LR range test failed: {found.verdict.reason}. Set scheduler.max_lr to a number, or look at "
             f"{paths.report / 'range_test.png'} and change range_test.start_lr or range_test.end_lr"
@@ -155,11 +157,11 @@ def _train(this: _Run, data: Data, learner: Learner, schedule: Schedule) -> Trai
     if done:
         this.record.journal.rewind(done, keep=("range_test/",))
         this.console.line(f"  goes on after epoch {done} of {config.train.epochs}")
-    table = EpochTable(this.console, config.train.epochs, outcome.MEASURED[config.split.validation])
+    table = telling.EpochTable(this.console, config.train.epochs, config.split.validation)
     table.header()
 
     def on_epoch(epoch: Epoch, best: bool) -> None:
-        this.record.epoch(epoch, outcome.MEASURED[config.split.validation])
+        this.record.epoch(epoch, result.MEASURED[config.split.validation])
         table.row(epoch, best)
 
     with this.console.progress("training", images * config.train.epochs) as advance:
@@ -190,7 +192,7 @@ def _test(this: _Run, data: Data, model: nn.Module) -> Evaluation:
     """The chosen network on the test set, once; its predictions are kept."""
     logits, labels = predict(model, in_order(data.test, this.config.train.batch_size), this.machine)
     tested = evaluate(logits, labels)
-    outcome.keep_predictions(logits, labels, tested, data.info, this.record)
+    artifacts.keep_predictions(logits, labels, tested, data.info, this.record)
     return tested
 
 

@@ -55,14 +55,11 @@ def _served(monkeypatch, body: bytes, send):
     requests = []
 
     class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self):
+        def do_GET(self):
+            requests.append(self.path)
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-
-        def do_GET(self):
-            requests.append(self.path)
-            self.do_HEAD()
             send(self.wfile.write)
 
         def log_message(self, *args):
@@ -95,8 +92,9 @@ def test_the_md5_is_torchvisions():
 def test_it_is_downloaded_verified_read_and_then_reused(archive, monkeypatch, tmp_path):
     with _served(monkeypatch, archive, lambda write: write(archive)) as requests:
         loaded = CIFAR10(tmp_path / "new" / "root").load(progress=None)
+        asked = len(requests)
         again = CIFAR10(tmp_path / "new" / "root").load(progress=None)
-    assert len(requests) == 1
+    assert len(requests) == asked > 0
     assert loaded.train.images.shape == (20, 32, 32, 3) and loaded.test.images.shape == (4, 32, 32, 3)
     assert loaded.train.images.dtype == np.uint8 and loaded.train.labels.dtype == np.int64
     assert loaded.class_names == tuple(NAMES)
@@ -133,9 +131,9 @@ def test_a_corrupt_archive_is_downloaded_again(archive, monkeypatch, tmp_path, c
 
 @pytest.mark.parametrize("share", [0, 0.5])
 def test_a_connection_that_closes_early_leaves_nothing(archive, monkeypatch, tmp_path, share):
-    with _served(monkeypatch, archive, lambda write: write(archive[: int(len(archive) * share)])):
-        with pytest.raises(RunError, match="download failed") as raised:
-            CIFAR10(tmp_path).load(progress=None)
+    part = archive[: int(len(archive) * share)]
+    with _served(monkeypatch, archive, lambda write: write(part)), pytest.raises(RunError, match="failed") as raised:
+        CIFAR10(tmp_path).load(progress=None)
     _assert_tells_what_to_do(raised.value, tmp_path)
     _assert_nothing_is_left(tmp_path)
 

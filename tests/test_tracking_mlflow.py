@@ -11,15 +11,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from resnet_exp.interfaces import RunPaths
 from resnet_exp.journal import Journal, metric_history, read
 from resnet_exp.tracking.mlflow import MlflowTracker, import_mlflow, redact, run_link, ui_command
+from resnet_exp.tracking.mlflow_replay import MirrorState
 from resnet_exp.tracking.mlflow_store import absolute_uri, redact_text
 from resnet_exp.tracking.null import NullTracker
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 # Forks runs from a process that has imported MLflow, kills each at a random moment, and lets the last one finish.
 KILLER = """
@@ -110,14 +115,14 @@ def state_of(paths: RunPaths) -> dict[str, Any]:
     return json.loads((paths.root / "mlflow.json").read_text())
 
 
-def client_of(uri: str):  # noqa: ANN201 - MLflow is imported late
+def client_of(uri: str) -> MlflowClient:
     import_mlflow()
     from mlflow import MlflowClient
 
     return MlflowClient(uri)
 
 
-def run_of(paths: RunPaths, uri: str):  # noqa: ANN201
+def run_of(paths: RunPaths, uri: str) -> Run:
     """The one MLflow run of a run directory."""
     state = state_of(paths)
     found = client_of(uri).search_runs(
@@ -281,7 +286,6 @@ def test_an_outage_is_one_warning_and_a_later_replay_completes_the_run(
     assert len(warnings) == 1
     assert "same command again completes it" in warnings[0]
     assert "hunter2" not in caplog.text
-    assert "hunter2" not in (paths.root / "mlflow.json").read_text() if (paths.root / "mlflow.json").exists() else True
     assert mirror(paths, store)
     assert mlflow_points(paths, store) == journal_points(paths)
     assert run_of(paths, store).info.status == "FINISHED"
@@ -385,6 +389,15 @@ def test_mlflow_is_imported_late_and_does_not_phone_home() -> None:
 def test_passwords_are_redacted(uri: str, safe: str) -> None:
     assert redact(uri) == safe
     assert redact_text(f"cannot reach {uri}", uri) == f"cannot reach {safe}"
+
+
+def test_the_run_directory_holds_no_password(tmp_path: Path) -> None:
+    state = MirrorState.load(tmp_path / "mlflow.json", "https://bob:hunter2@host")
+    state.save(tmp_path / "mlflow.json")
+    assert "hunter2" not in (tmp_path / "mlflow.json").read_text()
+    assert MirrorState.load(tmp_path / "mlflow.json", "https://bob:hunter2@host") == state
+    elsewhere = MirrorState.load(tmp_path / "mlflow.json", "https://other")
+    assert (elsewhere.mirror_id, elsewhere.cursor, elsewhere.run_id) == (state.mirror_id, 0, None)
 
 
 def test_an_error_that_quotes_the_bare_password_is_redacted() -> None:

@@ -55,12 +55,11 @@ class ImageFolder:
         self.image_size = checked_image_size(image_size)
         self.channels = _one_of("channels", channels, ("auto", 1, 3))
         self.unreadable = _one_of("unreadable", unreadable, ("error", "skip"))
-        if workers != "auto" and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
-            raise ConfigError(f"data.workers={workers!r}: must be auto or an integer of at least 1.")
-        self.workers = None if workers == "auto" else workers
-        self.root = Path(root).expanduser().absolute()
+        self.workers = _count("workers", workers)
+        self.root = _folder("root", root)
         check_root(self.root)
-        self.caches = [Path(cache).expanduser()] if cache else [self.root / ".resnet_exp_cache", _user_cache()]
+        own = [self.root / ".resnet_exp_cache", _user_cache()]
+        self.caches = own if cache is None else [_folder("cache", cache)]
 
     def identity(self) -> str:
         """A hash of all images' relative names and sizes, of `image_size` and of `channels`.
@@ -160,6 +159,21 @@ def _one_of(key: str, value: int | str, allowed: tuple) -> int | str:
     if isinstance(value, bool) or value not in allowed:
         raise ConfigError(f"data.{key}={value!r}: must be one of {', '.join(map(str, allowed))}.")
     return value
+
+
+def _count(key: str, value: int | str) -> int | None:
+    """The number, or None for `auto`."""
+    if value == "auto":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"data.{key}={value!r}: must be auto or an integer of at least 1.")
+    return value
+
+
+def _folder(key: str, value: str) -> Path:
+    if not isinstance(value, str | os.PathLike) or not str(value):
+        raise ConfigError(f"data.{key}={value!r}: must be the path of a folder.")
+    return Path(value).expanduser().absolute()
 
 
 def _user_cache() -> Path:

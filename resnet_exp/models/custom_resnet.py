@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from resnet_exp.interfaces import ConfigError
 
 
-def custom_resnet(*, num_classes: int, in_channels: int, image_size: int, width: int = 64) -> nn.Module:
+class CustomResNet(nn.Sequential):
     """A residual network of eight 3x3 convolutions; width 64 on 32x32 RGB and 10 classes has 6,573,120 parameters.
 
     Args:
@@ -23,22 +23,24 @@ def custom_resnet(*, num_classes: int, in_channels: int, image_size: int, width:
     Source: the reference notebooks, after D. Page's ResNet9 (davidcpage/cifar10-fast). The softmax that the notebooks
     name belongs to the loss and to predictions: the network itself returns logits.
     """
-    if not isinstance(width, int) or isinstance(width, bool) or width < 1:
-        raise ConfigError(f"model.width={width}: a whole number of at least 1 is needed (64 is the reference network)")
-    if image_size < 8 or image_size % 8:
-        raise ConfigError(f"data.image_size={image_size}: custom_resnet needs a multiple of 8, such as 32")
-    w = width
-    return nn.Sequential(
-        _conv_bn(in_channels, w),
-        _conv_bn(w, 2 * w, pool=True),
-        _Residual(2 * w),
-        _conv_bn(2 * w, 4 * w, pool=True),
-        _conv_bn(4 * w, 8 * w, pool=True),
-        _Residual(8 * w),
-        nn.MaxPool2d(image_size // 8),
-        nn.Flatten(),
-        nn.Linear(8 * w, num_classes, bias=False),
-    )
+
+    def __init__(self, *, num_classes: int, in_channels: int, image_size: int, width: int = 64) -> None:
+        if not isinstance(width, int) or isinstance(width, bool) or width < 1:
+            raise ConfigError(f"model.width={width}: a whole number of at least 1 is needed (64 is the reference's)")
+        if image_size < 8 or image_size % 8:
+            raise ConfigError(f"data.image_size={image_size}: custom_resnet needs a multiple of 8, such as 32")
+        w = width
+        super().__init__(
+            _conv_bn(in_channels, w),
+            _conv_bn(w, 2 * w, pool=True),
+            _Residual(2 * w),
+            _conv_bn(2 * w, 4 * w, pool=True),
+            _conv_bn(4 * w, 8 * w, pool=True),
+            _Residual(8 * w),
+            nn.MaxPool2d(image_size // 8),
+            nn.Flatten(),
+            nn.Linear(8 * w, num_classes, bias=False),
+        )
 
 
 def _conv_bn(in_channels: int, out_channels: int, pool: bool = False) -> nn.Sequential:

@@ -69,6 +69,10 @@ class OneCycle:
                 "LR cannot rise; take a smaller train.batch_size or a later peak_epoch"
             )
 
+    def first_lr(self, max_lr: float) -> float:
+        """Where the cycle begins: min_lr."""
+        return max_lr / DIV_FACTOR if self.min_lr is None else self.min_lr
+
     def plan(self, max_lr: float, epochs: int, steps_per_epoch: int) -> Schedule:
         """The LR of every step, `epochs * steps_per_epoch` of them; the peak is that of step peak_epoch * steps - 1.
 
@@ -76,7 +80,7 @@ class OneCycle:
             ConfigError: min_lr is not below max_lr, or the peak does not fit.
         """
         self.check(epochs, steps_per_epoch)
-        min_lr = max_lr / DIV_FACTOR if self.min_lr is None else self.min_lr
+        min_lr = self.first_lr(max_lr)
         _check_order(min_lr, max_lr)
         total, peak = epochs * steps_per_epoch, self.peak_epoch * steps_per_epoch - 1
         lrs = self._two_phases(total, peak, min_lr, max_lr, min_lr * self.final_lr)

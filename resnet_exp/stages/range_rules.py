@@ -159,8 +159,8 @@ def judge(curves: Sequence[Curve], num_classes: int, *, max_spread_decades: floa
     """Returns the verdict over all repeats; `max_lr` is the geometric mean of the usable ones.
 
     Low confidence: fewer than two usable repeats (also when only one was run), repeats further apart than
-    max_spread_decades, one that still fell at the sweep's end or off a cliff, or one that had ended (non-finite, or stopped)
-    at the mean of all: max_lr is then the lowest suggestion instead. Failed: none usable.
+    max_spread_decades, one that still fell at the sweep's end or off a cliff, or one that had ended (non-finite, or
+    stopped) at the mean of all: max_lr is then the lowest suggestion instead. Failed: none usable.
 
     Raises:
         ValueError: there is no curve, or as `read_curve`, which gets `constants`.

@@ -67,7 +67,7 @@ class MlflowTracker:
         try:
             # Not in the thread: two threads that import at once can each see the other's half-made modules.
             import_mlflow()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - no failure of the tracker ends a run
             self._warn(error)
             return
         self._ending.clear()
@@ -115,7 +115,7 @@ class MlflowTracker:
                     if self._warned:
                         log.info("MLflow at %s is complete again: %s", redact(self._uri), self._link)
                     return
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - as above
                 self._warn(error)
                 last_attempts += ending
                 if last_attempts == _LAST_ATTEMPTS:

@@ -14,14 +14,11 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from resnet_exp.interfaces import RunPaths
 from resnet_exp.journal import metric_values, read_from, same_value
 from resnet_exp.tracking.mlflow_store import open_store, redact, run_link
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
 

@@ -120,9 +120,9 @@ def run_link(uri: str, experiment_id: str, run_id: str, port: int = 5000) -> str
 def _check_reachable(uri: str) -> None:
     """Fails at once where MLflow would go on trying an engine for half an hour."""
     path = sqlite_path(uri)
-    if path and path.is_file() and path.stat().st_size:
-        with path.open("rb") as file:
-            if file.read(15) != b"SQLite format 3":
+    if path and path.exists():
+        with path.open("rb") as file:  # a folder raises here
+            if file.read(15) not in (b"", b"SQLite format 3"):
                 raise OSError(f"{path} is not a sqlite database")
     elif path is None and not uri.startswith("http"):
         address = urlsplit(uri)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
     from torch import nn
 
 
@@ -59,7 +60,7 @@ def _portable_copy(model: nn.Module) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def _signature(example_shape: tuple[int, int, int], num_classes: int):  # noqa: ANN202 - MLflow is imported lazily
+def _signature(example_shape: tuple[int, int, int], num_classes: int) -> ModelSignature:
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec

@@ -1,0 +1,61 @@
+"""The command: `python -m resnet_exp`, or `resnet-exp`."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+from resnet_exp.config import NO_OPTIMIZER_LR, typed
+from resnet_exp.interfaces import ConfigError, RunError
+
+_HERE = Path(__file__).resolve().parent
+# At the top of the repository; inside the package once a wheel is installed.
+CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
+
+
+@hydra.main(config_path=str(CONF), config_name="config")
+def _hydra_main(cfg: DictConfig) -> float | None:
+    overrides = list(hydra.core.hydra_config.HydraConfig.get().overrides.task)
+    config = typed(cfg, overrides)
+    # torch is imported from here on: a wrong value above costs a second.
+    from resnet_exp.run import run
+
+    return run(config, shlex.join(["python", "-m", "resnet_exp", *overrides]))
+
+
+def main() -> None:
+    """Runs the command line; 0 is success, 2 a setting that cannot work, 1 a run that failed, 130 an interrupted one."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    signal.signal(signal.SIGTERM, _interrupt)
+    for argument in sys.argv[1:]:
+        if argument.lstrip("+").startswith("optimizer.lr="):
+            _exit(NO_OPTIMIZER_LR, 2)
+    try:
+        _hydra_main()
+    except ConfigError as error:
+        _exit(str(error), 2)
+    except RunError as error:
+        _exit(str(error), 1)
+    except KeyboardInterrupt:
+        _exit("interrupted; the same command goes on from the last checkpoint", 130)
+
+
+def _interrupt(*_: Any) -> None:
+    """SIGTERM ends a run as Ctrl-C does: its status is recorded."""
+    raise KeyboardInterrupt
+
+
+def _exit(message: str, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

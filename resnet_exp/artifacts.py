@@ -1,0 +1,76 @@
+"""The files that stages leave in the run directory."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from resnet_exp.config import Config
+from resnet_exp.data.prepare import Data
+from resnet_exp.interfaces import DatasetInfo
+from resnet_exp.record import Record
+from resnet_exp.stages.evaluate import Evaluation
+from resnet_exp.stages.range_test import RangeTest
+
+_log = logging.getLogger(__name__)
+
+
+def keep_range_test(found: RangeTest, min_lr: float | None, record: Record, *, reused: bool) -> None:
+    """Writes the range test's curves, verdict and figure."""
+    from resnet_exp.report.figures import range_test_figure
+
+    record.file(record.paths.range_test, found.to_json())
+    verdict = found.verdict
+    record.tags({"max_lr_source": f"range test: {verdict.status}{' (remembered)' if reused else ''}"})
+    if verdict.max_lr is not None:
+        record.metrics({"range_test/max_lr": verdict.max_lr})
+    png, svg = record.paths.report / "range_test.png", record.paths.report / "range_test.svg"
+    record.paths.report.mkdir(exist_ok=True)
+    try:
+        range_test_figure(verdict, found.curves, min_lr, png, svg)
+    except Exception:  # a picture is never worth a run
+        _log.exception("the range test's figure could not be drawn")
+        return
+    record.file(png, folder="report")
+    record.file(svg, folder="report")
+
+
+def keep_predictions(logits: Tensor, labels: Tensor, tested: Evaluation, info: DatasetInfo, record: Record) -> None:
+    """Writes the test set's logits `[N, num_classes], float32`, labels `[N], int64`, and the confusion matrix."""
+    with record.paths.predictions.open("wb") as file:
+        np.savez_compressed(file, logits=logits.cpu().numpy(), labels=labels.cpu().numpy())
+    record.file(record.paths.predictions)
+    confusion = {"class_names": list(info.class_names), "rows_true_columns_predicted": tested.confusion}
+    record.file(record.paths.root / "confusion_matrix.json", confusion)
+
+
+def keep_model(config: Config, data: Data, model: nn.Module, record: Record) -> None:
+    """Writes the weights as safetensors with all that using them needs, and the network as an MLflow model."""
+    info = data.info
+    metadata = {
+        "class_names": info.class_names,
+        "input_shape": (info.in_channels, info.image_size, info.image_size),
+        "mean": data.normalisation.mean,  # of pixels 0..255, a value a channel
+        "std": data.normalisation.std,
+        "model": config.plugins["model"],
+    }
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, record.paths.model, {key: json.dumps(value) for key, value in metadata.items()})
+    record.file(record.paths.model)
+    if config.tracker.kind == "mlflow":
+        _keep_mlflow_model(model, (info.in_channels, info.image_size, info.image_size), record)
+
+
+def _keep_mlflow_model(model: nn.Module, input_shape: tuple[int, int, int], record: Record) -> None:
+    from resnet_exp.tracking.network import export_network
+
+    try:
+        folder = export_network(model, input_shape, record.paths.root / "mlflow_model")
+    except Exception as error:  # torch.export cannot follow every network; the weights are safe
+        _log.warning("no MLflow model: torch.export could not follow this network (%s)", str(error).splitlines()[:1])
+        return
+    record.journal.model(folder)

@@ -1,0 +1,85 @@
+"""A run's result, as it stands in result.json; accuracies are fractions."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from resnet_exp.config import Config
+from resnet_exp.interfaces import DatasetInfo, Schedule
+from resnet_exp.stages.evaluate import Evaluation
+from resnet_exp.stages.range_test import RangeTest
+from resnet_exp.stages.train import Training
+
+# What the metrics and columns of each epoch's measurement are called. Test accuracies of every epoch keep a name of
+# their own: `test/accuracy` is measured once.
+MEASURED = {"holdout": "val", "test": "test_each_epoch", "none": None}
+MEASURED_ON_TEST = "the test set was measured each epoch (data.validation=test); the headline is the last epoch"
+
+
+def of_range_test(config: Config, found: RangeTest) -> dict[str, Any]:
+    """The result of a run that only looks for max_lr."""
+    return {
+        "task": config.task,
+        "objective": found.verdict.max_lr,
+        "max_lr": found.verdict.max_lr,
+        "max_lr_source": _source(found),
+        "reason": found.verdict.reason,
+    }
+
+
+def of_training(
+    config: Config,
+    info: DatasetInfo,
+    found: RangeTest | None,
+    schedule: Schedule,
+    training: Training,
+    tested: Evaluation,
+) -> dict[str, Any]:
+    """The result of a whole run."""
+    validation = config.split.validation
+    return {
+        "task": config.task,
+        "objective": {"holdout": training.best_val_accuracy, "test": tested.accuracy, "none": None}[validation],
+        "data": info.name,
+        "validation": validation,
+        "note": MEASURED_ON_TEST if validation == "test" else None,
+        "max_lr": schedule.max_lr,
+        "min_lr": schedule.min_lr,
+        "max_lr_source": _source(found),
+        "epochs": config.train.epochs,
+        "chosen_epoch": training.chosen_epoch,
+        "best_val_accuracy": training.best_val_accuracy,
+        "train_accuracy": training.history[-1].train_accuracy,
+        "test": {"loss": tested.loss, "accuracy": tested.accuracy, "correct": tested.correct, "count": tested.count},
+        "per_class": {
+            name: {"correct": correct, "count": count}
+            for name, (correct, count) in zip(info.class_names, tested.per_class, strict=True)
+        },
+        "history": [asdict(epoch) for epoch in training.history],
+    }
+
+
+def once_metrics(result: dict[str, Any]) -> dict[str, float]:
+    """The metrics that have one value a run."""
+    if "test" not in result:
+        return {}
+    values = {"test/loss": result["test"]["loss"], "test/accuracy": result["test"]["accuracy"]}
+    if result["best_val_accuracy"] is not None:
+        values["best/val_accuracy"] = result["best_val_accuracy"]
+    return values
+
+
+def headline(result: dict[str, Any]) -> str:
+    """The result in one line."""
+    if "test" not in result:
+        return f"max_lr {result['max_lr']:.4g} ({result['max_lr_source']})"
+    test = result["test"]
+    line = f"{test['accuracy']:.2%} test accuracy ({test['correct']:,} of {test['count']:,})"
+    if result["best_val_accuracy"] is not None:
+        line += f", {result['best_val_accuracy']:.2%} validation (best, epoch {result['chosen_epoch']})"
+    return line + (f"; {result['note']}" if result["note"] else "")
+
+
+def _source(found: RangeTest | None) -> str:
+    return f"range test: {found.verdict.status}" if found else "given"

@@ -1,0 +1,122 @@
+"""What a run tells its user, from what will run to where the result is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from resnet_exp.config import Config
+from resnet_exp.console import Console
+from resnet_exp.directory import RunDirectory
+from resnet_exp.interfaces import DatasetInfo, Tracker
+from resnet_exp.result import MEASURED, MEASURED_ON_TEST, headline
+from resnet_exp.runtime import Runtime
+from resnet_exp.stages.range_test import RangeTest
+from resnet_exp.stages.train import Epoch
+from resnet_exp.tracking.mlflow_store import ui_command
+
+_MANY_CLASSES = 20
+
+
+def tell_plan(config: Config, machine: Runtime, directory: RunDirectory, console: Console) -> None:
+    """Says what will run."""
+    names, train = config.short_names, config.train
+    console.heading(f"{directory.name}{'' if directory.is_new else '  (goes on)'}")
+    plan = {
+        "data": names["data"],
+        "model": " ".join(f"{key}={value}" if key != "_target_" else names["model"] for key, value in config.plugins["model"].items()),
+        "augmentation": names["augmentation"],
+        "optimizer": names["optimizer"],
+        "max_lr": "by the range test" if config.needs_range_test else config.plugins["scheduler"].get("max_lr"),
+        "training": f"{train.epochs} epochs, batch {train.batch_size}, {names['scheduler']}",
+        "device": f"{machine.device_name}, {machine.precision}",
+        "seed": config.seed,
+    }
+    if config.task == "range_test":
+        plan.pop("training")
+    console.facts(plan)
+
+
+def tell_data(info: DatasetInfo, validation: str, console: Console) -> None:
+    """Says how the images are divided."""
+    held = f"{info.num_val:,} held out for validation, " if info.num_val else ""
+    colour = {1: "grey", 3: "colour"}.get(info.in_channels, f"{info.in_channels}-channel")
+    console.facts(
+        {
+            "images": f"{info.num_train:,} to train on, {held}{info.num_test:,} to test; {info.num_classes} classes, "
+            f"{info.image_size}x{info.image_size}, {colour}"
+        }
+    )
+    if validation == "test":
+        console.warn(MEASURED_ON_TEST)
+
+
+def tell_range_test(found: RangeTest, console: Console, *, reused: bool) -> None:
+    """Says what the range test found, and what the other rules would have taken."""
+    verdict = found.verdict
+    console.heading("LR range test" + (" (remembered: nothing that determines it has changed)" if reused else ""))
+    for event in found.history:
+        console.line(f"  {event}")
+    if verdict.max_lr is None:
+        return
+    others = ", ".join(f"{name} {lr:.3g}" for name, lr in verdict.rules.items() if name != "minimum")
+    console.facts({"max_lr": f"{verdict.max_lr:.4g} ({verdict.reason})", "other rules": others or "none applies"})
+    if verdict.status != "ok":
+        console.warn(f"low confidence in this max_lr: {verdict.reason}")
+
+
+def tell_result(
+    result: dict[str, Any], config: Config, directory: RunDirectory, link: str | None, console: Console
+) -> None:
+    """Says what was reached, where it is, and how to look at it."""
+    console.heading(headline(result))
+    facts: dict[str, object] = {}
+    if 0 < len(result.get("per_class", ())) <= _MANY_CLASSES:
+        facts["per class"] = "  ".join(
+            f"{name} {part['correct'] / part['count']:.0%}" for name, part in result["per_class"].items()
+        )
+    if "test" in result:
+        facts["max_lr"] = f"{result['max_lr']:.4g} ({result['max_lr_source']})"
+    facts["seconds"] = f"{result['seconds']:.0f}"
+    facts["run directory"] = directory.paths.root
+    console.facts(facts)
+    if config.tracker.kind == "mlflow":
+        console.line("  look at it in MLflow:")
+        console.line(f"    {ui_command(config.tracker.store)}")
+        console.line(f"    {link}" if link else "    (not complete there yet: the same command again completes it)")
+
+
+def tell_finished(directory: RunDirectory, config: Config, tracker: Tracker, console: Console) -> float | None:
+    """Says that this run is finished and what it reached; completes the tracker's copy if need be."""
+    assert directory.result is not None
+    tracker.begin()
+    link = tracker.end()
+    console.line(f"\n{directory.name} is finished already; rerun=true runs it anew beside this one", "bold")
+    tell_result(directory.result, config, directory, link, console)
+    return directory.result["objective"]
+
+
+class EpochTable:
+    """One row an epoch, under a header."""
+
+    def __init__(self, console: Console, epochs: int, validation: str) -> None:
+        self._console, self._epochs = console, epochs
+        self._measured = {"val": "val", "test_each_epoch": "test*", None: None}[MEASURED[validation]]
+
+    def header(self) -> None:
+        """Prints the columns' names."""
+        measured = f"{self._measured + ' loss':>10}  {self._measured + ' acc':>9}  " if self._measured else ""
+        self._console.heading("training")
+        self._console.line(
+            f"  {'epoch':>7}  {'train loss':>10}  {'train acc':>9}  {measured}{'lr start':>9}  {'lr end':>9}  "
+            f"{'s':>6}  {'images/s':>8}",
+            "dim",
+        )
+
+    def row(self, epoch: Epoch, best: bool) -> None:
+        """Prints one epoch."""
+        measured = f"{epoch.val_loss:>10.4f}  {epoch.val_accuracy:>9.2%}  " if self._measured else ""
+        self._console.line(
+            f"  {f'{epoch.epoch}/{self._epochs}':>7}  {epoch.train_loss:>10.4f}  {epoch.train_accuracy:>9.2%}  "
+            f"{measured}{epoch.lr_start:>9.3g}  {epoch.lr_end:>9.3g}  {epoch.seconds:>6.1f}  "
+            f"{epoch.images_per_s:>8.0f}{'  best' if best else ''}"
+        )
