@@ -7,12 +7,14 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from resnet_exp.config import NO_OPTIMIZER_LR, typed
+from resnet_exp.config import NO_OPTIMIZER_LR, typed, without_secrets
 from resnet_exp.interfaces import ConfigError, RunError
 
 _HERE = Path(__file__).resolve().parent
@@ -22,16 +24,26 @@ CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
 
 @hydra.main(config_path=str(CONF), config_name="config")
 def _hydra_main(cfg: DictConfig) -> float | None:
-    overrides = list(hydra.core.hydra_config.HydraConfig.get().overrides.task)
+    try:
+        return _run(cfg)
+    except (ConfigError, RunError) as error:
+        # In a sweep the launcher must see the failure. Alone, the message says it all and a traceback would bury it.
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
+        _exit(str(error), 2 if isinstance(error, ConfigError) else 1)
+
+
+def _run(cfg: DictConfig) -> float | None:
+    overrides = list(HydraConfig.get().overrides.task)
     config = typed(cfg, overrides)
     # torch is imported from here on: a wrong value above costs a second.
     from resnet_exp.run import run
 
-    return run(config, shlex.join(["python", "-m", "resnet_exp", *overrides]))
+    return run(config, without_secrets(shlex.join(["python", "-m", "resnet_exp", *overrides])))
 
 
 def main() -> None:
-    """Runs the command line; 0 is success, 2 a setting that cannot work, 1 a run that failed, 130 an interrupted one."""
+    """Runs the command line. It exits with 0; 2: a setting cannot work; 1: the run failed; 130: interrupted."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     signal.signal(signal.SIGTERM, _interrupt)
     for argument in sys.argv[1:]:
@@ -39,10 +51,6 @@ def main() -> None:
             _exit(NO_OPTIMIZER_LR, 2)
     try:
         _hydra_main()
-    except ConfigError as error:
-        _exit(str(error), 2)
-    except RunError as error:
-        _exit(str(error), 1)
     except KeyboardInterrupt:
         _exit("interrupted; the same command goes on from the last checkpoint", 130)
 
@@ -52,7 +60,7 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _exit(message: str, code: int) -> None:
+def _exit(message: str, code: int) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(code)
 

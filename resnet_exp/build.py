@@ -81,9 +81,7 @@ def _make(group: str, config: Config, **arguments: Any) -> Any:
     """
     settings = config.plugins[group]
     try:
-        return instantiate(
-            settings, **arguments, _convert_="all", _execution_whitelist_=[f"{PACKAGES[group]}.*"]
-        )
+        return instantiate(settings, **arguments, _convert_="all", _execution_whitelist_=[f"{PACKAGES[group]}.*"])
     except InstantiationException as error:
         if isinstance(error.__cause__, ConfigError):
             raise error.__cause__ from None

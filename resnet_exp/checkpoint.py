@@ -38,14 +38,14 @@ class Checkpoints:
         """The newest state whose bytes are those written, on `device`; None where there is none."""
         for path in self._files():
             content = path.read_bytes()
-            if hashlib.sha256(content).hexdigest()[:16] == _NAME.fullmatch(path.name)[2]:
+            if hashlib.sha256(content).hexdigest()[:16] == path.stem.rpartition("-")[2]:
                 return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
             _log.warning("%s is damaged (its checksum differs); falling back to the checkpoint before it", path)
         return None
 
     def latest_epoch(self) -> int:
         """The epochs done in the newest checkpoint; 0 where there is none."""
-        return max((int(_NAME.fullmatch(path.name)[1]) for path in self._files()), default=0)
+        return max((int(path.stem.split("-")[1]) for path in self._files()), default=0)
 
     def clear(self) -> None:
         """Removes all checkpoints."""

@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -98,10 +98,9 @@ class TrackerConfig:
         _choice("tracker.kind", self.kind, ("mlflow", "none"))
         if self.uri is not None and not re.match(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?://|https?://", self.uri):
             raise ConfigError(
-                f"tracker.uri={without_secrets(self.uri)}: sqlite:///FILE.db, postgresql+psycopg://... or http(s)://... is needed "
-                "(MLflow refuses plain folders)"
+                f"tracker.uri={without_secrets(self.uri)}: sqlite:///FILE.db, postgresql+psycopg://... or "
+                "http(s)://... is needed (MLflow refuses plain folders)"
             )
-
 
     @property
     def store(self) -> str:
@@ -260,7 +259,7 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
     if missing:
         raise ConfigError(f"{missing[0]} has no default and must be given: {missing[0]}=...")
     try:
-        tree = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        tree: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
     assert isinstance(tree, dict)
@@ -269,19 +268,19 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
     return tree
 
 
-def _to(schema: type, prefix: str, values: dict[str, Any]) -> Any:
+def _to(schema: type[Any], prefix: str, values: dict[str, Any]) -> Any:
     """An instance of the schema with the values, each converted and checked."""
-    unknown = sorted(set(values) - set(schema.__dataclass_fields__))
+    kinds = {field.name: field.type for field in fields(schema)}
+    unknown = sorted(set(values) - set(kinds))
     if unknown:
-        raise ConfigError(f"{prefix}{unknown[0]} is no key; known are {', '.join(schema.__dataclass_fields__)}")
+        raise ConfigError(f"{prefix}{unknown[0]} is no key; known are {', '.join(kinds)}")
     try:
         node = OmegaConf.structured(schema)
         for key, value in values.items():
             try:
                 OmegaConf.update(node, key, value)
             except OmegaConfBaseException as error:
-                kind = schema.__dataclass_fields__[key].type
-                raise ConfigError(f"{prefix}{key}={value}: {kind} is needed") from error
+                raise ConfigError(f"{prefix}{key}={value}: {kinds[key]} is needed") from error
         return OmegaConf.to_object(node)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{prefix.rstrip('.')}: {str(error).splitlines()[0]}") from error

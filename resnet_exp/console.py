@@ -52,18 +52,17 @@ class Console:
             TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             TextColumn("ETA"), TimeRemainingColumn(),
         )  # fmt: skip
-        with Progress(*columns, console=self._rich, transient=True, refresh_per_second=4) as self._live:
-            task = self._live.add_task(description, total=total)
+        with Progress(*columns, console=self._rich, transient=True, refresh_per_second=4) as live:
+            task = live.add_task(description, total=total)
 
             def advance(n: int = 1) -> None:
-                assert self._live is not None
-                self._live.update(task, advance=n)
+                live.update(task, advance=n)
 
+            self._live = live
             try:
                 yield advance
             finally:
-                self._live, live = None, self._live
-                live.stop()
+                self._live = None
 
     def _print(self, markup: str) -> None:
         (self._live.console if self._live else self._rich).print(markup)

@@ -71,7 +71,7 @@ class Learner:
             raise ConfigError("scheduler.cycle_momentum=true needs train.precision=fp32 or bf16: fp16 skips steps")
         layout = torch.channels_last if train.channels_last else torch.contiguous_format
         device = runtime.device
-        self.model = model.to(device=device, memory_format=layout)
+        self.model = model.to(device).to(memory_format=layout)
         self.optimizer = make_optimizer(self.model)
         self._train, self._runtime, self._schedule, self._seed = train, runtime, schedule, seed
         # The device looks its LR up by the updates made so far: a skipped step does not move the schedule.
@@ -128,7 +128,8 @@ class Learner:
     def _backward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Adds up the gradients of the batch's mean loss; returns that loss and the correct predictions."""
         parts = self._train.grad_accum_steps
-        total, right = 0.0, 0
+        total = torch.zeros((), device=self._runtime.device)
+        right = torch.zeros((), dtype=torch.int64, device=self._runtime.device)
         for images, labels in zip(batch.images.chunk(parts), batch.labels.chunk(parts), strict=True):
             if not self._train.channels_last:
                 images = images.contiguous()
@@ -177,7 +178,9 @@ class Learner:
         lr = self._lrs[self._updates]
         fused = getattr(self.optimizer, "_step_supports_amp_scaling", False)
         if fused:  # the kernel itself leaves weights and state alone
-            self.optimizer.grad_scale, self.optimizer.found_inf = None, skip.float()
+            self.optimizer.__dict__.update(
+                grad_scale=None, found_inf=skip.float()
+            )  # as torch.amp.GradScaler hands it on
         else:  # no gradient and no LR leaves the weights alone
             lr = torch.where(skip, 0.0, lr)
             for grad in grads:

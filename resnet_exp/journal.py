@@ -64,6 +64,10 @@ class Journal:
     def artifact(self, path: Path | str, folder: str = "") -> None:
         """Records that a file or folder of the run directory is complete and is to be mirrored into `folder`.
 
+        Args:
+            path: Relative to the run directory, or beginning with it.
+            folder: Where the tracker puts the file, or what the folder holds; at the top if empty.
+
         Raises:
             ValueError: The path leads out of the run directory.
         """
@@ -116,8 +120,11 @@ class Journal:
         self.close()
 
     def _inside(self, path: Path | str) -> str:
-        root = self.path.parent.resolve()
-        full = (root / path).resolve()
+        root, given = self.path.parent, Path(path)
+        if given.is_relative_to(root):  # both may be relative to the current directory
+            given = given.relative_to(root)
+        root = root.resolve()
+        full = (root / given).resolve()
         if not full.is_relative_to(root):
             raise ValueError(f"path={str(path)!r}: only files of the run directory {root} can be mirrored")
         return full.relative_to(root).as_posix()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def run(config: Config, command: str) -> float | None:
         this = _Run(config, plugins, identity, machine, record, console)
         data = _prepare(this)
         found = _find_max_lr(this, data)
-        if config.task == "range_test":
+        if config.task == "range_test" and found:
             outcome = result.of_range_test(config, found)
         else:
             schedule = _schedule(this, data, found)
@@ -170,7 +170,7 @@ def _train(this: _Run, data: Data, learner: Learner, schedule: Schedule) -> Trai
             learner,
             schedule,
             lambda epoch: shuffled(data.train, this.plugins.augmentation, config.train.batch_size, config.seed, epoch),
-            lambda model: _measure(this, data, model),
+            _measurement(this, data),
             epochs=config.train.epochs,
             choose_best=config.split.validation == "holdout",
             checkpoints=checkpoints,
@@ -180,12 +180,12 @@ def _train(this: _Run, data: Data, learner: Learner, schedule: Schedule) -> Trai
         )
 
 
-def _measure(this: _Run, data: Data, model: nn.Module) -> Evaluation | None:
-    """The network on what the config measures after each epoch: held-out images, the test set, or nothing."""
+def _measurement(this: _Run, data: Data) -> Callable[[nn.Module], Evaluation] | None:
+    """What is measured after each epoch, by `data.validation`: held-out images, the test set, or nothing."""
     bank = {"holdout": data.val, "test": data.test, "none": None}[this.config.split.validation]
     if bank is None:
         return None
-    return evaluate(*predict(model, in_order(bank, this.config.train.batch_size), this.machine))
+    return lambda model: evaluate(*predict(model, in_order(bank, this.config.train.batch_size), this.machine))
 
 
 def _test(this: _Run, data: Data, model: nn.Module) -> Evaluation:

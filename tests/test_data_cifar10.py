@@ -85,7 +85,7 @@ def _assert_tells_what_to_do(error: RunError, root):
 
 
 def test_the_md5_is_torchvisions():
-    assert cifar10.ARCHIVE_MD5 == Reader.tgz_md5
+    assert Reader.tgz_md5 == cifar10.ARCHIVE_MD5
     assert CIFAR10("data").identity() == f"cifar10-{Reader.tgz_md5}"
 
 

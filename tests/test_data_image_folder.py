@@ -57,7 +57,7 @@ def _load(root, seen=None, **arguments):
 
 
 def _entries(folder):
-    return [path for path in folder.iterdir()] if folder.exists() else []
+    return list(folder.iterdir()) if folder.exists() else []
 
 
 # What comes out

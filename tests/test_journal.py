@@ -148,6 +148,15 @@ def test_what_cannot_be_meant_is_refused(path: Path) -> None:
     assert read(path) == []
 
 
+def test_paths_are_kept_relative_to_the_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Path("run")
+    with Journal(run / "journal.jsonl") as journal:
+        for path in ("report", run / "report", tmp_path / "run" / "report"):
+            journal.artifact(path)
+    assert [r["path"] for r in read(run / "journal.jsonl")] == ["report"] * 3
+
+
 def test_a_killed_writer_leaves_a_gapless_journal(path: Path) -> None:
     for _ in range(3):
         process = subprocess.Popen([sys.executable, "-c", WRITER, str(path)])

@@ -46,7 +46,7 @@ def noise(sigma: float) -> np.ndarray:
 
 def falling(until: int = 100) -> np.ndarray:
     """A loss from 2.5 down by 0.02 a step, then NaN."""
-    return np.where(STEP < until, 2.5 - 0.02 * STEP + noise(0.05), np.nan)
+    return np.where(until > STEP, 2.5 - 0.02 * STEP + noise(0.05), np.nan)
 
 
 def valley(lrs: np.ndarray = LRS) -> np.ndarray:

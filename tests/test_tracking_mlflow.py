@@ -18,7 +18,7 @@ import pytest
 from resnet_exp.interfaces import RunPaths
 from resnet_exp.journal import Journal, metric_history, read
 from resnet_exp.tracking.mlflow import MlflowTracker, import_mlflow, redact, run_link, ui_command
-from resnet_exp.tracking.mlflow_replay import MirrorState
+from resnet_exp.tracking.mlflow_state import MirrorState
 from resnet_exp.tracking.mlflow_store import absolute_uri, redact_text
 from resnet_exp.tracking.null import NullTracker
 
@@ -164,7 +164,7 @@ def test_mlflow_has_what_the_journal_has_and_a_second_replay_adds_nothing(paths:
         journal.tags({"mlflow.note.content": "93.1 %"})
         for context in ("train", "val", "test"):
             journal.dataset(name="digits", digest="d" * 40, context=context, num_rows=9, class_names=["0", "1"])
-        for step in range(300):
+        for step in range(130):  # more points than one call takes
             journal.metrics({f"m{i}": step / (i + 1) for i in range(9)}, step)
         journal.metrics({"odd/nan": math.nan, "odd/inf": math.inf, "odd/-inf": -math.inf}, 2)
         paths.report.mkdir()
@@ -291,19 +291,24 @@ def test_an_outage_is_one_warning_and_a_later_replay_completes_the_run(
     assert run_of(paths, store).info.status == "FINISHED"
 
 
-@pytest.mark.parametrize("make", ["file", "folder"])
-def test_a_store_that_cannot_be_is_a_warning(
-    paths: RunPaths, tmp_path: Path, caplog: pytest.LogCaptureFixture, make: str
+@pytest.mark.parametrize("make", ["file", "folder", "port"])
+def test_a_store_that_cannot_be_is_a_warning_and_stops_no_other_store(
+    paths: RunPaths, tmp_path: Path, store: str, caplog: pytest.LogCaptureFixture, make: str
 ) -> None:
-    database = tmp_path / "no.db"
-    database.write_text("this is no database") if make == "file" else database.mkdir()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("this is no database")
+    bad = f"postgresql+psycopg://127.0.0.1:{closed_port()}/x" if make == "port" else f"sqlite:///{tmp_path / make}"
     Journal(paths.journal).close()
     start = time.monotonic()
-    tracker = tracker_of(paths, f"sqlite:///{database}", patience=8.0)
+    tracker = tracker_of(paths, bad)
     tracker.begin()
     assert tracker.end() is None
-    assert time.monotonic() - start < 12
+    assert time.monotonic() - start < 15
     assert "same command again completes it" in caplog.text
+    assert mirror(paths, store)
+    if make == "folder":
+        assert mirror(paths, f"sqlite:///{tmp_path}/fresh.db")
+    assert time.monotonic() - start < 30
 
 
 def test_the_end_takes_no_longer_than_its_patience(
@@ -447,7 +452,7 @@ def test_the_network_comes_back_without_pickle_and_as_one_model_of_the_run(
     import mlflow
 
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    mlflow.set_tracking_uri(store)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     network.eval()
     for where in (f"runs:/{run.info.run_id}/model", f"models:/{model.model_id}"):
         loaded = mlflow.pytorch.load_model(where)

@@ -45,8 +45,9 @@ class CropFlipCutout:
 
     def _erase(self, keys: Tensor, pixels: Tensor) -> Tensor:
         size = len(pixels)
-        return (self._span(below(keys, 3, size), pixels)[:, :, None]) & (
-            self._span(below(keys, 4, size), pixels)[:, None, :]
+        return (
+            (self._span(below(keys, 3, size), pixels)[:, :, None])
+            & (self._span(below(keys, 4, size), pixels)[:, None, :])
         )
 
     def _span(self, centre: Tensor, pixels: Tensor) -> Tensor:

@@ -99,9 +99,7 @@ def num_batches(images: int, batch_size: int) -> int:
     return -(-images // batch_size)
 
 
-def shuffled(
-    bank: ImageBank, augmentation: Augmentation, batch_size: int, seed: int, epoch: int
-) -> Iterator[Batch]:
+def shuffled(bank: ImageBank, augmentation: Augmentation, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
     """One epoch in the random order, and the random views, of (seed, epoch)."""
     order = randomness.permutation(len(bank), seed, randomness.ORDER, epoch, device=bank.store)
     for indices in order.split(batch_size):

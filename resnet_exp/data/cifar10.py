@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from resnet_exp.interfaces import ConfigError, LabelledImages, LoadedData, Progress, RunError
 
@@ -111,7 +112,7 @@ class CIFAR10:
         def download() -> None:
             try:
                 download_url(Reader.url, folder, Reader.filename, Reader.tgz_md5)
-            except Exception as error:  # noqa: BLE001 - told by the main thread
+            except Exception as error:
                 errors.append(error)
 
         thread = threading.Thread(target=download, name="cifar10-download", daemon=True)
@@ -145,7 +146,7 @@ class CIFAR10:
             workspace = tempfile.TemporaryDirectory(prefix=".cifar10-", dir=self.root, ignore_cleanup_errors=True)
         except OSError as error:
             raise RunError(
-                f"data.root={self.root} cannot be written to ({error.strerror}): choose another folder with data.root=..."
+                f"data.root={self.root} cannot be written to ({error.strerror}): choose another with data.root=..."
             ) from error
         with workspace as name:
             yield Path(name)
@@ -161,7 +162,7 @@ class CIFAR10:
         )
 
 
-def _labelled(split) -> LabelledImages:  # a torchvision data set; typing it would import torchvision
+def _labelled(split: Any) -> LabelledImages:  # a torchvision data set; naming its type would import torchvision
     import numpy as np
 
     return LabelledImages(np.ascontiguousarray(split.data), np.asarray(split.targets, dtype=np.int64))

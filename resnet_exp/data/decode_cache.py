@@ -27,7 +27,7 @@ ABANDONED_SECONDS = 24 * 3600  # after which an unfinished entry is what a kille
 
 @dataclass(frozen=True)
 class CachedImages:
-    """The readable images of a listing, in its order: `[N, H, W, C], uint8, 0..255`, and why the others are not here."""
+    """The readable images of a listing, in its order: `[N, H, W, C], uint8, 0..255`, and why others are not here."""
 
     pixels: np.ndarray  # mapped from the file: read when it is touched, private when it is written to
     unreadable: tuple[tuple[int, str], ...]  # index in the listing, reason

@@ -45,7 +45,7 @@ def decode_run(paths: list[Path], image_size: int, channels: int) -> Decoded:
             row += 1
         except MemoryError:
             raise
-        except Exception as error:  # noqa: BLE001 - Pillow raises a dozen types for broken files
+        except Exception as error:
             unreadable.append((index, _reason(error)))
     pixels = pixels[:row]
     return Decoded(pixels, unreadable, bool((pixels == pixels[..., :1]).all()))

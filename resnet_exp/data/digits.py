@@ -58,7 +58,7 @@ def _verified_digits() -> tuple[np.ndarray, np.ndarray]:
     found = hashlib.sha256(images.tobytes() + labels.astype(np.uint8).tobytes()).hexdigest()
     if found != DIGITS_SHA256:
         raise RunError(
-            f"scikit-learn's digits are not the ones known here (sha256 {found[:16]}…, expected {DIGITS_SHA256[:16]}…): "
+            f"scikit-learn's digits are not the ones known here (sha256 {found[:16]}…, not {DIGITS_SHA256[:16]}…): "
             "reinstall scikit-learn as constraints.txt has it."
         )
     return images, labels

@@ -23,7 +23,9 @@ def split(
     """
     if limit is not None:
         if limit > len(train):
-            raise ConfigError(f"data.limit_train={limit}: a whole number up to the {len(train)} training images is needed")
+            raise ConfigError(
+                f"data.limit_train={limit}: a whole number up to the {len(train)} training images is needed"
+            )
         train = _take(train, _stratified(train.labels, limit, seed, num_classes, "limit"))
     if validation != "holdout":
         return train, None
@@ -37,8 +39,9 @@ def split(
 
 def digest(images: LabelledImages) -> str:
     """Sixteen hex digits of the split's bytes."""
-    hashed = hashlib.sha256(np.ascontiguousarray(images.images))
-    hashed.update(np.ascontiguousarray(images.labels))
+    hashed = hashlib.sha256()
+    for array in (images.images, images.labels):
+        hashed.update(np.ascontiguousarray(array).data)
     return hashed.hexdigest()[:16]
 
 

@@ -10,7 +10,9 @@ from torch import nn
 from resnet_exp.interfaces import ConfigError
 
 
-def sgd(momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4) -> Callable[[nn.Module], torch.optim.SGD]:
+def sgd(
+    momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4
+) -> Callable[[nn.Module], torch.optim.SGD]:
     """A factory of SGD optimizers over all parameters of a model.
 
     Args:

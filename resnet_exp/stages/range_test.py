@@ -74,7 +74,8 @@ def range_test(
         num_classes: for the loss of a guess.
         progress: shows how far it is.
     """
-    start, end, history = settings.start_lr, settings.end_lr, []
+    start, end = settings.start_lr, settings.end_lr
+    history: list[str] = []
 
     def sweeps() -> RangeTest:
         lrs = _exponential(start, end, _steps(settings, start, end))

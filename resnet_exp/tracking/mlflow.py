@@ -51,7 +51,7 @@ class MlflowTracker:
         artifact_location: str | None = None,
         patience: float = 60.0,
     ) -> None:
-        self._paths = paths
+        self._paths = RunPaths(paths.root.absolute())
         self._uri = absolute_uri(uri)
         self._run = (experiment, run_name, artifact_location)
         self._patience = patience
@@ -67,7 +67,7 @@ class MlflowTracker:
         try:
             # Not in the thread: two threads that import at once can each see the other's half-made modules.
             import_mlflow()
-        except Exception as error:  # noqa: BLE001 - no failure of the tracker ends a run
+        except Exception as error:
             self._warn(error)
             return
         self._ending.clear()
@@ -115,7 +115,7 @@ class MlflowTracker:
                     if self._warned:
                         log.info("MLflow at %s is complete again: %s", redact(self._uri), self._link)
                     return
-            except Exception as error:  # noqa: BLE001 - as above
+            except Exception as error:
                 self._warn(error)
                 last_attempts += ending
                 if last_attempts == _LAST_ATTEMPTS:

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
-import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from resnet_exp.interfaces import RunPaths
 from resnet_exp.journal import metric_values, read_from, same_value
-from resnet_exp.tracking.mlflow_store import open_store, redact, run_link
+from resnet_exp.tracking.mlflow_state import MirrorState
+from resnet_exp.tracking.mlflow_store import open_store, run_link
 
 log = logging.getLogger(__name__)
 
@@ -33,34 +31,6 @@ _DIGEST_CHARACTERS = 36
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
 Record = dict[str, Any]
-
-
-@dataclass
-class MirrorState:
-    """How far a run directory is mirrored, and where; kept in its `mlflow.json`."""
-
-    uri: str  # without its password
-    mirror_id: str  # a tag of the MLflow run, chosen before the run exists
-    experiment_id: str | None = None
-    run_id: str | None = None
-    cursor: int = 0  # bytes of the journal that have arrived
-
-    @classmethod
-    def load(cls, path: Path, uri: str) -> MirrorState:
-        """The state kept at `path`; a new one, of the same mirror id, where another store is asked for."""
-        kept = json.loads(path.read_text()) if path.exists() else {}
-        if kept.get("uri") == redact(uri):
-            return cls(**kept)
-        return cls(uri=redact(uri), mirror_id=kept.get("mirror_id") or uuid.uuid4().hex)
-
-    def save(self, path: Path) -> None:
-        """Replaces the file at `path` as a whole: a kill leaves the old one or the new one."""
-        aside = path.with_name(path.name + ".part")
-        with aside.open("w") as file:
-            json.dump(asdict(self), file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
 
 
 class Replay:
@@ -84,8 +54,13 @@ class Replay:
 
     @property
     def link(self) -> str:
+        """The address of the MLflow run."""
+        return run_link(self._uri, self._experiment_id, self._run_id)
+
+    @property
+    def _experiment_id(self) -> str:
         assert self._state.experiment_id is not None
-        return run_link(self._uri, self._state.experiment_id, self._run_id)
+        return self._state.experiment_id
 
     @property
     def _run_id(self) -> str:
@@ -252,11 +227,10 @@ class Replay:
         self._client.finalize_logged_model(model.model_id, "READY")
 
     def _find_or_create_model(self) -> Any:
-        experiment = self._state.experiment_id
         found = self._client.search_logged_models(
-            [experiment], f"source_run_id = '{self._run_id}' AND name = '{MODEL_NAME}'"
+            [self._experiment_id], f"source_run_id = '{self._run_id}' AND name = '{MODEL_NAME}'"
         )
-        return found[0] if found else self._client.create_logged_model(experiment, MODEL_NAME, self._run_id)
+        return found[0] if found else self._client.create_logged_model(self._experiment_id, MODEL_NAME, self._run_id)
 
     def _ship_status(self, record: Record) -> None:
         status, reason = record["status"], record["reason"]

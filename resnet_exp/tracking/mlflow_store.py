@@ -57,15 +57,16 @@ def open_store(uri: str, experiment: str, artifact_location: str | None = None) 
             and for others what the server says.
 
     Raises:
-        OSError: The database's folder cannot be written, or nothing answers at its address.
+        OSError: The database's folder cannot be written, nothing answers at its address, or the experiment was deleted.
+        sqlalchemy.exc.SQLAlchemyError: It is no database, or it refuses the user.
         mlflow.MlflowException: The store refuses.
     """
     import_mlflow()
     from mlflow import MlflowClient
 
     uri = absolute_uri(uri)
-    _check_reachable(uri)
     with _locked(uri):
+        _check_database(uri)
         _create_database(sqlite_path(uri))
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         return client, _experiment_id(client, experiment, artifact_location or _default_artifacts(uri))
@@ -117,18 +118,19 @@ def run_link(uri: str, experiment_id: str, run_id: str, port: int = 5000) -> str
     return f"{server}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
 
-def _check_reachable(uri: str) -> None:
-    """Fails at once where MLflow would go on trying an engine for half an hour."""
-    path = sqlite_path(uri)
-    if path and path.exists():
-        with path.open("rb") as file:  # a folder raises here
-            if file.read(15) not in (b"", b"SQLite format 3"):
-                raise OSError(f"{path} is not a sqlite database")
-    elif path is None and not uri.startswith("http"):
-        address = urlsplit(uri)
-        if address.hostname:
-            port = address.port or (3306 if address.scheme.startswith("mysql") else 5432)
-            socket.create_connection((address.hostname, port), timeout=_CONNECT_SECONDS).close()
+def _check_database(uri: str) -> None:
+    """Fails at once where MLflow would try for 100 s, under a lock that stops every other store of the process."""
+    database = sqlite_path(uri)
+    if uri.startswith("http") or (database and not database.exists()):
+        return
+    address = urlsplit(uri)
+    if database is None and address.hostname:
+        port = address.port or (3306 if address.scheme.startswith("mysql") else 5432)
+        socket.create_connection((address.hostname, port), timeout=_CONNECT_SECONDS).close()
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
+    sqlalchemy.inspect(engine).get_table_names()
 
 
 @contextmanager

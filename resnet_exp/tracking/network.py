@@ -56,7 +56,7 @@ def _portable_copy(model: nn.Module) -> nn.Module:
     import torch
 
     model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper cannot be exported
-    network = copy.deepcopy(model).to(device="cpu", dtype=torch.float32, memory_format=torch.contiguous_format)
+    network = copy.deepcopy(model).to("cpu", torch.float32).to(memory_format=torch.contiguous_format)
     return network.eval().requires_grad_(False)
 
 

@@ -1,0 +1,39 @@
+"""What a run directory remembers of its MLflow run."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from resnet_exp.tracking.mlflow_store import redact
+
+
+@dataclass
+class MirrorState:
+    """How far a run directory is mirrored, and where; kept in its `mlflow.json`."""
+
+    uri: str  # without its password
+    mirror_id: str  # a tag of the MLflow run, chosen before the run exists
+    experiment_id: str | None = None
+    run_id: str | None = None
+    cursor: int = 0  # bytes of the journal that have arrived
+
+    @classmethod
+    def load(cls, path: Path, uri: str) -> MirrorState:
+        """The state kept at `path`; a new one, of the same mirror id, where another store is asked for."""
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        if kept.get("uri") == redact(uri):
+            return cls(**kept)
+        return cls(uri=redact(uri), mirror_id=kept.get("mirror_id") or uuid.uuid4().hex)
+
+    def save(self, path: Path) -> None:
+        """Replaces the file at `path` as a whole: a kill leaves the old one or the new one."""
+        aside = path.with_name(path.name + ".part")
+        with aside.open("w") as file:
+            json.dump(asdict(self), file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
