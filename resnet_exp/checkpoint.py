@@ -36,21 +36,28 @@ class Checkpoints:
 
     def latest(self, device: torch.device) -> dict[str, Any] | None:
         """The newest state whose bytes are those written, on `device`; None where there is none."""
-        for path in self._files():
-            content = path.read_bytes()
-            if hashlib.sha256(content).hexdigest()[:16] == path.stem.rpartition("-")[2]:
-                return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-            _log.warning("%s is damaged (its checksum differs); falling back to the checkpoint before it", path)
-        return None
+        newest = self._newest()
+        return newest and torch.load(io.BytesIO(newest[1]), map_location=device, weights_only=True)
 
     def latest_epoch(self) -> int:
-        """The epochs done in the newest checkpoint; 0 where there is none."""
-        return max((int(path.stem.split("-")[1]) for path in self._files()), default=0)
+        """The epochs done in the state that `latest` returns; 0 where there is none."""
+        newest = self._newest()
+        return int(newest[0].stem.split("-")[1]) if newest else 0
 
     def clear(self) -> None:
         """Removes all checkpoints."""
         for path in self._files():
             path.unlink()
+
+    def _newest(self) -> tuple[Path, bytes] | None:
+        """The newest sound file and its content. Damaged ones are set aside, or they would crowd out sound ones."""
+        for path in self._files():
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest()[:16] == path.stem.rpartition("-")[2]:
+                return path, content
+            _log.warning("%s is damaged (its checksum differs); falling back to the checkpoint before it", path)
+            path.rename(path.with_name(path.name + ".damaged"))
+        return None
 
     def _files(self) -> list[Path]:
         found = [path for path in self.folder.glob("epoch-*.pt") if _NAME.fullmatch(path.name)]
@@ -59,8 +66,9 @@ class Checkpoints:
     def _prune(self) -> None:
         for path in self._files()[_KEEP:]:
             path.unlink()
-        for path in self.folder.glob("*.partial"):  # what a kill left behind
-            path.unlink()
+        for pattern in ("*.partial", "*.damaged"):  # what a kill left behind, and a flipped bit
+            for path in self.folder.glob(pattern):
+                path.unlink()
 
 
 def write_durably(path: Path, content: bytes | memoryview) -> None:

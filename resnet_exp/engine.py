@@ -175,7 +175,7 @@ class Learner:
         return overflow | (self._fault[1] != -1)
 
     def _step(self, step: int, grads: list[Tensor], skip: Tensor) -> None:
-        lr = self._lrs[self._updates]
+        lr = self._lrs.take(self._updates)  # `[]` would ask the host for the index
         fused = getattr(self.optimizer, "_step_supports_amp_scaling", False)
         if fused:  # the kernel itself leaves weights and state alone
             self.optimizer.__dict__.update(

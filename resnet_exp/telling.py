@@ -24,9 +24,7 @@ def tell_plan(config: Config, machine: Runtime, directory: RunDirectory, console
     settings = [f"{key}={value}" for key, value in config.plugins["model"].items() if key != "_target_"]
     plan = {
         "data": names["data"],
-        "model": " ".join(
-            f"{key}={value}" if key != "_target_" else names["model"] for key, value in config.plugins["model"].items()
-        ),
+        "model": " ".join([names["model"], *settings]),
         "augmentation": names["augmentation"],
         "optimizer": names["optimizer"],
         "max_lr": "by the range test" if config.needs_range_test else config.plugins["scheduler"].get("max_lr"),

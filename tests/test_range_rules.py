@@ -13,16 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from resnet_exp.stages.fastai_rules import suggestions
+from resnet_exp.stages.range_curve import Curve, curve_from_json, curve_to_json
 from resnet_exp.stages.range_rules import (
     USABLE,
-    Curve,
-    curve_from_json,
-    curve_to_json,
     diverged_at_once,
     judge,
     minimum_at_end,
     read_curve,
-    suggestions,
     verdict_from_json,
 )
 

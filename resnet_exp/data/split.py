@@ -52,13 +52,12 @@ def _take(split: LabelledImages, which: np.ndarray) -> LabelledImages:
 def _stratified(labels: np.ndarray, count: int, seed: int, num_classes: int, salt: str) -> np.ndarray:
     """A mask of `count` images: of each class its share, to within one image."""
     rank = np.argsort(_noise(len(labels), seed, salt), kind="stable")
-    place = np.empty(len(labels))
-    for label in range(num_classes):
-        mine = rank[labels[rank] == label]
-        # The middle of each image's step in its class: the first `count` of all classes together are its share.
-        place[mine] = (np.arange(len(mine)) + 0.5) / max(len(mine), 1)
+    # The largest remainders: whole shares first, and what is left one by one to where the rounding took most.
+    share, remainder = np.divmod(np.bincount(labels, minlength=num_classes) * count, len(labels))
+    share[np.argsort(-remainder, kind="stable")[: count - share.sum()]] += 1
     mask = np.zeros(len(labels), dtype=bool)
-    mask[np.argsort(place, kind="stable")[:count]] = True
+    for label in range(num_classes):
+        mask[rank[labels[rank] == label][: share[label]]] = True
     return mask
 
 

@@ -17,7 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
-    from resnet_exp.stages.range_rules import Curve, Verdict
+    from resnet_exp.stages.range_curve import Curve
+    from resnet_exp.stages.range_rules import Verdict
 
 # Safe for red-green blindness. Source: Okabe & Ito 2008, "Color Universal Design".
 ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"

@@ -9,36 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from resnet_exp.stages.fastai_rules import suggestions
+from resnet_exp.stages.range_curve import Curve, finite_start
+
 USABLE = ("ok", "at_end", "cliff")  # statuses of a reading that carries an LR; all but "ok" lower the confidence
-FLOAT32_MAX = 3.4028235e38  # a loss beyond it has overflowed in training, whatever type recorded it
-FASTAI_BETA, FASTAI_STOP = 0.98, 4.0  # Source: fastai Recorder and LRFinder (callback/schedule.py)
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One repeat of the sweep: `lrs` as planned, rising, and the training loss (mean per image) met at each.
-
-    Losses that end before the LRs do, or that turn non-finite, are the divergence.
-
-    Raises:
-        ValueError: there is no LR, or one that is not positive and finite, they do not rise, or losses outnumber them.
-    """
-
-    lrs: tuple[float, ...]
-    losses: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if not self.lrs or len(self.losses) > len(self.lrs):
-            raise ValueError(f"a curve needs one LR or more and no more losses than LRs, got {len(self.lrs)} LRs and "
-                             f"{len(self.losses)} losses")  # fmt: skip
-        rising = all(a < b for a, b in pairwise(self.lrs))
-        if not rising or self.lrs[0] <= 0 or not math.isfinite(self.lrs[-1]):
-            raise ValueError("the LRs of a curve must be positive, finite and rising")
 
 
 @dataclass(frozen=True)
@@ -112,7 +90,7 @@ def read_curve(
         curve: one repeat.
         num_classes: C; chance is a loss of ln C.
         sigma_decades: width of the Gaussian in log10 LR; centred, hence without lag.
-        cap: losses count as at most this many times the least one.
+        cap: losses count as at most this many times the least one, or as the first ones' mean if that is more.
         skip: the first points, which cannot be the minimum.
         rise: the valley ends where the smoothed loss stays above this many times its best.
         patience: for this many points.
@@ -131,10 +109,10 @@ def read_curve(
         raise ValueError("needs num_classes >= 2, sigma_decades > 0, cap > 1, rise > 1, patience >= 1 and "
                          f"0 <= skip < min_points; got {num_classes}, {sigma_decades}, {cap}, {rise}, {patience}, "
                          f"{skip}, {min_points}")  # fmt: skip
-    losses = _finite_start(curve)
+    losses = finite_start(curve)
     if refusal := _too_little(curve, len(losses), min_points):
         return refusal
-    smoothed = _smooth(curve, losses, sigma_decades, cap, cliff=True)
+    smoothed = _smooth(curve, losses, sigma_decades, cap, skip, cliff=True)
     end = min(_valley_end(smoothed, rise, patience), len(losses))
     shown = tuple(smoothed[: len(losses)].tolist())
     if end < min_points:
@@ -149,7 +127,7 @@ def read_curve(
         reason = f"the least loss, {smoothed[index]:.3f}, does not beat guessing, ln {num_classes} = {chance:.3f}"
     else:
         # The pull of a cliff hides whether the curve itself still fell: ask it without the cliff.
-        bare = _smooth(curve, losses, sigma_decades, cap, cliff=False)
+        bare = _smooth(curve, losses, sigma_decades, cap, skip, cliff=False)
         status, reason = _how_it_ends(curve, len(losses), _falls_to_the_end(bare, rise, patience))
     lr = float(curve.lrs[index]) if status in USABLE else None
     return CurveReading(status, reason, lr, index, float(smoothed[index]), shown, end)
@@ -176,7 +154,7 @@ def judge(curves: Sequence[Curve], num_classes: int, *, max_spread_decades: floa
         return Verdict("failed", _why_failed(readings), None, None, readings, {}, chance)
     spread = math.log10(max(lrs)) - math.log10(min(lrs))
     max_lr, doubts = _geometric_mean(lrs), _doubts(readings, spread, max_spread_decades)
-    cliff = min((c.lrs[n] for c in curves if (n := len(_finite_start(c))) < len(c.lrs)), default=math.inf)
+    cliff = min((c.lrs[n] for c in curves if (n := len(finite_start(c))) < len(c.lrs)), default=math.inf)
     if max_lr >= cliff:
         max_lr = min(lrs)
         doubts.append(f"a repeat had ended by LR {cliff:.3g}, so the lowest suggestion is taken, not the mean")
@@ -196,45 +174,10 @@ def minimum_at_end(verdict: Verdict) -> bool:
     return any(reading.status == "at_end" for reading in verdict.readings)
 
 
-def suggestions(curve: Curve) -> dict[str, float | None]:
-    """Returns the LRs that fastai's four rules would suggest for this curve; None where one is undefined.
-
-    They are computed as fastai does: on the debiased moving average of the losses (beta 0.98), up to where it passes 4×
-    its best, without the first tenth of the sweep, the last 5 points, and whatever follows a NaN.
-
-    Source: fastai callback/schedule.py, `valley`, `slide`, `minimum`, `steep`, `Learner.lr_find`.
-    """
-    lrs, losses = _as_fastai_sees(curve)
-    return {
-        "valley": _valley(lrs, losses),
-        "steep": _steep(lrs, losses),
-        "minimum/10": float(lrs[np.argmin(losses)]) / 10 if len(losses) else None,
-        "slide": _slide(lrs, losses),
-    }
-
-
-def curve_to_json(curve: Curve) -> dict[str, list[float | None]]:
-    """Returns the curve as plain lists that strict JSON can hold: a non-finite loss becomes None."""
-    losses = [float(loss) if math.isfinite(loss) else None for loss in curve.losses]
-    return {"lrs": [float(lr) for lr in curve.lrs], "losses": losses}
-
-
-def curve_from_json(data: Mapping[str, Sequence[float | None]]) -> Curve:
-    """Returns the curve that `curve_to_json` wrote; None becomes NaN."""
-    losses = tuple(math.nan if loss is None else float(loss) for loss in data["losses"])
-    return Curve(tuple(float(lr) for lr in data["lrs"] if lr is not None), losses)
-
-
 def verdict_from_json(data: Mapping[str, Any]) -> Verdict:
     """Returns the verdict that `dataclasses.asdict` took apart (all its numbers are finite or None)."""
     readings = (CurveReading(**{**reading, "smoothed": tuple(reading["smoothed"])}) for reading in data["readings"])
     return Verdict(**{**data, "readings": tuple(readings)})
-
-
-def _finite_start(curve: Curve) -> np.ndarray:
-    losses = np.asarray(curve.losses, dtype=np.float64)
-    bad = ~(np.abs(losses) <= FLOAT32_MAX)  # NaN compares false
-    return losses[: int(np.argmax(bad))] if bad.any() else losses
 
 
 def _too_little(curve: Curve, num_finite: int, min_points: int) -> CurveReading | None:
@@ -258,11 +201,16 @@ def _how_it_ends(curve: Curve, num_finite: int, falls: bool) -> tuple[str, str]:
     return "at_end", f"the loss still falls at the end of the sweep, LR {curve.lrs[-1]:.3g}"
 
 
-def _smooth(curve: Curve, losses: np.ndarray, sigma: float, cap: float, *, cliff: bool) -> np.ndarray:
-    """Returns the Gaussian mean in log10 LR of the capped losses; past a cliff, mirrored points at the cap follow."""
+def _smooth(curve: Curve, losses: np.ndarray, sigma: float, cap: float, skip: int, *, cliff: bool) -> np.ndarray:
+    """Returns the Gaussian mean in log10 LR of the capped losses; past a cliff, mirrored points at the cap follow.
+
+    The cap is for the divergence. Where the least loss is under a fourth of the first, as on easy data, it stays at the
+    first losses' mean: lower it would flatten the fall itself.
+    """
     n = len(losses)
     x = np.log10(np.asarray(curve.lrs[: n + 1]))
     ceiling = losses.min() + (cap - 1) * abs(losses.min())  # cap × least, for a loss that is not negative
+    ceiling = max(ceiling, losses[: skip + 1].mean())
     values = np.minimum(losses, ceiling)
     if cliff and n < len(curve.lrs):  # a mirror image is as dense past the cliff as the sweep is before it
         x = np.concatenate([x[:n], x[n - 1] + x[n] - x[n - 1 :: -1]])
@@ -330,55 +278,3 @@ def _why_failed(readings: Sequence[CurveReading]) -> str:
     example = next(reading.reason for reading in readings if reading.status == common)
     share = f"; {statuses.count(common)} of {len(readings)} repeats: {common.replace('_', ' ')}"
     return example + (share if len(readings) > 1 else "")
-
-
-def _as_fastai_sees(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
-    averages, average, best, stop = [], 0.0, math.inf, len(curve.losses)
-    for i, loss in enumerate(curve.losses):
-        loss = loss if abs(loss) <= FLOAT32_MAX or math.isnan(loss) else math.inf
-        average = FASTAI_BETA * average + (1 - FASTAI_BETA) * loss
-        averages.append(average / (1 - FASTAI_BETA ** (i + 1)))
-        best = min(best, averages[-1])
-        if averages[-1] > FASTAI_STOP * best:
-            stop = i + 1
-            break
-    start = len(curve.lrs) // 10
-    kept = np.asarray(averages)[start : max(stop - 5, 0)]
-    if (bad := ~np.isfinite(kept)).any():
-        kept = kept[: int(np.argmax(bad))]
-    return np.asarray(curve.lrs[start : start + len(kept)]), kept
-
-
-def _valley(lrs: np.ndarray, losses: np.ndarray) -> float | None:
-    """Returns the LR half way along the longest falling subsequence, taken as contiguous. Source: fastai `valley`."""
-    if len(losses) < 2:
-        return None
-    lengths = np.ones(len(losses), dtype=int)
-    for i in range(1, len(losses)):
-        lengths[i] += lengths[:i][losses[:i] > losses[i]].max(initial=0)
-    end = int(np.argmax(lengths))
-    start = end - int(lengths[end]) if end else 0
-    third = (end - start) / 3
-    return float(lrs[max(start + int(third) + int(third / 2), 0)])
-
-
-def _steep(lrs: np.ndarray, losses: np.ndarray) -> float | None:
-    """Returns the LR where the loss falls fastest per log LR. Source: fastai `steep`."""
-    if len(losses) < 2:
-        return None
-    with np.errstate(all="ignore"):  # neighbouring LRs may have one and the same logarithm
-        return float(lrs[np.argmin(np.diff(losses) / np.diff(np.log(lrs)))])
-
-
-def _slide(lrs: np.ndarray, losses: np.ndarray, window: int = 15, threshold: float = 0.005) -> float | None:
-    """Returns the LR where a window sliding down from the end has equal slopes at its ends. Source: fastai `slide`."""
-    if len(losses) < window + 2:
-        return None
-    slopes = np.gradient(losses)
-    right = len(losses) - 1
-    left = right - window
-    lr = lrs[left]
-    while left >= 0 and abs(slopes[right] - slopes[left]) > threshold:
-        lr = lrs[left]
-        right, left = right - 1, left - 1
-    return float(lr)

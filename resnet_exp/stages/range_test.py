@@ -16,16 +16,8 @@ from resnet_exp.config import RangeTestConfig
 from resnet_exp.data.bank import Batch
 from resnet_exp.engine import Learner, NonFinite
 from resnet_exp.interfaces import Advance, Progress, Schedule
-from resnet_exp.stages.range_rules import (
-    Curve,
-    Verdict,
-    curve_from_json,
-    curve_to_json,
-    diverged_at_once,
-    judge,
-    minimum_at_end,
-    verdict_from_json,
-)
+from resnet_exp.stages.range_curve import Curve, curve_from_json, curve_to_json
+from resnet_exp.stages.range_rules import Verdict, diverged_at_once, judge, minimum_at_end, verdict_from_json
 
 # The host looks at the losses after this many steps: often enough not to go on long after a divergence.
 _CHUNK = 10

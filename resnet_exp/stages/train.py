@@ -51,7 +51,7 @@ class _Best:
 
     def offer(self, epoch: int, measured: Evaluation, model: nn.Module) -> bool:
         """Keeps these weights if they are better: by accuracy, then by loss."""
-        if (measured.accuracy, -measured.loss) <= (self.accuracy, -self.loss):
+        if not (measured.accuracy, -measured.loss) > (self.accuracy, -self.loss):  # a NaN is not better either
             return False
         self.epoch, self.accuracy, self.loss = epoch, measured.accuracy, measured.loss
         self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
