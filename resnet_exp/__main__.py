@@ -14,8 +14,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from resnet_exp.config import NO_OPTIMIZER_LR, typed, without_secrets
+from resnet_exp.config import NO_OPTIMIZER_LR, typed
 from resnet_exp.interfaces import ConfigError, RunError
+from resnet_exp.redact import redact
 
 _HERE = Path(__file__).resolve().parent
 # At the top of the repository; inside the package once a wheel is installed.
@@ -39,7 +40,7 @@ def _run(cfg: DictConfig) -> float | None:
     # torch is imported from here on: a wrong value above costs a second.
     from resnet_exp.run import run
 
-    return run(config, without_secrets(shlex.join(["python", "-m", "resnet_exp", *overrides])))
+    return run(config, redact(shlex.join(["python", "-m", "resnet_exp", *overrides])))
 
 
 def main() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from resnet_exp.config import Config
+from resnet_exp.config import PACKAGES, Config
 from resnet_exp.interfaces import (
     Augmentation,
     ConfigError,
@@ -22,14 +24,8 @@ from resnet_exp.interfaces import (
 from resnet_exp.tracking.mlflow import MlflowTracker
 from resnet_exp.tracking.null import NullTracker
 
-# Where each group's targets may live. Never torch.* or the like: that would let a config run anything.
-PACKAGES = {
-    "data": "resnet_exp.data",
-    "model": "resnet_exp.models",
-    "augmentation": "resnet_exp.augmentation",
-    "optimizer": "resnet_exp.optimizers",
-    "scheduler": "resnet_exp.schedulers",
-}
+# What the run tells a plug-in beside its settings.
+_GIVEN = {"model": ("num_classes", "in_channels", "image_size")}
 
 
 @dataclass(frozen=True)
@@ -43,11 +39,13 @@ class Plugins:
 
 
 def plugins(config: Config) -> Plugins:
-    """The plug-ins of a run, the cheapest to refuse first.
+    """The plug-ins of a run, the cheapest to refuse first. The model, which needs the data, is made later.
 
     Raises:
         ConfigError: one does not take its settings.
     """
+    for group in PACKAGES:
+        _check_names(group, config)
     scheduler = _make("scheduler", config)
     scheduler.check(config.train.epochs)
     return Plugins(
@@ -73,6 +71,22 @@ def model(config: Config, info: DatasetInfo) -> Any:
     )
 
 
+def _check_names(group: str, config: Config) -> None:
+    """Raises ConfigError unless the group's target is there and has arguments of the settings' names, and no other."""
+    settings = dict(config.plugins[group])
+    target = settings.pop("_target_")
+    module, _, name = target.rpartition(".")
+    given = _GIVEN.get(group, ())
+    try:
+        signature = inspect.signature(getattr(importlib.import_module(module), name))
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(f"{group}._target_={target}: there is no such plug-in ({error})") from error
+    known = [argument for argument in signature.parameters if argument not in given]
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        raise ConfigError(f"{group}.{unknown[0]} is no key of {target}; known are {', '.join(known) or 'none'}")
+
+
 def _make(group: str, config: Config, **arguments: Any) -> Any:
     """The group's plug-in.
 
@@ -83,9 +97,12 @@ def _make(group: str, config: Config, **arguments: Any) -> Any:
     try:
         return instantiate(settings, **arguments, _convert_="all", _execution_whitelist_=[f"{PACKAGES[group]}.*"])
     except InstantiationException as error:
-        if isinstance(error.__cause__, ConfigError):
-            raise error.__cause__ from None
         raise ConfigError(f"{group}: {_first_lines(error)}") from error
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:  # a value of a kind that the plug-in did not expect
+        shown = ", ".join(f"{key}={value}" for key, value in settings.items() if key != "_target_")
+        raise ConfigError(f"{group}: {settings['_target_']} does not take {shown} ({error})") from error
 
 
 def _first_lines(error: Exception) -> str:

@@ -14,10 +14,20 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from resnet_exp.interfaces import ConfigError
+from resnet_exp.redact import redact
 
 # Raised when the same config would give another result.
 SIGNATURE_VERSION = 1
-GROUPS = ("data", "model", "augmentation", "optimizer", "scheduler")
+# Where each group's plug-ins live: `<package>.<module>.<name>`. Never torch.* or the like: that would let a config run
+# anything.
+PACKAGES = {
+    "data": "resnet_exp.data",
+    "model": "resnet_exp.models",
+    "augmentation": "resnet_exp.augmentation",
+    "optimizer": "resnet_exp.optimizers",
+    "scheduler": "resnet_exp.schedulers",
+}
+GROUPS = tuple(PACKAGES)
 NO_OPTIMIZER_LR = "optimizer.lr: optimizers have no lr here; set scheduler.max_lr (a number, or find)"
 
 
@@ -98,7 +108,7 @@ class TrackerConfig:
         _choice("tracker.kind", self.kind, ("mlflow", "none"))
         if self.uri is not None and not re.match(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?://|https?://", self.uri):
             raise ConfigError(
-                f"tracker.uri={without_secrets(self.uri)}: sqlite:///FILE.db, postgresql+psycopg://... or "
+                f"tracker.uri={redact(self.uri)}: sqlite:///FILE.db, postgresql+psycopg://... or "
                 "http(s)://... is needed (MLflow refuses plain folders)"
             )
 
@@ -165,12 +175,14 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = ()) -> Config:
         ConfigError: a missing, unknown or wrong key, or one that would be ignored.
     """
     tree = _resolved(cfg)
+    for section in (*GROUPS, "range_test", "train", "tracker"):
+        if not isinstance(tree.get(section), dict):
+            raise ConfigError(f"{section}={tree.get(section)}: an option is needed; choose one with {section}=...")
     plugins = {group: dict(tree[group]) for group in GROUPS}
-    for group, plugin in plugins.items():
-        if "_target_" not in plugin:
-            raise ConfigError(f"{group}._target_ is missing; choose an option with {group}=...")
     if "lr" in plugins["optimizer"]:
         raise ConfigError(NO_OPTIMIZER_LR)
+    for group, plugin in plugins.items():
+        _check_plugin(group, plugin)
     split = {key: plugins["data"].pop(key, None) for key in ("validation", "holdout", "limit_train")}
     top = {key: value for key, value in tree.items() if key in _TopLevel.__dataclass_fields__}
     unknown = set(tree) - set(top) - set(GROUPS) - {"range_test", "train", "tracker"}
@@ -240,25 +252,20 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def without_secrets(text: str) -> str:
-    """The text with the password of every URL struck out."""
-    return re.sub(r"(\w+://[^/@:\s]*):[^@/\s]+@", r"\1:***@", text)
-
-
 def _without_secrets(tree: dict[str, Any]) -> dict[str, Any]:
     def clean(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: clean(item) for key, item in value.items()}
-        return without_secrets(value) if isinstance(value, str) else value
+        return redact(value) if isinstance(value, str) else value
 
     return clean(tree)
 
 
 def _resolved(cfg: DictConfig) -> dict[str, Any]:
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
-        raise ConfigError(f"{missing[0]} has no default and must be given: {missing[0]}=...")
     try:
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        if missing:
+            raise ConfigError(f"{missing[0]} has no default and must be given: {missing[0]}=...")
         tree: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
@@ -266,6 +273,19 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
     tree.pop("hydra", None)
     tree.pop("experiment", None)
     return tree
+
+
+def _check_plugin(group: str, plugin: dict[str, Any]) -> None:
+    """Raises ConfigError unless it names something of its group's package, and the rest are plain values.
+
+    What the name leads to, and whether it takes the values, `build` sees when it imports it.
+    """
+    target = plugin.get("_target_")
+    if not re.fullmatch(rf"{re.escape(PACKAGES[group])}\.[a-z]\w*\.[A-Za-z]\w*", str(target)):
+        raise ConfigError(f"{group}._target_={target}: a name in {PACKAGES[group]} is needed; choose one with {group}=...")
+    for key in flat(plugin):
+        if key != "_target_" and any(part.startswith("_") for part in key.split(".")):
+            raise ConfigError(f"{group}.{key} is no key of a plug-in: its values are plain, none is made by a _target_")
 
 
 def _to(schema: type[Any], prefix: str, values: dict[str, Any]) -> Any:

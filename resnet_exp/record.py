@@ -23,11 +23,12 @@ class Record:
 
     def __init__(self, paths: RunPaths, journal: Journal, tracker: Tracker) -> None:
         self.paths, self.journal, self._tracker = paths, journal, tracker
-        self._command = ""
+        self._command, self._is_new = "", True
         self.link: str | None = None  # to the tracker's page of the run, once it has ended
 
     def begin(self, config: Config, environment: dict[str, Any], command: str, is_new: bool) -> None:
         """Writes what a new run starts from, and of one that goes on what is different now."""
+        self._command, self._is_new = command, is_new
         if is_new:
             write_durably(self.paths.config, yaml.safe_dump(config.tree, sort_keys=False).encode())
             write_json(self.paths.environment, environment)
@@ -42,12 +43,13 @@ class Record:
                 "precision": environment["precision"],
                 "git_commit": environment["git_commit"],
                 "git_dirty": environment["git_dirty"],
+                "mlflow.source.name": "resnet_exp",
+                "mlflow.source.git.commit": environment["git_commit"] or "",
                 "validation": config.split.validation,
                 "max_lr_source": "range test" if config.needs_range_test else "given",
                 "mlflow.note.content": f"running\n\n`{command}`",
             }
         )
-        self._command = command
         self._tracker.sync()
 
     def data(self, info: DatasetInfo, digests: dict[str, str]) -> None:
@@ -57,6 +59,11 @@ class Record:
             self.journal.dataset(
                 name=info.name, digest=digest, context=context, num_rows=rows[context], class_names=info.class_names
             )
+
+    def goes_on_after(self, epoch: int) -> None:
+        """Voids what a killed process recorded of the epochs after this one: they are done again."""
+        if not self._is_new:
+            self.journal.rewind(epoch, keep=("range_test/",))
 
     def epoch(self, epoch: Epoch, measured: str | None) -> None:
         """Records an epoch's metrics; `measured` prefixes those of the images it was measured on."""

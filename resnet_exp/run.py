@@ -154,8 +154,8 @@ def _train(this: _Run, data: Data, learner: Learner, schedule: Schedule) -> Trai
     config, images = this.config, len(data.train)
     checkpoints = Checkpoints(this.record.paths.checkpoints)
     done = checkpoints.latest_epoch()
+    this.record.goes_on_after(done)
     if done:
-        this.record.journal.rewind(done, keep=("range_test/",))
         this.console.line(f"  goes on after epoch {done} of {config.train.epochs}")
     table = telling.EpochTable(this.console, config.train.epochs, config.split.validation)
     table.header()

@@ -64,7 +64,8 @@ def start(device: str, precision: str, deterministic: bool) -> Runtime:
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
-    torch.set_float32_matmul_precision("highest" if deterministic else "high")
+    # TF32 on CUDA; nothing less than float32 on the CPU.
+    torch.set_float32_matmul_precision("high" if chosen.type == "cuda" and not deterministic else "highest")
     return Runtime(chosen, _precision(precision, chosen))
 
 
@@ -130,7 +131,9 @@ def environment(runtime: Runtime) -> dict[str, Any]:
 def code_state() -> dict[str, Any]:
     """The package's version and, where it runs from a git checkout, its commit and whether that was changed."""
     here = Path(__file__).resolve().parent
-    commit = _git(here, "rev-parse", "HEAD")
+    # An installed package may lie within somebody's own checkout, whose commit says nothing of this code.
+    ours = _git(here, "ls-files", "--error-unmatch", Path(__file__).name)
+    commit = _git(here, "rev-parse", "HEAD") if ours else None
     dirty = bool(_git(here, "status", "--porcelain", "--", ".", "../conf")) if commit else None
     return {"version": _version("resnet_exp"), "git_commit": commit, "git_dirty": dirty}
 

@@ -17,9 +17,10 @@ import pytest
 
 from resnet_exp.interfaces import RunPaths
 from resnet_exp.journal import Journal, metric_history, read
-from resnet_exp.tracking.mlflow import MlflowTracker, import_mlflow, redact, run_link, ui_command
+from resnet_exp.redact import redact
+from resnet_exp.tracking.mlflow import MlflowTracker
 from resnet_exp.tracking.mlflow_state import MirrorState
-from resnet_exp.tracking.mlflow_store import absolute_uri, redact_text
+from resnet_exp.tracking.mlflow_store import absolute_uri, import_mlflow, redact_text, run_link, ui_command
 from resnet_exp.tracking.null import NullTracker
 
 if TYPE_CHECKING:

@@ -7,17 +7,9 @@ import threading
 import time
 
 from resnet_exp.interfaces import RunPaths
+from resnet_exp.redact import redact
 from resnet_exp.tracking.mlflow_replay import Replay
-from resnet_exp.tracking.mlflow_store import (
-    absolute_uri,
-    import_mlflow,
-    redact,
-    redact_text,
-    run_link,
-    ui_command,
-)
-
-__all__ = ["MlflowTracker", "import_mlflow", "redact", "run_link", "ui_command"]
+from resnet_exp.tracking.mlflow_store import absolute_uri, import_mlflow, redact_text
 
 log = logging.getLogger(__name__)
 

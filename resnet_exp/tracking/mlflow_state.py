@@ -8,7 +8,7 @@ import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from resnet_exp.tracking.mlflow_store import redact
+from resnet_exp.redact import redact
 
 
 @dataclass

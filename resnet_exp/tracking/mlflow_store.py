@@ -8,14 +8,18 @@ import logging
 import os
 import re
 import shlex
+import shutil
 import socket
 import sqlite3
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
+
+from resnet_exp.redact import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -84,13 +88,6 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(match[1]).expanduser().absolute() if match else None
 
 
-def redact(uri: str) -> str:
-    """The URI with its password, or a token in place of the user's name, replaced by ***."""
-    uri = re.sub(r"^([\w+.-]+://[^:/@]*):[^/]*@", r"\1:***@", uri)
-    uri = re.sub(r"^(https?://)[^:/@]+@", r"\1***@", uri)
-    return re.sub(r"([?&](?:password|token|secret|sslpassword)=)[^&#]*", r"\1***", uri, flags=re.IGNORECASE)
-
-
 def redact_text(text: str, uri: str) -> str:
     """A message in which neither the URI's password nor the URI itself stands in the clear."""
     text = text.replace(uri, redact(uri))
@@ -104,9 +101,16 @@ def redact_text(text: str, uri: str) -> str:
 
 def ui_command(uri: str, port: int = 5000) -> str:
     """The shell command that shows a store in the browser: 2 processes on this machine only, not MLflow's 15."""
-    quoted = shlex.quote(redact(absolute_uri(uri)))
     environment = "MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"
-    return f"{environment} mlflow ui --backend-store-uri {quoted} --host 127.0.0.1 --port {port} --workers 1"
+    store = shlex.quote(redact(absolute_uri(uri)))
+    return f"{environment} {_mlflow()} ui --backend-store-uri {store} --host 127.0.0.1 --port {port} --workers 1"
+
+
+def _mlflow() -> str:
+    """The mlflow of this environment, by name where the shell would find that one."""
+    ours = Path(sys.executable).with_name("mlflow")
+    found = shutil.which("mlflow")
+    return "mlflow" if found and Path(found).absolute() == ours.absolute() else shlex.quote(str(ours))
 
 
 def run_link(uri: str, experiment_id: str, run_id: str, port: int = 5000) -> str:
