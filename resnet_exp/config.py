@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -282,10 +282,23 @@ def _check_plugin(group: str, plugin: dict[str, Any]) -> None:
     """
     target = plugin.get("_target_")
     if not re.fullmatch(rf"{re.escape(PACKAGES[group])}\.[a-z]\w*\.[A-Za-z]\w*", str(target)):
-        raise ConfigError(f"{group}._target_={target}: a name in {PACKAGES[group]} is needed; choose one with {group}=...")
-    for key in flat(plugin):
-        if key != "_target_" and any(part.startswith("_") for part in key.split(".")):
-            raise ConfigError(f"{group}.{key} is no key of a plug-in: its values are plain, none is made by a _target_")
+        raise ConfigError(
+            f"{group}._target_={target}: a name in {PACKAGES[group]} is needed; choose one with {group}=..."
+        )
+    for key, value in plugin.items():
+        special = [inner for inner in (key, *_keys_within(value)) if inner.startswith("_") and key != "_target_"]
+        if special:
+            raise ConfigError(
+                f"{group}.{key}: {special[0]} is not taken: a plug-in's values are plain, no _target_ makes them"
+            )
+
+
+def _keys_within(value: Any) -> Iterator[str]:
+    """The keys of all mappings in a value, however deep."""
+    if isinstance(value, dict):
+        yield from map(str, value)
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _keys_within(item)
 
 
 def _to(schema: type[Any], prefix: str, values: dict[str, Any]) -> Any:

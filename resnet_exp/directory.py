@@ -41,7 +41,7 @@ def open_run_directory(output_dir: str, title: str, signature: str, rerun: bool)
     while rerun and _result(_numbered(root, number)) is not None:
         number += 1
     paths = RunPaths(_numbered(root, number))
-    is_new = not paths.journal.exists()
+    is_new = not paths.environment.exists()  # the last file that a new run begins with
     paths.root.mkdir(parents=True, exist_ok=True)
     lock = (paths.root / ".lock").open("w")
     try:

@@ -30,11 +30,10 @@ class Record:
         """Writes what a new run starts from, and of one that goes on what is different now."""
         self._command, self._is_new = command, is_new
         if is_new:
-            write_durably(self.paths.config, yaml.safe_dump(config.tree, sort_keys=False).encode())
-            write_json(self.paths.environment, environment)
             self.journal.params(flat(config.tree))
+            write_durably(self.paths.config, yaml.safe_dump(config.tree, sort_keys=False).encode())
             self.journal.artifact(self.paths.config)
-            self.journal.artifact(self.paths.environment)
+            self.file(self.paths.environment, environment)
         self.journal.event("environment", **environment)
         self.journal.tags(
             {
