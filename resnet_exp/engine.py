@@ -178,9 +178,8 @@ class Learner:
         lr = self._lrs.take(self._updates)  # `[]` would ask the host for the index
         fused = getattr(self.optimizer, "_step_supports_amp_scaling", False)
         if fused:  # the kernel itself leaves weights and state alone
-            self.optimizer.__dict__.update(
-                grad_scale=None, found_inf=skip.float()
-            )  # as torch.amp.GradScaler hands it on
+            # The attributes by which torch.amp.GradScaler tells a fused optimizer.
+            self.optimizer.__dict__.update(grad_scale=None, found_inf=skip.float())
         else:  # no gradient and no LR leaves the weights alone
             lr = torch.where(skip, 0.0, lr)
             for grad in grads:

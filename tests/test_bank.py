@@ -34,7 +34,7 @@ def by_hand(image, view, which, padding, normalisation):
 
 @pytest.fixture(scope="module")
 def images():
-    """Random images, not square in nothing but their channels: any mix-up of axes shows."""
+    """Random images, in which any mix-up of axes shows."""
     rng = np.random.default_rng(1)
     return LabelledImages(rng.integers(0, 256, (30, 12, 12, 3), dtype=np.uint8), rng.integers(0, 5, 30))
 
