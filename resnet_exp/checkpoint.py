@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,28 +37,25 @@ class Checkpoints:
 
     def latest(self, device: torch.device) -> dict[str, Any] | None:
         """The newest state whose bytes are those written, on `device`; None where there is none."""
-        newest = self._newest()
-        return newest and torch.load(io.BytesIO(newest[1]), map_location=device, weights_only=True)
+        for _, content in self._undamaged():
+            return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        return None
 
     def latest_epoch(self) -> int:
         """The epochs done in the state that `latest` returns; 0 where there is none."""
-        newest = self._newest()
-        return int(newest[0].stem.split("-")[1]) if newest else 0
+        for path, _ in self._undamaged():
+            return int(path.stem.split("-")[1])
+        return 0
 
-    def clear(self) -> None:
-        """Removes all checkpoints."""
-        for path in self._files():
-            path.unlink()
-
-    def _newest(self) -> tuple[Path, bytes] | None:
-        """The newest sound file and its content. Damaged ones are set aside, or they would crowd out sound ones."""
+    def _undamaged(self) -> Iterator[tuple[Path, bytes]]:
+        """The sound files, the newest first. Damaged ones are set aside: kept, they would crowd out sound ones."""
         for path in self._files():
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest()[:16] == path.stem.rpartition("-")[2]:
-                return path, content
-            _log.warning("%s is damaged (its checksum differs); falling back to the checkpoint before it", path)
-            path.rename(path.with_name(path.name + ".damaged"))
-        return None
+                yield path, content
+            else:
+                _log.warning("%s is damaged (its checksum differs); falling back to the checkpoint before it", path)
+                path.rename(path.with_name(path.name + ".damaged"))
 
     def _files(self) -> list[Path]:
         found = [path for path in self.folder.glob("epoch-*.pt") if _NAME.fullmatch(path.name)]

@@ -7,6 +7,7 @@ import os
 # Before torch is imported anywhere: the tests' tensors are too small to share, and one thread always adds up alike.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"
+os.environ["OMP_WAIT_POLICY"] = "passive"  # a test that asks for two threads does not let them spin
 
 import numpy as np
 import pytest
@@ -74,18 +75,18 @@ def bank(learnable):
 
 @pytest.fixture
 def tiny_learner(cpu, train_config):
-    """Makes a learner: a custom ResNet of width 2, or the network given, the same each time for one seed."""
+    """Makes a learner: a custom ResNet of width 4, or the network given, the same each time for one seed."""
     import torch
 
     from resnet_exp.engine import Learner
     from resnet_exp.models.custom_resnet import CustomResNet
     from resnet_exp.optimizers.sgd import sgd
 
-    def make(lrs=(0.05,) * 100, *, model=None, optimizer=None, runtime=cpu, seed=0, momenta=None, **settings):
+    def make(lrs=(0.03,) * 100, *, model=None, optimizer=None, runtime=cpu, seed=0, momenta=None, width=4, **settings):
         schedule = lrs if isinstance(lrs, Schedule) else Schedule(tuple(lrs), momenta, max(lrs), min(lrs))
         if model is None:
             torch.manual_seed(seed)
-            model = CustomResNet(num_classes=4, in_channels=3, image_size=16, width=2)
+            model = CustomResNet(num_classes=4, in_channels=3, image_size=16, width=width)
         return Learner(model, optimizer or sgd(), schedule, train_config(**settings), runtime, seed)
 
     return make

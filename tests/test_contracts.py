@@ -1,4 +1,4 @@
-"""What every yaml in conf/, and the plug-in behind it, fulfils. The tests find the files: a new one needs no edit here."""
+"""What every yaml in conf/ and the plug-in behind it fulfil; the tests find the files, a new one needs no edit."""
 
 from __future__ import annotations
 
@@ -75,7 +75,8 @@ def test_a_yaml_begins_by_saying_what_it_is(path: Path) -> None:
 def test_an_option_composes_with_the_defaults(group: str, name: str, folder: Path) -> None:
     config = with_option(group, name, folder)
     for key, value in content(group, name).items():
-        assert value in (config.tree[group][key], "???")
+        if value != "???" and "${" not in str(value):
+            assert config.tree[group][key] == value
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -97,7 +98,9 @@ def test_a_yaml_lists_exactly_the_arguments_of_its_plugin(group: str, name: str)
     settings = content(group, name)
     target = locate(settings.pop("_target_"))
     arguments = {
-        key: argument for key, argument in inspect.signature(target).parameters.items() if key not in GIVEN.get(group, ())
+        key: argument
+        for key, argument in inspect.signature(target).parameters.items()
+        if key not in GIVEN.get(group, ())
     }
     if group == "data":
         assert set(settings) >= SHARED_DATA_KEYS
@@ -213,7 +216,7 @@ def test_a_scheduler_plans_every_step(name: str, epochs: int, steps: int, folder
     assert len(schedule.lrs) == epochs * steps
     assert all(math.isfinite(lr) and lr >= 0 for lr in schedule.lrs)
     assert max(schedule.lrs) == schedule.max_lr == 0.3
-    assert schedule.lrs[0] == scheduler.first_lr(0.3)
+    assert schedule.lrs[0] == pytest.approx(scheduler.first_lr(0.3), rel=1e-12)
     assert schedule.momenta is None or len(schedule.momenta) == len(schedule.lrs)
     assert schedule == scheduler.plan(0.3, epochs, steps)
 

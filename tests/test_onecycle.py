@@ -22,7 +22,7 @@ LR037 = {
 LR268 = (
     "0.05598 0.11480 0.18741 0.24596 0.26800 0.26614 0.26067 0.25174 0.23961 0.22459 0.20710 0.18762 0.16668 0.14484 "
     "0.12271 0.10089 0.07997 0.06052 0.04308 0.02812 0.01605 0.00719 0.00179 0.00000"
-).split()
+)
 
 
 def torchs(max_lr, total, pct_start, div, final_div, anneal, steps, **momentum):
@@ -74,7 +74,7 @@ def test_the_log_of_lr268_is_read_one_step_late_and_its_last_one_past_the_end():
     # left. torch extrapolates there, and the reference printed that; here it is never applied.
     past_the_end = torchs(0.268, STEPS * EPOCHS, 5 / 24, 8, 1e4, "cos", STEPS * EPOCHS + 1)[0][-1]
     assert len(lrs) == STEPS * EPOCHS
-    assert [f"{lr:.5f}" for lr in [*lrs[STEPS::STEPS], past_the_end]] == LR268
+    assert [f"{lr:.5f}" for lr in [*lrs[STEPS::STEPS], past_the_end]] == LR268.split()
 
 
 @pytest.mark.parametrize("div", [8, 10, 25])
@@ -162,8 +162,9 @@ def test_a_found_max_lr_below_the_given_min_lr_is_refused():
 def test_the_learner_applies_the_plan_at_every_one_of_2352_steps(tiny_learner):
     plan = OneCycle().plan(0.0373, EPOCHS, STEPS)
     learner = tiny_learner(plan, model=nn.Linear(1, 2, bias=False))
+    (group,) = learner.optimizer.param_groups
     applied = []
-    learner.optimizer.register_step_pre_hook(lambda optimizer, *_: applied.append(optimizer.param_groups[0]["lr"].item()))
+    learner.optimizer.register_step_pre_hook(lambda *_: applied.append(group["lr"].item()))
     batch = Batch(torch.ones(1, 1), torch.tensor([0]))
     for epoch in range(EPOCHS):
         learner.train([batch] * STEPS, epoch * STEPS, lambda n=1: None)

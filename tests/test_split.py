@@ -59,7 +59,9 @@ def test_one_seed_makes_one_split_and_another_seed_another():
     assert len(numbers(first) & numbers(other)) < 30  # 10 are expected of two random ones
 
 
-@pytest.mark.parametrize(("images", "held_out"), [(50_000, 5_000), (60_000, 5_000), (49_999, 5_000), (1_442, 144), (30, 10)])
+@pytest.mark.parametrize(("images", "held_out"), [
+    (60_000, 5_000), (50_000, 5_000), (49_999, 5_000), (1_442, 144), (30, 10),
+])  # fmt: skip
 def test_what_is_held_out_by_default(images, held_out):
     """5,000 of 50,000 and more, a tenth of smaller sets, and at least an image of each class."""
     kept, held = split(balanced(images), "holdout", None, None, 0, 10)

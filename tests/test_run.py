@@ -1,0 +1,642 @@
+"""A run from its config to its result: what it leaves behind, how it goes on, and what MLflow shows of it."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from safetensors import safe_open
+
+from resnet_exp import build
+from resnet_exp import run as way
+from resnet_exp.__main__ import CONF
+from resnet_exp.config import flat, signature, typed
+from resnet_exp.data.bank import Batch
+from resnet_exp.directory import open_run_directory
+from resnet_exp.interfaces import ConfigError, RunError, RunPaths
+from resnet_exp.journal import last_status, metric_history, read
+from resnet_exp.models.custom_resnet import CustomResNet
+
+TINY = (
+    "data=digits", "data.image_size=8", "data.limit_train=200", "augmentation=crop", "augmentation.padding=1",
+    "model.width=4", "train.epochs=3", "train.batch_size=32", "train.checkpoint_interval=0", "scheduler.peak_epoch=1",
+    "range_test.num_steps=20", "range_test.repeats=1", "tracker=none", "output_dir=runs",
+)  # fmt: skip
+GIVEN = "scheduler.max_lr=0.1"
+EACH_EPOCH = {"train/loss", "train/accuracy", "lr/start", "lr/end", "perf/epoch_s", "perf/images_per_s"}
+ONCE = {"range_test/max_lr", "best/val_accuracy", "test/loss", "test/accuracy"}
+# What the clock says differs from run to run, and the command is how it was called.
+TIMED = ("seconds", "images_per_s", "command")
+
+
+@dataclass(frozen=True)
+class Done:
+    """A run directory after its run."""
+
+    paths: RunPaths
+    objective: float | None
+
+    @property
+    def result(self) -> dict[str, Any]:
+        return json.loads(self.paths.result.read_text())
+
+    @property
+    def metrics(self) -> dict[str, list[float]]:
+        """Each metric's values by step."""
+        return {key: [value for _, value, _ in points] for key, points in metric_history(self.paths.journal).items()}
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        with safe_open(self.paths.model, "pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+
+    def logits(self) -> np.ndarray:
+        return np.load(self.paths.predictions)["logits"]
+
+
+@pytest.fixture(autouse=True)
+def torchs_switches() -> Iterator[None]:
+    """What `runtime.start` sets for the whole process is set back."""
+    before = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.set_float32_matmul_precision(before[0])
+    torch.use_deterministic_algorithms(before[1])
+
+
+@pytest.fixture
+def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """Runs a command in a directory of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    return run
+
+
+def run(*overrides: str) -> Done:
+    gc.collect()  # lets go of the directories of runs before; not needed once the tests marked LOCK pass
+    config = config_of(*overrides)
+    objective = way.run(config, f"python -m resnet_exp {' '.join(overrides)}")
+    return Done(newest(Path(config.output_dir)), objective)
+
+
+def config_of(*overrides: str):
+    with initialize_config_dir(str(CONF)):
+        return typed(compose("config", overrides=[*TINY, *overrides]), overrides)
+
+
+def newest(output_dir: Path) -> RunPaths:
+    journals = output_dir.absolute().glob("*/journal.jsonl")
+    return RunPaths(max(journals, key=lambda path: path.stat().st_mtime_ns).parent)
+
+
+def untimed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: untimed(item) for key, item in value.items() if key not in TIMED}
+    return [untimed(item) for item in value] if isinstance(value, list) else value
+
+
+def assert_same_numbers(one: Done, other: Done) -> None:
+    assert untimed(one.result) == untimed(other.result)
+    assert np.array_equal(one.logits(), other.logits())
+    mine, others = one.weights(), other.weights()
+    assert mine.keys() == others.keys()
+    assert all(torch.equal(mine[key], others[key]) for key in mine)
+
+
+def never(*_: Any, **__: Any) -> Any:
+    raise AssertionError("this should not have been done")
+
+
+# What a run leaves behind
+
+
+def test_a_run_leaves_its_result_and_all_that_led_to_it(go: Callable[..., Done]) -> None:
+    done = go()
+    files = {path.relative_to(done.paths.root).as_posix() for path in done.paths.root.rglob("*") if path.is_file()}
+    assert files >= {
+        "config.yaml", "environment.json", "journal.jsonl", "range_test.json", "report/range_test.png",
+        "report/range_test.svg", "predictions.npz", "confusion_matrix.json", "model.safetensors", "result.json",
+    }  # fmt: skip
+    assert not [name for name in files if name.endswith(".partial")]
+    assert last_status(done.paths.journal) == "FINISHED"
+    assert len(list(done.paths.checkpoints.glob("*.pt"))) == 2, "the last two are kept"
+
+    result = done.result
+    assert result["objective"] == done.objective == result["best_val_accuracy"]
+    assert result["max_lr_source"].startswith("range test: ")
+    assert [epoch["epoch"] for epoch in result["history"]] == [1, 2, 3]
+    assert result["best_val_accuracy"] == max(epoch["val_accuracy"] for epoch in result["history"])
+    assert result["test"]["count"] == 355 == sum(part["count"] for part in result["per_class"].values())
+    assert result["test"]["correct"] == sum(part["correct"] for part in result["per_class"].values())
+    assert result["test"]["accuracy"] == result["test"]["correct"] / 355
+
+
+def test_the_recorded_numbers_agree_with_one_another(go: Callable[..., Done]) -> None:
+    """Predictions, confusion matrix, result and the weights read back: four ways to the same accuracy."""
+    done = go(GIVEN)
+    stored = np.load(done.paths.predictions)
+    correct = int((stored["logits"].argmax(1) == stored["labels"]).sum())
+    confusion = json.loads((done.paths.root / "confusion_matrix.json").read_text())["rows_true_columns_predicted"]
+    assert correct == done.result["test"]["correct"] == sum(row[label] for label, row in enumerate(confusion))
+
+    with safe_open(done.paths.model, "pt") as file:
+        said = {key: json.loads(value) for key, value in file.metadata().items()}
+    assert said["class_names"] == [str(digit) for digit in range(10)]
+    assert said["input_shape"] == [1, 8, 8]
+    model = CustomResNet(num_classes=10, in_channels=1, image_size=8, width=4).eval()
+    model.load_state_dict(done.weights())
+    images = build.plugins(config_of()).source.load(never).test.images  # type: ignore[arg-type]
+    inputs = (torch.from_numpy(images).permute(0, 3, 1, 2).float() - said["mean"][0]) / said["std"][0]
+    with torch.no_grad():
+        assert np.allclose(model(inputs).numpy(), stored["logits"], atol=1e-4)
+
+
+def test_a_finished_run_is_reported_and_not_made_again(
+    go: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = go()
+    monkeypatch.setattr(way, "_prepare", never)
+    again = go("name=null", "device=cpu", "train.checkpoint_interval=9")  # of the same signature
+    assert again == done
+    assert "is finished already" in capsys.readouterr().out
+
+
+def test_rerun_makes_another_beside_it_with_the_same_numbers(go: Callable[..., Done]) -> None:
+    first = go(GIVEN)
+    second = go(GIVEN, "rerun=true")
+    third = go(GIVEN, "rerun=true")
+    assert second.paths.root.name == f"{first.paths.root.name}-2"
+    assert third.paths.root.name == f"{first.paths.root.name}-3"
+    assert_same_numbers(first, second)
+    assert_same_numbers(first, third)
+
+
+def test_a_seed_changes_the_numbers(go: Callable[..., Done]) -> None:
+    one, other = go(GIVEN), go(GIVEN, "seed=1")
+    assert one.paths != other.paths
+    assert not np.array_equal(one.logits(), other.logits())
+
+
+# Going on
+
+
+def interrupt_in(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the next run end by Ctrl-C at some point of its way."""
+
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    def after(calls: int, original: Callable[..., Any]) -> Callable[..., Any]:
+        done = 0
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            nonlocal done
+            done += 1
+            return original(*args, **kwargs) if done < calls else interrupted()
+
+        return wrapped
+
+    def half_an_epoch(bank: Any, augmentation: Any, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
+        batches = list(shuffled(bank, augmentation, batch_size, seed, epoch))
+        # The range test's batches have seeds of their own.
+        for number, batch in enumerate(batches):
+            if seed == 0 and epoch == 2 and number == len(batches) // 2:
+                raise KeyboardInterrupt
+            yield batch
+
+    def measurement(calls: int) -> Callable[..., Any]:
+        return lambda *args: after(calls, original(*args))
+
+    shuffled, original = way.shuffled, way._measurement
+    name, replacement = {
+        "the range test": ("range_test", interrupted),
+        "the middle of an epoch": ("shuffled", half_an_epoch),
+        "a measurement": ("_measurement", measurement(2)),
+        "the first epoch": ("_measurement", measurement(1)),
+        "the test": ("_test", interrupted),
+    }[where]
+    monkeypatch.setattr(way, name, replacement)
+
+
+@pytest.mark.parametrize(
+    "where", ["the range test", "the first epoch", "the middle of an epoch", "a measurement", "the test"]
+)
+def test_an_interrupted_run_goes_on_to_the_same_bits(where: str, go: Callable[..., Done]) -> None:
+    max_lr = ["scheduler.max_lr=find" if where == "the range test" else GIVEN]
+    straight = go(*max_lr, "output_dir=straight")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_in(where, patch)
+        with pytest.raises(KeyboardInterrupt):
+            go(*max_lr)
+    interrupted = newest(Path("runs"))
+    assert last_status(interrupted.journal) == "KILLED"
+    assert not interrupted.result.exists()
+    resumed = go(*max_lr)
+    assert resumed.paths == interrupted
+    assert last_status(resumed.paths.journal) == "FINISHED"
+    assert_same_numbers(straight, resumed)
+    timed = {"perf/epoch_s", "perf/images_per_s"}
+    assert {k: v for k, v in resumed.metrics.items() if k not in timed} == {
+        k: v for k, v in straight.metrics.items() if k not in timed
+    }
+
+
+def test_a_run_that_goes_on_keeps_what_it_had_done(go: Callable[..., Done]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_in("a measurement", patch)
+        with pytest.raises(KeyboardInterrupt):
+            go(GIVEN)
+    epochs = []
+
+    def counted(*args: Any) -> Iterator[Batch]:
+        epochs.append(args[-1])
+        return original(*args)
+
+    original = way.shuffled
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(way, "shuffled", counted)
+        go(GIVEN)
+    assert epochs == [2, 3]
+
+
+def test_a_run_directory_is_for_one_process_at_a_time(go: Callable[..., Done]) -> None:
+    config = config_of(GIVEN)
+    key = signature(config, build.plugins(config).source.identity())
+    held = open_run_directory("runs", config.title, key, rerun=False)
+    with pytest.raises(RunError, match="another process"):
+        go(GIVEN)
+    assert not held.paths.journal.exists(), "the second one has touched nothing"
+    held.lock.close()
+    assert go(GIVEN).paths == held.paths
+
+
+LOCK = pytest.mark.xfail(
+    raises=RunError,
+    strict=True,
+    reason="the lock goes with run()'s frame, which tracebacks kept by torch's and matplotlib's imports keep alive",
+)
+
+
+@LOCK
+def test_a_finished_run_lets_go_of_its_directory_at_once(go: Callable[..., Done]) -> None:
+    """A sweep runs its jobs in one process, and may come to the same point twice."""
+    config = config_of()
+    first = go()
+    assert way.run(config, "again") == first.objective
+
+
+@LOCK
+def test_a_failed_run_lets_go_of_its_directory_at_once(go: Callable[..., Done]) -> None:
+    """A sweep keeps the errors of its failed jobs; a job after them may be the same run again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(way, "_train", never)
+        with pytest.raises(AssertionError) as kept:
+            go(GIVEN)
+    assert go(GIVEN).objective is not None
+    assert kept
+
+
+# What is measured, and what chooses
+
+
+@pytest.mark.parametrize(("validation", "prefix"), [("holdout", "val"), ("test", "test_each_epoch"), ("none", None)])
+def test_each_epochs_metrics_say_what_they_were_measured_on(
+    validation: str, prefix: str | None, go: Callable[..., Done]
+) -> None:
+    done = go(GIVEN, f"data.validation={validation}")
+    measured = {f"{prefix}/loss", f"{prefix}/accuracy"} if prefix else set()
+    each_epoch = {key for key, values in done.metrics.items() if len(values) == 3}
+    assert each_epoch == EACH_EPOCH | measured
+    once = {key for key, values in done.metrics.items() if len(values) == 1}
+    assert once == {"test/loss", "test/accuracy"} | ({"best/val_accuracy"} if validation == "holdout" else set())
+
+
+def test_held_out_images_choose_the_epoch(go: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The epochs' validation accuracies are scripted: the weights kept are those of the best, not of the last."""
+    states, scripted = [], iter([0.3, 0.9, 0.5])
+
+    def measurement(*args: Any) -> Callable[[torch.nn.Module], Any]:
+        measure = original(*args)
+
+        def measured(model: torch.nn.Module) -> Any:
+            states.append({key: value.clone() for key, value in model.state_dict().items()})
+            return replace(measure(model), correct=round(next(scripted) * 100), count=100)
+
+        return measured
+
+    original = way._measurement
+    monkeypatch.setattr(way, "_measurement", measurement)
+    done = go(GIVEN)
+    assert (done.objective, done.result["chosen_epoch"]) == (0.9, 2)
+    weights = done.weights()
+    assert all(torch.equal(weights[key], states[1][key]) for key in weights)
+    assert not all(torch.equal(weights[key], states[2][key]) for key in weights)
+
+
+def test_measuring_on_the_test_set_is_marked_and_never_chooses(
+    go: Callable[..., Done], capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = go(GIVEN, "data.validation=test")
+    assert "measured each epoch" in done.result["note"]
+    assert "test set was measured each epoch" in capsys.readouterr().out
+    assert done.result["chosen_epoch"] == 3
+    assert done.result["best_val_accuracy"] is None
+    assert done.objective == done.result["test"]["accuracy"] == done.metrics["test_each_epoch/accuracy"][-1]
+
+
+def test_without_validation_there_is_no_objective(go: Callable[..., Done]) -> None:
+    done = go(GIVEN, "data.validation=none")
+    assert done.objective is None
+    assert done.result["best_val_accuracy"] is None
+    assert done.result["chosen_epoch"] == 3
+    assert "test/accuracy" in done.metrics
+
+
+def test_more_images_are_never_asked_for_than_there_are(go: Callable[..., Done]) -> None:
+    for override in ("train.batch_size=300", "data.limit_train=2000", "data.holdout=200"):
+        with pytest.raises(ConfigError, match=override):
+            go(GIVEN, override)
+
+
+# The range test
+
+
+def test_a_range_test_alone_stops_after_it(go: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(way, "_train", never)
+    done = go("task=range_test")
+    assert done.objective == done.result["max_lr"] == done.metrics["range_test/max_lr"][0]
+    assert done.paths.root.name.startswith("digits-custom_resnet-onecycle-range_test-")
+    assert (done.paths.report / "range_test.png").stat().st_size > 1000
+    assert not done.paths.model.exists()
+
+
+def test_a_range_test_is_remembered_by_runs_that_share_all_that_determines_it(
+    go: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = go("task=range_test")
+    with monkeypatch.context() as patch:
+        patch.setattr(way, "range_test", never)
+        second = go("name=other", "scheduler.peak_epoch=2", "train.epochs=2")
+    assert "remembered" in capsys.readouterr().out
+    assert second.result["max_lr"] == first.objective
+    assert json.loads(second.paths.range_test.read_text()) == json.loads(first.paths.range_test.read_text())
+    assert (second.paths.report / "range_test.png").exists()
+
+
+@pytest.mark.parametrize("override", ["train.batch_size=40", "optimizer.momentum=0.8", "seed=1", "model.width=3"])
+def test_a_range_test_is_made_anew_where_its_curves_would_differ(override: str, go: Callable[..., Done]) -> None:
+    go("task=range_test")
+    calls = []
+    with pytest.MonkeyPatch.context() as patch:
+        original = way.range_test
+        patch.setattr(way, "range_test", lambda *args: calls.append(args) or original(*args))
+        with suppress(RunError):  # what it finds is not the point
+            go("task=range_test", override)
+    assert calls
+
+
+def test_training_after_a_range_test_is_training_at_its_max_lr_bit_for_bit(go: Callable[..., Done]) -> None:
+    """The range test hands on a number and leaves no other trace: no weights, no statistics, no random state."""
+    found = go()
+    given = go(f"scheduler.max_lr={found.result['max_lr']!r}")
+    assert found.paths != given.paths
+    assert given.result["max_lr_source"] == "given"
+    assert "range_test/max_lr" not in given.metrics
+    assert not given.paths.range_test.exists()
+    for done in (found, given):
+        done.paths.result.write_text(json.dumps(done.result | {"max_lr_source": None}))
+    assert_same_numbers(found, given)
+
+
+def test_a_failed_range_test_ends_the_run_and_shows_why(
+    go: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(way, "_train", never)
+    with pytest.raises(RunError, match=r"the LR range test failed: .*Set scheduler\.max_lr to a number"):
+        go("range_test.start_lr=1e3", "range_test.end_lr=1e6")
+    paths = newest(Path("runs"))
+    assert last_status(paths.journal) == "FAILED"
+    assert json.loads(paths.range_test.read_text())["verdict"]["status"] == "failed"
+    assert (paths.report / "range_test.png").exists()
+    assert not paths.result.exists()
+    assert "range_test/max_lr" not in metric_history(paths.journal)
+
+
+# Failing
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_step(go: Callable[..., Done]) -> None:
+    """What came before stays; the same command goes on from there, and here the fault does not come back."""
+    original = way.shuffled
+
+    def poisoned(*args: Any) -> Iterator[Batch]:
+        for number, batch in enumerate(original(*args)):
+            yield replace(batch, images=batch.images * math.nan) if args[-1] == 2 and number == 1 else batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(way, "shuffled", poisoned)
+        with pytest.raises(
+            RunError, match="the loss of step 7 is not finite"
+        ):  # 6 steps an epoch, the second of epoch 2
+            go(GIVEN)
+    paths = newest(Path("runs"))
+    status = [record for record in read(paths.journal) if record["kind"] == "status"][-1]
+    assert status["status"] == "FAILED"
+    assert "step 7" in status["reason"]
+    assert [path.name[:11] for path in paths.checkpoints.glob("*.pt")] == ["epoch-00001"]
+    assert not paths.result.exists()
+    assert_same_numbers(go("output_dir=straight", GIVEN), go(GIVEN))
+
+
+def test_an_absurd_lr_fails_before_anything_is_kept(go: Callable[..., Done]) -> None:
+    with pytest.raises(RunError, match="is not finite"):
+        go("scheduler.max_lr=1e30")
+    paths = newest(Path("runs"))
+    assert last_status(paths.journal) == "FAILED"
+    assert not list(paths.checkpoints.glob("*"))
+
+
+def test_a_missing_plugin_argument_leaves_no_run_directory(go: Callable[..., Done]) -> None:
+    with pytest.raises(ConfigError):
+        go("+model.depth=3")
+    assert not Path("runs").exists()
+
+
+# Other data
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of the user's own: dark and bright PNGs, ten of each to train on and three to test."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 10), ("test", 3)):
+        for label, level in (("bright", 200), ("dark", 50)):
+            folder = tmp_path / "pictures" / split / label
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.normal(level, 20, (20, 24, 3)).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return tmp_path / "pictures"
+
+
+def test_a_run_on_ones_own_images(go: Callable[..., Done], pictures: Path) -> None:
+    own = ("data=image_folder", "data.image_size=16", "data.workers=1", "data.limit_train=null", "train.batch_size=6")
+    done = go(*own, f"data.root={pictures}", GIVEN, "train.epochs=4")
+    assert list(done.result["per_class"]) == ["bright", "dark"]
+    assert done.result["test"]["count"] == 6
+    assert done.result["test"]["accuracy"] == 1.0
+    moved = pictures.rename(pictures.with_name("moved"))
+    assert go(*own, f"data.root={moved}", GIVEN, "train.epochs=4") == done, "the data are known by what they hold"
+
+
+# MLflow
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+def mirrored(paths: RunPaths, store: str):
+    """The MLflow run of a run directory, and a client to ask for more."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=store)
+    return client.get_run(json.loads((paths.root / "mlflow.json").read_text())["run_id"]), client
+
+
+def test_mlflow_shows_what_the_journal_says(go: Callable[..., Done], store: str) -> None:
+    done = go("tracker=mlflow", f"tracker.uri={store}")
+    shown, client = mirrored(done.paths, store)
+    assert shown.info.status == "FINISHED"
+    assert shown.info.run_name == done.paths.root.name
+
+    history = metric_history(done.paths.journal)
+    assert history.keys() == EACH_EPOCH | ONCE | {"val/loss", "val/accuracy"}
+    assert shown.data.metrics.keys() == history.keys()
+    for key, points in history.items():
+        metric = client.get_metric_history(shown.info.run_id, key)
+        assert sorted((point.step, point.value, point.timestamp) for point in metric) == points
+        assert [step for step, _, _ in points] == ([0] if key in ONCE else [1, 2, 3])
+    assert shown.data.metrics["test/accuracy"] == done.result["test"]["accuracy"]
+
+    tree = config_of("tracker=mlflow", f"tracker.uri={store}").tree
+    assert shown.data.params == {key: str(value) for key, value in flat(tree).items()}
+
+    tags = shown.data.tags
+    assert tags["max_lr_source"] == done.result["max_lr_source"]
+    assert tags["command"].startswith("python -m resnet_exp ")
+    assert tags["device"].startswith("CPU")
+    assert tags["git_dirty"] in ("True", "False", "None")
+    assert len(tags["git_commit"]) in (len("None"), 40)
+    first, *_, last = tags["mlflow.note.content"].splitlines()
+    assert "test accuracy" in first
+    assert tags["command"] in last
+
+    inputs = {item.dataset.name: item for item in shown.inputs.dataset_inputs}
+    assert inputs.keys() == {"digits-train", "digits-val", "digits-test"}
+    assert len({item.dataset.digest for item in inputs.values()}) == 3
+
+    files = {file.path for file in client.list_artifacts(shown.info.run_id)}
+    assert files >= {
+        "config.yaml", "environment.json", "range_test.json", "predictions.npz", "confusion_matrix.json",
+        "model.safetensors", "result.json", "report",
+    }  # fmt: skip
+    images = {file.path for file in client.list_artifacts(shown.info.run_id, "report")}
+    assert "report/range_test.png" in images
+
+    network = load_network(store, shown.info.run_id)
+    model = CustomResNet(num_classes=10, in_channels=1, image_size=8, width=4).eval()
+    model.load_state_dict(done.weights())
+    inputs_of_five = torch.randn(5, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.allclose(network(inputs_of_five), model(inputs_of_five), atol=1e-6)
+
+
+def load_network(store: str, run_id: str) -> torch.nn.Module:
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(store)
+    try:
+        return mlflow.pytorch.load_model(f"runs:/{run_id}/model")
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+def test_mlflow_shows_a_failure_with_its_reason(go: Callable[..., Done], store: str) -> None:
+    with pytest.raises(RunError):
+        go("tracker=mlflow", f"tracker.uri={store}", "scheduler.max_lr=1e30")
+    shown, _ = mirrored(newest(Path("runs")), store)
+    assert shown.info.status == "FAILED"
+    assert any("is not finite" in value for value in shown.data.tags.values())
+
+
+def test_mlflow_shows_an_interruption_and_then_the_one_finished_run(
+    go: Callable[..., Done], store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training that goes on ends in the same MLflow run, with one point a step."""
+    tracked = ("tracker=mlflow", f"tracker.uri={store}", GIVEN)
+    with monkeypatch.context() as patch:
+        interrupt_in("a measurement", patch)
+        with pytest.raises(KeyboardInterrupt):
+            go(*tracked)
+    before, _ = mirrored(newest(Path("runs")), store)
+    assert before.info.status == "KILLED"
+    monkeypatch.setattr("resnet_exp.artifacts._keep_mlflow_model", lambda *_: None)  # seconds, and tested above
+    after, client = mirrored(go(*tracked).paths, store)
+    assert (after.info.status, after.info.run_id) == ("FINISHED", before.info.run_id)
+    points = client.get_metric_history(after.info.run_id, "val/loss")
+    assert [point.step for point in points] == [1, 2, 3]
+
+
+def test_a_tracker_that_cannot_be_reached_costs_no_run(
+    go: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("resnet_exp.artifacts._keep_mlflow_model", lambda *_: None)
+    Path("no_database").write_text("this is no database")
+    done = go("tracker=mlflow", "tracker.uri=sqlite:///no_database", GIVEN)
+    assert done.result["objective"] is not None
+    assert "the same command again completes it" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_run_as_ctrl_c_does(tmp_path: Path) -> None:
+    arguments = [argument for argument in TINY if not argument.startswith("range_test.")]  # it would be ignored
+    arguments += [GIVEN, "train.epochs=100000", "train.checkpoint_interval=30"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "resnet_exp", *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 200
+        while not any("val/loss" in path.read_text() for path in tmp_path.glob("runs/*/journal.jsonl")):
+            assert time.monotonic() < deadline, "no epoch was done"
+            assert process.poll() is None
+            time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert said.startswith("error: interrupted; the same command goes on")
+    assert "Traceback" not in said
+    assert last_status(newest(tmp_path / "runs").journal) == "KILLED"
