@@ -31,9 +31,13 @@ class NonFinite(RunError):
 
 @dataclass(frozen=True)
 class Steps:
-    """What the loop saw: the mean loss of each step `[S]` and all correct predictions `[]`, on the run's device."""
+    """What the loop saw: mean loss and LR of each step `[S]`, all correct predictions `[]`; on the run's device.
+
+    The LR is the one applied: a step that fp16 skips leaves it to the next.
+    """
 
     losses: Tensor
+    lrs: Tensor
     sizes: tuple[int, ...]
     correct: Tensor
 
@@ -84,18 +88,18 @@ class Learner:
     def train(self, batches: Iterable[Batch], first_step: int, advance: Advance) -> Steps:
         """Makes one optimizer step for each batch; steps are counted from `first_step` on."""
         self.model.train()
-        losses, sizes = [], []
+        losses, lrs, sizes = [], [], []
         correct = torch.zeros((), dtype=torch.int64, device=self._runtime.device)
         for step, batch in enumerate(batches, first_step):
             # Layers that draw (dropout) then depend on the step alone, wherever the run began.
             torch.manual_seed(randomness.mix(self._seed, randomness.LAYERS, step))
             loss, right = self._backward(batch)
-            self._update(step, loss)
+            lrs.append(self._update(step, loss))
             losses.append(loss)
             sizes.append(len(batch.labels))
             correct += right
             advance(len(batch.labels))
-        return Steps(torch.stack(losses), tuple(sizes), correct)
+        return Steps(torch.stack(losses), torch.stack(lrs), tuple(sizes), correct)
 
     def check(self) -> None:
         """Waits for the device and returns if all was finite.
@@ -143,8 +147,8 @@ class Learner:
             right = right + (logits.detach().argmax(1) == labels).sum()
         return total, right
 
-    def _update(self, step: int, loss: Tensor) -> None:
-        """One optimizer step, a no-op if anything is or was not finite."""
+    def _update(self, step: int, loss: Tensor) -> Tensor:
+        """One optimizer step, a no-op if anything is or was not finite; returns its LR."""
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
         if self._runtime.scales_loss:
             torch._foreach_mul_(grads, 1 / self._scale)
@@ -152,9 +156,11 @@ class Learner:
         skip = self._note_fault(step, loss, norm)
         if self._train.clip_grad_norm is not None:
             torch._foreach_mul_(grads, (self._train.clip_grad_norm / (norm + 1e-6)).clamp(max=1.0))
-        self._step(step, grads, skip)
+        lr = self._lrs.take(self._updates)  # `[]` would ask the host for the index
+        self._step(step, lr, grads, skip)
         self.optimizer.zero_grad(set_to_none=True)
         self._updates += (~skip).long()
+        return lr
 
     def _note_fault(self, step: int, loss: Tensor, norm: Tensor) -> Tensor:
         """Whether this step must be skipped, `[], bool`; remembers the first step that ends the training."""
@@ -174,8 +180,7 @@ class Learner:
         self._fault = torch.where((self._fault[1] == -1) & lost, now, self._fault)
         return overflow | (self._fault[1] != -1)
 
-    def _step(self, step: int, grads: list[Tensor], skip: Tensor) -> None:
-        lr = self._lrs.take(self._updates)  # `[]` would ask the host for the index
+    def _step(self, step: int, lr: Tensor, grads: list[Tensor], skip: Tensor) -> None:
         fused = getattr(self.optimizer, "_step_supports_amp_scaling", False)
         if fused:  # the kernel itself leaves weights and state alone
             # The attributes by which torch.amp.GradScaler tells a fused optimizer.

@@ -17,7 +17,7 @@ from resnet_exp import randomness, runtime
 from resnet_exp.augmentation.crop_flip_cutout import CropFlipCutout
 from resnet_exp.config import RangeTestConfig
 from resnet_exp.data.bank import Batch, shuffled
-from resnet_exp.engine import NonFinite
+from resnet_exp.engine import NonFinite, Steps
 from resnet_exp.interfaces import Schedule
 from resnet_exp.models.custom_resnet import CustomResNet
 from resnet_exp.schedulers.onecycle import OneCycle
@@ -180,31 +180,35 @@ def test_a_sweep_that_overflows_ends_with_nan_and_the_others_go_on(tiny_learner)
 
 
 class Scripted:
-    """A learner whose loss is a function of the LR; it breaks where that is not finite."""
+    """A learner whose loss is a function of the LR; it breaks where that is not finite, and skips steps as fp16 does."""
 
-    def __init__(self, schedule: Schedule, loss):
-        self.lrs, self.loss, self.broken = schedule.lrs, loss, None
+    def __init__(self, schedule: Schedule, loss, skipped=()):
+        self.lrs, self.loss, self.skipped, self.broken = schedule.lrs, loss, skipped, None
+        self.updates = 0
 
     def train(self, batches, first_step, advance):
-        losses = []
+        losses, lrs = [], []
         for step, _ in enumerate(batches, first_step):
-            losses.append(self.loss(self.lrs[step]))
+            lrs.append(self.lrs[self.updates])
+            losses.append(self.loss(lrs[-1]))
             if self.broken is None and not math.isfinite(losses[-1]):
                 self.broken = step
-        return type("Steps", (), {"losses": torch.tensor(losses, dtype=torch.float64)})
+            self.updates += step not in self.skipped
+        losses, lrs = (torch.tensor(values, dtype=torch.float64) for values in (losses, lrs))
+        return Steps(losses, lrs, (1,) * len(losses), torch.tensor(0))
 
     def check(self):
         if self.broken is not None:
             raise NonFinite(self.broken, "loss")
 
 
-def scripted(loss, settings=SETTINGS):
+def scripted(loss, settings=SETTINGS, skipped=()):
     """The range test over such learners, the first and the last LR of each sweep, and its progress."""
     sweeps, progress = [], Counted()
 
     def make(schedule):
         sweeps.append((schedule.lrs[0], schedule.lrs[-1], len(schedule.lrs)))
-        return Scripted(schedule, loss)
+        return Scripted(schedule, loss, skipped)
 
     found = range_test(make, lambda repeat: itertools.count(), settings, 10, progress)
     assert progress.advanced == progress.totals  # it ends full, however the sweeps ended
@@ -231,6 +235,14 @@ def test_a_valley_within_the_sweep_is_read_from_one_sweep_a_repeat():
     assert math.log10(found.verdict.max_lr) == pytest.approx(-1.0, abs=0.1)
     assert sweeps == close([(1e-5, 10.0, 60)] * 2)
     assert found.history == ()
+
+
+def test_steps_that_fp16_skips_do_not_shift_the_curve():
+    whole, _ = scripted(valley(-1.0))
+    found, _ = scripted(valley(-1.0), skipped=(0, 1, 2, 30))
+    for curve, expected in zip(found.curves, whole.curves, strict=True):
+        assert curve.losses == pytest.approx(expected.losses[:56])  # the four last LRs are not reached
+    assert found.verdict.max_lr == pytest.approx(whole.verdict.max_lr, rel=0.01)
 
 
 def test_a_sweep_that_diverges_at_once_is_made_again_from_a_hundredth_at_the_same_density():

@@ -90,22 +90,33 @@ def range_test(
 def _sweep(
     make_learner: Callable[[Schedule], Learner], batches: Iterator[Batch], lrs: tuple[float, ...], advance: Advance
 ) -> Curve:
-    """One repeat's losses, as far as the sweep got; the first non-finite one is its last."""
+    """One repeat's losses, as far as the sweep got; the first non-finite one is its last.
+
+    A step that fp16 skipped is left out: its loss is met again, at the same LR, by the next.
+    """
     learner = make_learner(Schedule(lrs=lrs, momenta=None, max_lr=lrs[-1], min_lr=lrs[0]))
+    applied: list[float] = []
     losses: list[float] = []
     for first in range(0, len(lrs), _CHUNK):
         chunk = itertools.islice(batches, min(_CHUNK, len(lrs) - first))
-        losses += learner.train(chunk, first, lambda n=1: None).losses.tolist()
+        steps = learner.train(chunk, first, lambda n=1: None)
+        losses += steps.losses.tolist()
+        applied += steps.lrs.tolist()
         advance(len(losses) - first)
         try:
             learner.check()
         except NonFinite as fault:
             advance(len(lrs) - len(losses))
-            return Curve(lrs, (*losses[: fault.step], math.nan))
+            return Curve(lrs, (*_once_each(applied, losses[: fault.step]), math.nan))
         if min(losses[first:]) > _DIVERGED * min(losses):
             advance(len(lrs) - len(losses))
             break
-    return Curve(lrs, tuple(losses))
+    return Curve(lrs, _once_each(applied, losses))
+
+
+def _once_each(applied: list[float], losses: list[float]) -> tuple[float, ...]:
+    """The losses of the LRs in their order, of equal LRs the last one's."""
+    return tuple(dict(zip(applied, losses, strict=False)).values())
 
 
 def _steps(settings: RangeTestConfig, start: float, end: float) -> int:

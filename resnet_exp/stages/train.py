@@ -94,7 +94,7 @@ def train(
         steps, seconds = _one_epoch(learner, batches(epoch), epoch, len(schedule.lrs) // epochs, advance)
         measured = measure(learner.model) if measure else None
         better = choose_best and measured is not None and best.offer(epoch, measured, learner.model)
-        history.append(_record(epoch, steps, seconds, measured, schedule, epochs))
+        history.append(_record(epoch, steps, seconds, measured))
         on_epoch(history[-1], better)
         if epoch == epochs or time.monotonic() - saved >= checkpoint_interval:
             checkpoints.save(epoch, _state(learner, history, best))
@@ -114,18 +114,15 @@ def _one_epoch(
     return steps, time.perf_counter() - start
 
 
-def _record(
-    epoch: int, steps: Steps, seconds: float, measured: Evaluation | None, schedule: Schedule, epochs: int
-) -> Epoch:
-    per_epoch = len(schedule.lrs) // epochs
+def _record(epoch: int, steps: Steps, seconds: float, measured: Evaluation | None) -> Epoch:
     return Epoch(
         epoch=epoch,
         train_loss=steps.mean_loss(),
         train_accuracy=steps.accuracy(),
         val_loss=measured.loss if measured else None,
         val_accuracy=measured.accuracy if measured else None,
-        lr_start=schedule.lrs[(epoch - 1) * per_epoch],
-        lr_end=schedule.lrs[epoch * per_epoch - 1],
+        lr_start=float(steps.lrs[0]),
+        lr_end=float(steps.lrs[-1]),
         seconds=seconds,
         images_per_s=steps.images / seconds,
     )
