@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from resnet_exp.checkpoint import write_durably
 from resnet_exp.interfaces import RunError, RunPaths
@@ -15,20 +17,20 @@ from resnet_exp.journal import last_status
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """A run directory that this process holds; the lock goes when the process does."""
+    """A run directory that this process holds."""
 
     paths: RunPaths
     is_new: bool
     result: dict[str, Any] | None  # of a finished run
-    lock: TextIO
 
     @property
     def name(self) -> str:
         return self.paths.root.name
 
 
-def open_run_directory(output_dir: str, title: str, signature: str, rerun: bool) -> RunDirectory:
-    """The directory `<output_dir>/<title>-<signature>`, made where it is new.
+@contextmanager
+def open_run_directory(output_dir: str, title: str, signature: str, rerun: bool) -> Iterator[RunDirectory]:
+    """The directory `<output_dir>/<title>-<signature>`, made where it is new; no other process has it meanwhile.
 
     A finished run's is returned with its result; with `rerun` a new one beside it, numbered from 2, unless the newest
     of these is unfinished and goes on.
@@ -43,12 +45,12 @@ def open_run_directory(output_dir: str, title: str, signature: str, rerun: bool)
     paths = RunPaths(_numbered(root, number))
     is_new = not paths.environment.exists()  # the last file that a new run begins with
     paths.root.mkdir(parents=True, exist_ok=True)
-    lock = (paths.root / ".lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise RunError(f"{paths.root} is being worked on by another process; wait for it, or stop it") from None
-    return RunDirectory(paths, is_new, _result(paths.root), lock)
+    with (paths.root / ".lock").open("w") as lock:  # the kernel lets go of it even when the process is killed
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{paths.root} is being worked on by another process; wait for it, or stop it") from None
+        yield RunDirectory(paths, is_new, _result(paths.root))
 
 
 def write_json(path: Path, value: Any) -> None:

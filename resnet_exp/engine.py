@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_exp import randomness
-from resnet_exp.config import TrainConfig
 from resnet_exp.data.bank import Batch
 from resnet_exp.interfaces import Advance, ConfigError, OptimizerFactory, RunError, Schedule
 from resnet_exp.runtime import Runtime
+from resnet_exp.settings import TrainConfig
 
 # fp16: the loss scale at first, and after how many good updates it doubles. Source: torch.amp.GradScaler's defaults.
 _FIRST_SCALE, _GROWTH_INTERVAL = 65536.0, 2000

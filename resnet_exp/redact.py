@@ -7,6 +7,6 @@ import re
 
 def redact(text: str) -> str:
     """The text with the password, or a token in place of the user's name, of every address replaced by ***."""
-    text = re.sub(r"([\w+.-]+://[^:/@\s]*):[^/\s]*@", r"\1:***@", text)
+    text = re.sub(r"([\w+.-]+://[^:/@\s]*):[^\s'\"]*@", r"\1:***@", text)
     text = re.sub(r"(https?://)[^:/@\s]+@", r"\1***@", text)
-    return re.sub(r"([?&](?:password|token|secret|sslpassword)=)[^&#\s]*", r"\1***", text, flags=re.IGNORECASE)
+    return re.sub(r"([?&](?:password|token|secret|sslpassword)=)[^&#\s'\"]*", r"\1***", text, flags=re.IGNORECASE)

@@ -13,7 +13,7 @@ from torch import nn
 
 from resnet_exp import artifacts, build, randomness, result, runtime, telling
 from resnet_exp.checkpoint import Checkpoints
-from resnet_exp.config import Config, range_test_signature, signature
+from resnet_exp.config import Config
 from resnet_exp.console import Console
 from resnet_exp.data.bank import Batch, in_order, num_batches, shuffled
 from resnet_exp.data.prepare import Data, prepare
@@ -22,6 +22,7 @@ from resnet_exp.engine import Learner, predict
 from resnet_exp.interfaces import RunError, Schedule
 from resnet_exp.record import Record, recorded
 from resnet_exp.runtime import Runtime
+from resnet_exp.signature import range_test_signature, signature
 from resnet_exp.stages.evaluate import Evaluation, evaluate
 from resnet_exp.stages.range_test import RangeTest, range_test
 from resnet_exp.stages.train import Epoch, Training, train
@@ -54,29 +55,30 @@ def run(config: Config, command: str) -> float | None:
     plugins = build.plugins(config)
     machine = runtime.start(config.device, config.train.precision, config.train.deterministic)
     identity = plugins.source.identity()
-    directory = open_run_directory(config.output_dir, config.title, signature(config, identity), config.rerun)
-    tracker = build.tracker(config, directory.paths)
-    if directory.result is not None:
-        return telling.tell_finished(directory, config, tracker, console)
-    telling.tell_plan(config, machine, directory, console)
+    title, run_signature = config.title, signature(config, identity)
+    with open_run_directory(config.output_dir, title, run_signature, config.rerun) as directory:
+        tracker = build.tracker(config, directory.paths)
+        if directory.result is not None:
+            return telling.tell_finished(directory, config, tracker, console)
+        telling.tell_plan(config, machine, directory, console)
 
-    with recorded(directory.paths, tracker) as record:
-        record.begin(config, runtime.environment(machine), command, directory.is_new)
-        this = _Run(config, plugins, identity, machine, record, console)
-        data = _prepare(this)
-        found = _find_max_lr(this, data)
-        if config.task == "range_test" and found:
-            outcome = result.of_range_test(config, found)
-        else:
-            schedule = _schedule(this, data, found)
-            learner = _learner(this, data, schedule)
-            training = _train(this, data, learner, schedule)
-            tested = _test(this, data, learner.model)
-            artifacts.keep_model(config, data, learner.model, record)
-            outcome = result.of_training(config, data.info, found, schedule, training, tested)
-        outcome = record.finish(outcome, time.time() - start)
-    telling.tell_result(outcome, config, directory, record.link, console)
-    return outcome["objective"]
+        with recorded(directory.paths, tracker) as record:
+            record.begin(config, runtime.environment(machine), command, directory.is_new)
+            this = _Run(config, plugins, identity, machine, record, console)
+            data = _prepare(this)
+            found = _find_max_lr(this, data)
+            if config.task == "range_test" and found:
+                outcome = result.of_range_test(config, found)
+            else:
+                schedule = _schedule(this, data, found)
+                learner = _learner(this, data, schedule)
+                training = _train(this, data, learner, schedule)
+                tested = _test(this, data, learner.model)
+                artifacts.keep_model(config, data, learner.model, record)
+                outcome = result.of_training(config, data.info, found, schedule, training, tested)
+            outcome = record.finish(outcome, time.time() - start)
+        telling.tell_result(outcome, config, directory, record.link, console)
+        return outcome["objective"]
 
 
 def _prepare(this: _Run) -> Data:

@@ -12,8 +12,8 @@ os.environ["OMP_WAIT_POLICY"] = "passive"  # a test that asks for two threads do
 import numpy as np
 import pytest
 
-from resnet_exp.config import TrainConfig
 from resnet_exp.interfaces import LabelledImages, Schedule
+from resnet_exp.settings import TrainConfig
 
 
 def pytest_collection_modifyitems(items):

@@ -15,12 +15,12 @@ from torch import nn
 
 from resnet_exp import randomness, runtime
 from resnet_exp.augmentation.crop_flip_cutout import CropFlipCutout
-from resnet_exp.config import RangeTestConfig
 from resnet_exp.data.bank import Batch, shuffled
 from resnet_exp.engine import NonFinite, Steps
 from resnet_exp.interfaces import Schedule
 from resnet_exp.models.custom_resnet import CustomResNet
 from resnet_exp.schedulers.onecycle import OneCycle
+from resnet_exp.settings import RangeTestConfig
 from resnet_exp.stages.range_test import RangeTest, range_test
 
 SETTINGS = RangeTestConfig(start_lr=1e-5, end_lr=10.0, num_steps=60, repeats=2)
@@ -180,7 +180,7 @@ def test_a_sweep_that_overflows_ends_with_nan_and_the_others_go_on(tiny_learner)
 
 
 class Scripted:
-    """A learner whose loss is a function of the LR; it breaks where that is not finite, and skips steps as fp16 does."""
+    """A learner whose loss is a function of the LR; it breaks where that is not finite, and skips steps like fp16."""
 
     def __init__(self, schedule: Schedule, loss, skipped=()):
         self.lrs, self.loss, self.skipped, self.broken = schedule.lrs, loss, skipped, None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 import os
@@ -25,12 +24,13 @@ from safetensors import safe_open
 from resnet_exp import build
 from resnet_exp import run as way
 from resnet_exp.__main__ import CONF
-from resnet_exp.config import flat, signature, typed
+from resnet_exp.config import flat, typed
 from resnet_exp.data.bank import Batch
 from resnet_exp.directory import open_run_directory
 from resnet_exp.interfaces import ConfigError, RunError, RunPaths
 from resnet_exp.journal import last_status, metric_history, read
 from resnet_exp.models.custom_resnet import CustomResNet
+from resnet_exp.signature import signature
 
 TINY = (
     "data=digits", "data.image_size=8", "data.limit_train=200", "augmentation=crop", "augmentation.padding=1",
@@ -85,7 +85,6 @@ def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
 
 
 def run(*overrides: str) -> Done:
-    gc.collect()  # lets go of the directories of runs before; not needed once the tests marked LOCK pass
     config = config_of(*overrides)
     objective = way.run(config, f"python -m resnet_exp {' '.join(overrides)}")
     return Done(newest(Path(config.output_dir)), objective)
@@ -274,22 +273,13 @@ def test_a_run_that_goes_on_keeps_what_it_had_done(go: Callable[..., Done]) -> N
 def test_a_run_directory_is_for_one_process_at_a_time(go: Callable[..., Done]) -> None:
     config = config_of(GIVEN)
     key = signature(config, build.plugins(config).source.identity())
-    held = open_run_directory("runs", config.title, key, rerun=False)
-    with pytest.raises(RunError, match="another process"):
-        go(GIVEN)
-    assert not held.paths.journal.exists(), "the second one has touched nothing"
-    held.lock.close()
+    with open_run_directory("runs", config.title, key, rerun=False) as held:
+        with pytest.raises(RunError, match="another process"):
+            go(GIVEN)
+        assert not held.paths.journal.exists(), "the second one has touched nothing"
     assert go(GIVEN).paths == held.paths
 
 
-LOCK = pytest.mark.xfail(
-    raises=RunError,
-    strict=True,
-    reason="the lock goes with run()'s frame, which tracebacks kept by torch's and matplotlib's imports keep alive",
-)
-
-
-@LOCK
 def test_a_finished_run_lets_go_of_its_directory_at_once(go: Callable[..., Done]) -> None:
     """A sweep runs its jobs in one process, and may come to the same point twice."""
     config = config_of()
@@ -297,7 +287,6 @@ def test_a_finished_run_lets_go_of_its_directory_at_once(go: Callable[..., Done]
     assert way.run(config, "again") == first.objective
 
 
-@LOCK
 def test_a_failed_run_lets_go_of_its_directory_at_once(go: Callable[..., Done]) -> None:
     """A sweep keeps the errors of its failed jobs; a job after them may be the same run again."""
     with pytest.MonkeyPatch.context() as patch:

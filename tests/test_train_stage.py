@@ -219,7 +219,7 @@ import numpy as np
 import torch
 from resnet_exp.augmentation.crop_flip_cutout import CropFlipCutout
 from resnet_exp.checkpoint import Checkpoints
-from resnet_exp.config import TrainConfig
+from resnet_exp.settings import TrainConfig
 from resnet_exp.data.bank import ImageBank, Normalisation, in_order, shuffled
 from resnet_exp.engine import Learner, predict
 from resnet_exp.interfaces import LabelledImages

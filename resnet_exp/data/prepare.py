@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from resnet_exp.config import SplitConfig
 from resnet_exp.data.bank import ImageBank, Normalisation
 from resnet_exp.data.split import digest, split
 from resnet_exp.interfaces import ConfigError, DatasetInfo, DataSource, Progress
+from resnet_exp.settings import SplitConfig
 
 
 @dataclass(frozen=True)

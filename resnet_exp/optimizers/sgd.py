@@ -27,6 +27,8 @@ def sgd(
         raise ConfigError(f"optimizer.momentum={momentum}: a number from 0 to below 1 is needed")
     if not 0 <= weight_decay < float("inf"):
         raise ConfigError(f"optimizer.weight_decay={weight_decay}: a number of 0 or more is needed")
+    if not isinstance(nesterov, bool):
+        raise ConfigError(f"optimizer.nesterov={nesterov}: true or false is needed")
     if nesterov and momentum == 0:
         raise ConfigError("optimizer.nesterov=true needs optimizer.momentum above 0; set optimizer.nesterov=false")
 

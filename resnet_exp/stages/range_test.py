@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from resnet_exp.config import RangeTestConfig
 from resnet_exp.data.bank import Batch
 from resnet_exp.engine import Learner, NonFinite
 from resnet_exp.interfaces import Advance, Progress, Schedule
+from resnet_exp.settings import RangeTestConfig
 from resnet_exp.stages.range_curve import Curve, curve_from_json, curve_to_json
 from resnet_exp.stages.range_rules import Verdict, diverged_at_once, judge, minimum_at_end, verdict_from_json
 

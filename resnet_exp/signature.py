@@ -1,0 +1,65 @@
+"""What makes two runs, or two range tests, the same: a hash of all that determines their result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+from resnet_exp.config import Config
+
+# Raised when the same config would give another result.
+SIGNATURE_VERSION = 1
+
+
+def signature(config: Config, data_identity: str) -> str:
+    """Twelve hex digits that are equal where two configs must give the same result on the same kind of device.
+
+    The data stand in it by their identity. What does not touch the result does not: paths, tracker, device, name,
+    how often checkpoints are written.
+    """
+    train = {key: value for key, value in asdict(config.train).items() if key != "checkpoint_interval"}
+    determines = {
+        "version": SIGNATURE_VERSION,
+        "task": config.task,
+        "seed": str(config.seed),
+        "data": data_identity,
+        "split": asdict(config.split),
+        "range_test": asdict(config.range_test) if config.needs_range_test else None,
+        "train": train,
+        **{group: plugin for group, plugin in config.plugins.items() if group != "data"},
+    }
+    return _hash(determines)
+
+
+def range_test_signature(config: Config, data_identity: str, machine: dict[str, Any]) -> str:
+    """Twelve hex digits that are equal where two range tests must read the same curves.
+
+    `machine` holds what the curves' last digits depend on beside the config: precision, device, versions, code.
+    """
+    train = {key: value for key, value in asdict(config.train).items() if key not in ("epochs", "checkpoint_interval")}
+    determines = {
+        "version": SIGNATURE_VERSION,
+        "seed": str(config.seed),
+        "data": data_identity,
+        "split": asdict(config.split),
+        "range_test": asdict(config.range_test),
+        "train": train,
+        "machine": machine,
+        **{group: config.plugins[group] for group in ("model", "augmentation", "optimizer")},
+    }
+    return _hash(determines)
+
+
+def _hash(determines: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(_plain(determines), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _plain(value: Any) -> Any:
+    """The value with whole numbers as floats: `max_lr=1` and `max_lr=1.0` are one setting."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
