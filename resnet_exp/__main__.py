@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
 import signal
 import sys
@@ -45,7 +44,6 @@ def _run(cfg: DictConfig) -> float | None:
 
 def main() -> None:
     """Runs the command line. It exits with 0; 2: a setting cannot work; 1: the run failed; 130: interrupted."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     signal.signal(signal.SIGTERM, _interrupt)
     for argument in sys.argv[1:]:
         if argument.lstrip("+").startswith("optimizer.lr="):

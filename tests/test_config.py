@@ -327,3 +327,7 @@ def test_a_password_is_used_but_never_recorded(uri: str) -> None:
 
 def test_a_password_is_not_in_the_error_about_its_address() -> None:
     assert "SECRET" not in error_of("tracker.uri='mongodb://user:SECRET@host'")
+
+
+def test_a_number_signs_alike_however_it_is_written() -> None:
+    assert sign("scheduler.max_lr=1") == sign("scheduler.max_lr=1.0") == sign("scheduler.max_lr=1e0")
