@@ -13,7 +13,7 @@ from resnet_exp.config import Config
 from resnet_exp.data.prepare import Data
 from resnet_exp.interfaces import DatasetInfo
 from resnet_exp.record import Record
-from resnet_exp.stages.evaluate import Evaluation
+from resnet_exp.stages.evaluate import Evaluation, predict
 from resnet_exp.stages.range_test import RangeTest
 
 _log = logging.getLogger(__name__)
@@ -40,9 +40,14 @@ def keep_range_test(found: RangeTest, min_lr: float | None, record: Record, *, r
 
 
 def keep_predictions(logits: Tensor, labels: Tensor, tested: Evaluation, info: DatasetInfo, record: Record) -> None:
-    """Writes the test set's logits `[N, num_classes], float32`, labels `[N], int64`, and the confusion matrix."""
+    """Writes the test set's logits and probabilities `[N, num_classes]`, its labels `[N]`, and the confusion matrix."""
     with record.paths.predictions.open("wb") as file:
-        np.savez_compressed(file, logits=logits.cpu().numpy(), labels=labels.cpu().numpy())
+        np.savez_compressed(
+            file,
+            logits=logits.cpu().numpy(),
+            probabilities=predict(logits).cpu().numpy(),
+            labels=labels.cpu().numpy(),
+        )
     record.file(record.paths.predictions)
     confusion = {"class_names": list(info.class_names), "rows_true_columns_predicted": tested.confusion}
     record.file(record.paths.root / "confusion_matrix.json", confusion)

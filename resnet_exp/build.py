@@ -7,6 +7,7 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
@@ -48,9 +49,12 @@ def plugins(config: Config) -> Plugins:
         _check_names(group, config)
     scheduler = _make("scheduler", config)
     scheduler.check(config.train.epochs)
+    source = _make("data", config)
+    with torch.device("meta"):  # no memory, no arithmetic: only to hear whether it takes its settings
+        _make("model", config, num_classes=2, in_channels=3, image_size=source.image_size)
     return Plugins(
         scheduler=scheduler,
-        source=_make("data", config),
+        source=source,
         augmentation=_make("augmentation", config),
         optimizer=_make("optimizer", config),
     )
@@ -60,8 +64,8 @@ def tracker(config: Config, paths: RunPaths) -> Tracker:
     """The mirror of the run's journal."""
     if config.tracker.kind == "none":
         return NullTracker()
-    experiment = config.tracker.experiment or "resnet_exp"
-    return MlflowTracker(paths, uri=config.tracker.store, experiment=experiment, run_name=paths.root.name)
+    settings = config.tracker
+    return MlflowTracker(paths, uri=settings.store, experiment=settings.experiment, run_name=paths.root.name)
 
 
 def model(config: Config, info: DatasetInfo) -> Any:

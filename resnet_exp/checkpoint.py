@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from resnet_exp.files import write_durably
 
 _KEEP = 2
 _NAME = re.compile(r"epoch-(\d{5})-([0-9a-f]{16})\.pt")
@@ -26,7 +27,6 @@ class Checkpoints:
 
     def save(self, epoch: int, state: dict[str, Any]) -> Path:
         """The file that now holds the state after `epoch` epochs."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getbuffer()
@@ -67,18 +67,3 @@ class Checkpoints:
         for pattern in ("*.partial", "*.damaged"):  # what a kill left behind, and a flipped bit
             for path in self.folder.glob(pattern):
                 path.unlink()
-
-
-def write_durably(path: Path, content: bytes | memoryview) -> None:
-    """Puts the content at `path` whole or not at all, on the disk when this returns."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -160,11 +160,16 @@ def _keys_within(value: Any) -> Iterator[str]:
 
 def _refuse_ignored(config: Config, overrides: Sequence[str]) -> None:
     """What the user set on the command line must have an effect."""
+    max_lr = config.plugins["scheduler"].get("max_lr")
+    if config.task == "range_test" and max_lr != "find":
+        raise ConfigError(
+            f"scheduler.max_lr={max_lr} would be ignored by task=range_test, which finds it; leave it out"
+        )
     if config.needs_range_test:
         return
     for override in overrides:
         if override.lstrip("+~").startswith("range_test."):
             raise ConfigError(
-                f"{override} would be ignored: scheduler.max_lr={config.plugins['scheduler'].get('max_lr')} is given, "
+                f"{override} would be ignored: scheduler.max_lr={max_lr} is given, "
                 "so no range test runs; set scheduler.max_lr=find or leave it out"
             )

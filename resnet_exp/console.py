@@ -43,17 +43,17 @@ class Console:
         self._print(f"[yellow]warning:[/yellow] {escape(text)}")
 
     @contextmanager
-    def progress(self, description: str, total: int) -> Iterator[Advance]:
+    def progress(self, description: str, total: int, done: int = 0) -> Iterator[Advance]:
         """Shows how far `total` units are, with an ETA; rows printed meanwhile stand above it."""
         if not self._rich.is_terminal:
-            yield _plain_progress(description, total)
+            yield _plain_progress(description, total, done)
             return
         columns = (
             TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             TextColumn("ETA"), TimeRemainingColumn(),
         )  # fmt: skip
         with Progress(*columns, console=self._rich, transient=True, refresh_per_second=4) as live:
-            task = live.add_task(description, total=total)
+            task = live.add_task(description, total=total, completed=done)
 
             def advance(n: int = 1) -> None:
                 live.update(task, advance=n)
@@ -69,17 +69,17 @@ class Console:
         sys.stdout.flush()
 
 
-def _plain_progress(description: str, total: int) -> Advance:
+def _plain_progress(description: str, total: int, before: int) -> Advance:
     start = last = time.monotonic()
-    done = 0
+    done = before
 
     def advance(n: int = 1) -> None:
         nonlocal done, last
         done += n
         now = time.monotonic()
-        if now - last >= _PLAIN_INTERVAL and 0 < done < total:
+        if now - last >= _PLAIN_INTERVAL and before < done < total:
             last = now
-            left = (now - start) / done * (total - done)
+            left = (now - start) / (done - before) * (total - done)
             print(f"  {description}: {done:,} of {total:,} ({done / total:.0%}), ETA {left:.0f} s", flush=True)
 
     return advance

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnet_exp.checkpoint import write_durably
+from resnet_exp.files import read_json
 from resnet_exp.interfaces import RunError, RunPaths
 from resnet_exp.journal import last_status
 
@@ -43,25 +42,14 @@ def open_run_directory(output_dir: str, title: str, signature: str, rerun: bool)
     while rerun and _result(_numbered(root, number)) is not None:
         number += 1
     paths = RunPaths(_numbered(root, number))
-    is_new = not paths.environment.exists()  # the last file that a new run begins with
     paths.root.mkdir(parents=True, exist_ok=True)
     with (paths.root / ".lock").open("w") as lock:  # the kernel lets go of it even when the process is killed
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(f"{paths.root} is being worked on by another process; wait for it, or stop it") from None
+        is_new = not paths.environment.exists()  # the last file that a new run begins with
         yield RunDirectory(paths, is_new, _result(paths.root))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Puts the value at `path` as JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
-
-
-def read_json(path: Path) -> Any | None:
-    """What stands at `path`, or None where nothing does."""
-    return json.loads(path.read_text()) if path.exists() else None
 
 
 def _numbered(root: Path, number: int) -> Path:

@@ -22,10 +22,10 @@ _LOSS, _GRADIENT = 1, 2
 
 
 class NonFinite(RunError):
-    """The loss or the gradient of `step`, counted from 0, was not finite; nothing was updated from then on."""
+    """The loss, the gradient or the update of `step`, counted from 0, was not finite."""
 
     def __init__(self, step: int, what: str) -> None:
-        super().__init__(f"the {what} of step {step} is not finite: no update was made from there on")
+        super().__init__(f"the {what} of step {step} is not finite; nothing from there on is kept")
         self.step, self.what = step, what
 
 
@@ -84,6 +84,7 @@ class Learner:
         self._fault = torch.full((2,), -1, dtype=torch.int64, device=device)  # the first bad step, and what was bad
         self._scale = torch.tensor(_FIRST_SCALE if runtime.scales_loss else 1.0, device=device)
         self._good = torch.zeros((), dtype=torch.int64, device=device)  # updates since the scale last changed
+        self._last_step = -1
 
     def train(self, batches: Iterable[Batch], first_step: int, advance: Advance) -> Steps:
         """Makes one optimizer step for each batch; steps are counted from `first_step` on."""
@@ -98,22 +99,28 @@ class Learner:
             losses.append(loss)
             sizes.append(len(batch.labels))
             correct += right
+            self._last_step = step
             advance(len(batch.labels))
         return Steps(torch.stack(losses), torch.stack(lrs), tuple(sizes), correct)
 
     def check(self) -> None:
-        """Waits for the device and returns if all was finite.
+        """Waits for the device and returns if all was finite, the weights and statistics that came of it too.
 
         Raises:
-            NonFinite: a loss or a gradient was not, and the updates stopped there.
+            NonFinite: a loss or a gradient was not, and the updates stopped there; or the last updates overflowed.
         """
-        step, what = self._fault.tolist()
+        values = [value for value in self.model.state_dict().values() if value.is_floating_point()]
+        sound = torch.stack([torch.isfinite(value).all() for value in values]).all()
+        step, what, sound = torch.cat([self._fault, sound.long()[None]]).tolist()
         if what != -1:
             raise NonFinite(step, "loss" if what == _LOSS else "gradient")
+        if not sound:
+            raise NonFinite(self._last_step, "update")
 
     def state_dict(self) -> dict[str, Any]:
         """All that going on needs beside the step's number."""
         return {
+            "precision": self._runtime.precision,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "updates": self._updates,
@@ -122,7 +129,15 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Puts the learner where `state_dict` was taken."""
+        """Puts the learner where `state_dict` was taken.
+
+        Raises:
+            RunError: that was in another precision.
+        """
+        if state["precision"] != self._runtime.precision:
+            raise RunError(
+                f"the checkpoint is of precision {state['precision']}; this run's is {self._runtime.precision}"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._updates.copy_(state["updates"])
@@ -197,7 +212,7 @@ class Learner:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, batches: Iterable[Batch], runtime: Runtime) -> tuple[Tensor, Tensor]:
+def infer(model: nn.Module, batches: Iterable[Batch], runtime: Runtime) -> tuple[Tensor, Tensor]:
     """The logits `[N, num_classes], float32` and labels `[N], int64` of all images, on the run's device."""
     was_training = model.training
     model.eval()

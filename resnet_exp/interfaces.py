@@ -68,13 +68,15 @@ class Advance(Protocol):
 
 
 class Progress(Protocol):
-    """Opens a progress display with an ETA for `total` units of work."""
+    """Opens a progress display with an ETA for `total` units of work, of which `done` were done before."""
 
-    def __call__(self, description: str, total: int) -> AbstractContextManager[Advance]: ...
+    def __call__(self, description: str, total: int, done: int = 0) -> AbstractContextManager[Advance]: ...
 
 
 class DataSource(Protocol):
     """A data set by name (`conf/data/*.yaml`); made from plain arguments, and checked when it is made."""
+
+    image_size: int  # pixels of a side, as the network sees them
 
     def identity(self) -> str:
         """A short text that changes when the images or labels do, found without decoding them.
@@ -109,12 +111,6 @@ class Augmentation(Protocol):
     def sample(self, keys: Tensor, image_size: int) -> Sampling:
         """The views of the images whose random keys (`[B], int64`) these are; equal keys give equal views."""
         ...
-
-
-class ModelFactory(Protocol):
-    """Makes a fresh network that maps `[B, in_channels, image_size, image_size]` to logits `[B, num_classes]`."""
-
-    def __call__(self, *, num_classes: int, in_channels: int, image_size: int) -> nn.Module: ...
 
 
 class OptimizerFactory(Protocol):

@@ -85,14 +85,13 @@ class Journal:
         """Records something that happened, with JSON fields; trackers do not show it."""
         self._append("event", name=name, fields=fields)
 
-    def rewind(self, step: int, keep: Sequence[str] = ()) -> None:
+    def rewind(self, step: int) -> None:
         """Records that metrics recorded so far with a later step are void: what follows does those steps again.
 
         Args:
             step: The last step that counts.
-            keep: Beginnings of metric names that stay, because they count in another unit (`range_test/`).
         """
-        self._append("rewind", step=int(step), keep=list(keep))
+        self._append("rewind", step=int(step))
 
     def status(self, status: str, reason: str | None = None) -> None:
         """Records how the run stands, safe from a power cut: RUNNING, FINISHED, FAILED or KILLED.
@@ -190,8 +189,7 @@ def metric_history(source: Path | Iterable[dict[str, Any]]) -> dict[str, list[tu
                 if point not in points or not same_value(points[point][0], value):
                     points[point] = (value, record["time_ms"])
         elif record["kind"] == "rewind":
-            keep = tuple(record["keep"])
-            void |= {point for point in points if point[1] > record["step"] and not point[0].startswith(keep)}
+            void |= {point for point in points if point[1] > record["step"]}
     history: dict[str, list[tuple[int, float, int]]] = {}
     for key, step in sorted(points.keys() - void):
         history.setdefault(key, []).append((step, *points[key, step]))

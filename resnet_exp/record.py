@@ -9,11 +9,10 @@ from typing import Any
 
 import yaml
 
-from resnet_exp.checkpoint import write_durably
 from resnet_exp.config import Config, flat
-from resnet_exp.directory import write_json
-from resnet_exp.interfaces import DatasetInfo, RunPaths, Tracker
-from resnet_exp.journal import Journal
+from resnet_exp.files import write_durably, write_json
+from resnet_exp.interfaces import DatasetInfo, RunError, RunPaths, Tracker
+from resnet_exp.journal import Journal, read
 from resnet_exp.result import headline, once_metrics
 from resnet_exp.stages.train import Epoch
 
@@ -35,24 +34,34 @@ class Record:
             self.journal.artifact(self.paths.config)
             self.file(self.paths.environment, environment)
         self.journal.event("environment", **environment)
-        self.journal.tags(
-            {
-                "command": command,
-                "device": environment["device"],
-                "precision": environment["precision"],
-                "git_commit": environment["git_commit"],
-                "git_dirty": environment["git_dirty"],
-                "mlflow.source.name": "resnet_exp",
-                "mlflow.source.git.commit": environment["git_commit"] or "",
-                "validation": config.split.validation,
-                "max_lr_source": "range test" if config.needs_range_test else "given",
-                "mlflow.note.content": f"running\n\n`{command}`",
-            }
-        )
+        known = {
+            "command": command,
+            "device": environment["device"],
+            "precision": environment["precision"],
+            "git_commit": environment["git_commit"],
+            "git_dirty": environment["git_dirty"],
+            "mlflow.source.name": "resnet_exp",
+            "mlflow.source.git.commit": environment["git_commit"],
+            "validation": config.split.validation,
+            "max_lr_source": "range test" if config.needs_range_test else "given",
+            "mlflow.note.content": f"running\n\n`{command}`",
+        }
+        self.journal.tags({key: value for key, value in known.items() if value is not None})
         self._tracker.sync()
 
     def data(self, info: DatasetInfo, digests: dict[str, str]) -> None:
-        """Records the splits, each with the digest of its bytes."""
+        """Records the splits, each with the digest of its bytes.
+
+        Raises:
+            RunError: the run began with other images.
+        """
+        before = {entry["context"]: entry["digest"] for entry in read(self.paths.journal) if entry["kind"] == "dataset"}
+        changed = [split for split, digest in digests.items() if before.get(split, digest) != digest]
+        if changed:
+            raise RunError(
+                f"the {', '.join(changed)} images are not those this run began with; give the images back, or take "
+                f"another name=... for a new run ({self.paths.root} keeps the old one)"
+            )
         rows = {"train": info.num_train, "val": info.num_val, "test": info.num_test}
         for context, digest in digests.items():
             self.journal.dataset(
@@ -62,7 +71,7 @@ class Record:
     def goes_on_after(self, epoch: int) -> None:
         """Voids what a killed process recorded of the epochs after this one: they are done again."""
         if not self._is_new:
-            self.journal.rewind(epoch, keep=("range_test/",))
+            self.journal.rewind(epoch)
 
     def epoch(self, epoch: Epoch, measured: str | None) -> None:
         """Records an epoch's metrics; `measured` prefixes those of the images it was measured on."""
@@ -109,8 +118,8 @@ def recorded(paths: RunPaths, tracker: Tracker) -> Iterator[Record]:
     with Journal(paths.journal) as journal:
         record = Record(paths, journal, tracker)
         journal.status("RUNNING")
-        tracker.begin()
         try:
+            tracker.begin()
             yield record
         except KeyboardInterrupt:
             journal.status("KILLED", "interrupted")

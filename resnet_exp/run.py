@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,9 +18,10 @@ from resnet_exp.config import Config
 from resnet_exp.console import Console
 from resnet_exp.data.bank import Batch, in_order, num_batches, shuffled
 from resnet_exp.data.prepare import Data, prepare
-from resnet_exp.directory import open_run_directory, read_json, write_json
-from resnet_exp.engine import Learner, predict
-from resnet_exp.interfaces import RunError, Schedule
+from resnet_exp.directory import open_run_directory
+from resnet_exp.engine import Learner, infer
+from resnet_exp.files import read_json, write_json
+from resnet_exp.interfaces import ConfigError, RunError, Schedule
 from resnet_exp.record import Record, recorded
 from resnet_exp.runtime import Runtime
 from resnet_exp.signature import range_test_signature, signature
@@ -36,6 +38,7 @@ class _Run:
     plugins: build.Plugins
     identity: str  # of the data
     machine: Runtime
+    environment: dict[str, Any]
     record: Record
     console: Console
 
@@ -54,8 +57,10 @@ def run(config: Config, command: str) -> float | None:
     console = Console()
     plugins = build.plugins(config)
     machine = runtime.start(config.device, config.train.precision, config.train.deterministic)
+    _check_momentum(config, machine)
     identity = plugins.source.identity()
-    title, run_signature = config.title, signature(config, identity)
+    environment = runtime.environment(machine)
+    title, run_signature = config.title, signature(config, identity, machine.precision)
     with open_run_directory(config.output_dir, title, run_signature, config.rerun) as directory:
         tracker = build.tracker(config, directory.paths)
         if directory.result is not None:
@@ -63,8 +68,8 @@ def run(config: Config, command: str) -> float | None:
         telling.tell_plan(config, machine, directory, console)
 
         with recorded(directory.paths, tracker) as record:
-            record.begin(config, runtime.environment(machine), command, directory.is_new)
-            this = _Run(config, plugins, identity, machine, record, console)
+            record.begin(config, environment, command, directory.is_new)
+            this = _Run(config, plugins, identity, machine, environment, record, console)
             data = _prepare(this)
             found = _find_max_lr(this, data)
             if config.task == "range_test" and found:
@@ -79,6 +84,12 @@ def run(config: Config, command: str) -> float | None:
             outcome = record.finish(outcome, time.time() - start)
         telling.tell_result(outcome, config, directory, record.link, console)
         return outcome["objective"]
+
+
+def _check_momentum(config: Config, machine: Runtime) -> None:
+    """Raises ConfigError where the momentum would run ahead of the LR: the host cannot know what fp16 skips."""
+    if machine.scales_loss and config.plugins["scheduler"].get("cycle_momentum"):
+        raise ConfigError("scheduler.cycle_momentum=true needs train.precision=fp32 or bf16: fp16 skips steps")
 
 
 def _prepare(this: _Run) -> Data:
@@ -109,7 +120,7 @@ def _find_max_lr(this: _Run, data: Data) -> RangeTest | None:
     config, paths = this.config, this.record.paths
     if not config.needs_range_test:
         return None
-    key = range_test_signature(config, this.identity, runtime.environment(this.machine))
+    key = range_test_signature(config, this.identity, this.environment)
     memo = Path(config.output_dir) / "range_tests" / f"{key}.json"
     known = read_json(paths.range_test) or read_json(memo)
     if known:
@@ -132,6 +143,11 @@ def _find_max_lr(this: _Run, data: Data) -> RangeTest | None:
         raise RunError(
             f"the LR range test failed: {found.verdict.reason}. Set scheduler.max_lr to a number, or look at "
             f"{paths.report / 'range_test.png'} and change range_test.start_lr or range_test.end_lr"
+        )
+    if config.task == "train" and min_lr is not None and min_lr >= max_lr:
+        raise RunError(
+            f"scheduler.min_lr={min_lr:g} is not below the max_lr that the range test found, {max_lr:.4g}; give a "
+            "smaller one, or scheduler.min_lr=find"
         )
     return found
 
@@ -166,8 +182,7 @@ def _train(this: _Run, data: Data, learner: Learner, schedule: Schedule) -> Trai
         this.record.epoch(epoch, result.MEASURED[config.split.validation])
         table.row(epoch, best)
 
-    with this.console.progress("training", images * config.train.epochs) as advance:
-        advance(images * done)
+    with this.console.progress("training", images * config.train.epochs, images * done) as advance:
         return train(
             learner,
             schedule,
@@ -187,12 +202,12 @@ def _measurement(this: _Run, data: Data) -> Callable[[nn.Module], Evaluation] | 
     bank = {"holdout": data.val, "test": data.test, "none": None}[this.config.split.validation]
     if bank is None:
         return None
-    return lambda model: evaluate(*predict(model, in_order(bank, this.config.train.batch_size), this.machine))
+    return lambda model: evaluate(*infer(model, in_order(bank, this.config.train.batch_size), this.machine))
 
 
 def _test(this: _Run, data: Data, model: nn.Module) -> Evaluation:
     """The chosen network on the test set, once; its predictions are kept."""
-    logits, labels = predict(model, in_order(data.test, this.config.train.batch_size), this.machine)
+    logits, labels = infer(model, in_order(data.test, this.config.train.batch_size), this.machine)
     tested = evaluate(logits, labels)
     artifacts.keep_predictions(logits, labels, tested, data.info, this.record)
     return tested

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import os
 import platform
 import random
@@ -20,7 +21,10 @@ import torch
 
 from resnet_exp.interfaces import ConfigError
 
-_PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "optuna", "mlflow", "grad-cam")
+_PACKAGES = (
+    *("torch", "torchvision", "numpy", "pillow", "scikit-learn"),
+    *("hydra-core", "omegaconf", "optuna", "mlflow", "grad-cam"),
+)
 _PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # mallopt's parameters. Source: glibc, malloc/malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -129,13 +133,20 @@ def environment(runtime: Runtime) -> dict[str, Any]:
 
 
 def code_state() -> dict[str, Any]:
-    """The package's version and, where it runs from a git checkout, its commit and whether that was changed."""
+    """The package's version, a digest of its modules; in a git checkout its commit, and whether that was changed."""
     here = Path(__file__).resolve().parent
     # An installed package may lie within somebody's own checkout, whose commit says nothing of this code.
     ours = _git(here, "ls-files", "--error-unmatch", Path(__file__).name)
     commit = _git(here, "rev-parse", "HEAD") if ours else None
     dirty = bool(_git(here, "status", "--porcelain", "--", ".", "../conf")) if commit else None
-    return {"version": _version("resnet_exp"), "git_commit": commit, "git_dirty": dirty}
+    return {"version": _version("resnet_exp"), "code_digest": _digest(here), "git_commit": commit, "git_dirty": dirty}
+
+
+def _digest(package: Path) -> str:
+    hashed = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        hashed.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes())
+    return hashed.hexdigest()[:16]
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

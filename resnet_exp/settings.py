@@ -85,7 +85,7 @@ class TrackerConfig:
 
     kind: str
     uri: str | None = None
-    experiment: str | None = None
+    experiment: str = "resnet_exp"
 
     def __post_init__(self) -> None:
         _choice("tracker.kind", self.kind, ("mlflow", "none"))

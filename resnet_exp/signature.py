@@ -11,15 +11,22 @@ from resnet_exp.config import Config
 
 # Raised when the same config would give another result.
 SIGNATURE_VERSION = 1
+# What of the environment a range test's curves depend on.
+_CURVES_DEPEND_ON = ("device", "precision", "threads", "cuda", "cudnn", "code_digest")
+_PACKAGES = ("torch", "numpy", "pillow", "scikit-learn")
 
 
-def signature(config: Config, data_identity: str) -> str:
+def signature(config: Config, data_identity: str, precision: str) -> str:
     """Twelve hex digits that are equal where two configs must give the same result on the same kind of device.
 
-    The data stand in it by their identity. What does not touch the result does not: paths, tracker, device, name,
-    how often checkpoints are written.
+    The data stand in it by their identity, `train.precision` by what it comes to on this device. What does not touch
+    the result does not: paths, tracker, device, name, how often checkpoints are written.
     """
     train = {key: value for key, value in asdict(config.train).items() if key != "checkpoint_interval"}
+    groups = ["model", "augmentation", "optimizer", "scheduler"]
+    if config.task == "range_test":  # what comes after it
+        train.pop("epochs")
+        groups.remove("scheduler")
     determines = {
         "version": SIGNATURE_VERSION,
         "task": config.task,
@@ -27,16 +34,16 @@ def signature(config: Config, data_identity: str) -> str:
         "data": data_identity,
         "split": asdict(config.split),
         "range_test": asdict(config.range_test) if config.needs_range_test else None,
-        "train": train,
-        **{group: plugin for group, plugin in config.plugins.items() if group != "data"},
+        "train": {**train, "precision": precision},
+        **{group: config.plugins[group] for group in groups},
     }
     return _hash(determines)
 
 
-def range_test_signature(config: Config, data_identity: str, machine: dict[str, Any]) -> str:
-    """Twelve hex digits that are equal where two range tests must read the same curves.
+def range_test_signature(config: Config, data_identity: str, environment: dict[str, Any]) -> str:
+    """Twelve hex digits that are equal where two range tests must read the same curves, to the last digit.
 
-    `machine` holds what the curves' last digits depend on beside the config: precision, device, versions, code.
+    Of the environment, `runtime.environment`, counts what the curves depend on: device, precision, code, versions.
     """
     train = {key: value for key, value in asdict(config.train).items() if key not in ("epochs", "checkpoint_interval")}
     determines = {
@@ -46,7 +53,8 @@ def range_test_signature(config: Config, data_identity: str, machine: dict[str, 
         "split": asdict(config.split),
         "range_test": asdict(config.range_test),
         "train": train,
-        "machine": machine,
+        "environment": {fact: environment[fact] for fact in _CURVES_DEPEND_ON},
+        "packages": {name: environment["packages"][name] for name in _PACKAGES},
         **{group: config.plugins[group] for group in ("model", "augmentation", "optimizer")},
     }
     return _hash(determines)

@@ -21,12 +21,9 @@ def tell_plan(config: Config, machine: Runtime, directory: RunDirectory, console
     """Says what will run."""
     names, train = config.short_names, config.train
     console.heading(f"{directory.name}{'' if directory.is_new else '  (goes on)'}")
-    settings = [f"{key}={value}" for key, value in config.plugins["model"].items() if key != "_target_"]
     plan = {
         "data": names["data"],
-        "model": " ".join([names["model"], *settings]),
-        "augmentation": names["augmentation"],
-        "optimizer": names["optimizer"],
+        **{group: _shown(config, group) for group in ("model", "augmentation", "optimizer")},
         "max_lr": "by the range test" if config.needs_range_test else config.plugins["scheduler"].get("max_lr"),
         "training": f"{train.epochs} epochs, batch {train.batch_size}, {names['scheduler']}",
         "device": f"{machine.device_name}, {machine.precision}",
@@ -35,6 +32,11 @@ def tell_plan(config: Config, machine: Runtime, directory: RunDirectory, console
     if config.task == "range_test":
         plan.pop("training")
     console.facts(plan)
+
+
+def _shown(config: Config, group: str) -> str:
+    settings = (f"{key}={value}" for key, value in config.plugins[group].items() if key != "_target_")
+    return " ".join([config.short_names[group], *settings])
 
 
 def tell_data(info: DatasetInfo, validation: str, console: Console) -> None:
@@ -82,7 +84,8 @@ def tell_result(
     console.facts(facts)
     if config.tracker.kind == "mlflow":
         console.line("  look at it in MLflow:")
-        console.line(f"    {ui_command(config.tracker.store)}")
+        if not config.tracker.store.startswith("http"):
+            console.line(f"    {ui_command(config.tracker.store)}")
         console.line(f"    {link}" if link else "    (not complete there yet: the same command again completes it)")
 
 

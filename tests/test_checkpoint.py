@@ -10,7 +10,7 @@ import random
 import pytest
 import torch
 
-from resnet_exp import checkpoint
+from resnet_exp import files
 from resnet_exp.checkpoint import Checkpoints
 
 CPU = torch.device("cpu")
@@ -130,7 +130,7 @@ def test_a_kill_while_writing_leaves_the_old_ones_whole_and_only_a_partial_file_
 
     checkpoints, path = two
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.os, "fsync", kill) if moment == "fsync" else patch.setattr(type(path), "replace", kill)
+        patch.setattr(files.os, "fsync", kill) if moment == "fsync" else patch.setattr(type(path), "replace", kill)
         with pytest.raises(Killed):
             checkpoints.save(3, state(3))
     names = [file.name for file in checkpoints.folder.iterdir()]

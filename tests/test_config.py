@@ -15,7 +15,10 @@ from resnet_exp.config import Config, flat, typed
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.signature import range_test_signature, signature
 
-MACHINE = {"device": "CPU", "precision": "fp32"}
+MACHINE = {
+    **dict.fromkeys(("device", "precision", "threads", "cuda", "cudnn", "code_digest", "git_commit"), "x"),
+    "packages": dict.fromkeys(("torch", "numpy", "pillow", "scikit-learn", "mlflow"), "1"),
+}
 
 
 @cache  # composing takes a tenth of a second; nobody changes what it returns
@@ -31,7 +34,8 @@ def error_of(*overrides: str) -> str:
 
 
 def sign(*overrides: str, data: str = "digits-1") -> str:
-    return signature(config_of(*overrides), data)
+    config = config_of(*overrides)
+    return signature(config, data, {"auto": "fp32"}.get(config.train.precision, config.train.precision))
 
 
 def test_the_defaults_are_typed() -> None:
@@ -155,7 +159,29 @@ def test_what_is_missing_unknown_or_ignored_is_refused(overrides: tuple[str, ...
 
 def test_range_test_settings_are_welcome_where_a_range_test_runs() -> None:
     assert config_of("range_test.repeats=2").range_test.repeats == 2
-    assert config_of("task=range_test", "range_test.repeats=2", "scheduler.max_lr=0.1").needs_range_test
+    assert config_of("task=range_test", "range_test.repeats=2").needs_range_test
+
+
+def test_a_range_test_alone_refuses_a_given_max_lr() -> None:
+    with pytest.raises(ConfigError, match=r"scheduler\.max_lr=0\.1 would be ignored by task=range_test"):
+        config_of("task=range_test", "scheduler.max_lr=0.1")
+
+
+def test_what_comes_after_a_range_test_does_not_sign_one() -> None:
+    assert sign("task=range_test") == sign("task=range_test", "train.epochs=30", "scheduler.peak_epoch=2")
+    assert sign("task=range_test") != sign("task=range_test", "train.batch_size=64")
+
+
+@pytest.mark.parametrize("fact", ["device", "precision", "threads", "cuda", "cudnn", "code_digest"])
+def test_a_range_test_is_the_same_only_where_its_curves_are(fact: str) -> None:
+    assert range_sign(machine={**MACHINE, fact: "y"}) != range_sign()
+
+
+def test_a_commit_or_a_package_that_makes_no_pixels_leaves_a_range_test_the_same() -> None:
+    assert range_sign(machine={**MACHINE, "git_commit": "y"}) == range_sign()
+    packages = {**MACHINE["packages"], "mlflow": "2"}
+    assert range_sign(machine={**MACHINE, "packages": packages}) == range_sign()
+    assert range_sign(machine={**MACHINE, "packages": {**packages, "pillow": "2"}}) != range_sign()
 
 
 @pytest.mark.parametrize(
@@ -262,7 +288,7 @@ def test_signatures_of_different_values_differ_among_each_other() -> None:
 
 def test_a_signature_is_short_and_always_the_same() -> None:
     """A golden value: another one would orphan every unfinished run directory. Raise SIGNATURE_VERSION if meant."""
-    assert sign() == "fc47a26b03a2"
+    assert sign() == "5ec62f56a36c"
 
 
 def test_data_stand_in_the_signature_by_what_they_are_not_where(tmp_path: Any) -> None:
@@ -275,7 +301,7 @@ def test_range_test_settings_count_only_where_one_runs() -> None:
     """Without a range test its settings are refused on the command line; an experiment's yaml may still hold them."""
     with initialize_config_dir(str(CONF)):
         trees = [compose("config", overrides=[f"range_test.repeats={n}", "scheduler.max_lr=0.1"]) for n in (1, 2)]
-    one, two = (signature(typed(tree), "d") for tree in trees)
+    one, two = (signature(typed(tree), "d", "fp32") for tree in trees)
     assert one == two
 
 

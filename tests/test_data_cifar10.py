@@ -206,7 +206,7 @@ def test_names_that_do_not_resolve_are_given_up(archive, monkeypatch, tmp_path, 
 
 
 def test_the_user_waits_less_than_ten_seconds():
-    assert cifar10.FIRST_BYTES_SECONDS <= 8
+    assert cifar10.FIRST_BYTES_SECONDS <= 5
 
 
 def test_a_root_that_cannot_be_written_to_is_named(archive, tmp_path):

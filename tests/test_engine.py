@@ -15,7 +15,7 @@ from resnet_exp import engine
 from resnet_exp.augmentation.crop_flip_cutout import CropFlipCutout
 from resnet_exp.data.bank import Batch, in_order, shuffled
 from resnet_exp.engine import NonFinite
-from resnet_exp.interfaces import ConfigError
+from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.optimizers.sgd import sgd
 from resnet_exp.runtime import Runtime
 
@@ -213,6 +213,22 @@ def test_nothing_is_updated_from_a_broken_step_on(tiny_learner, optimizer, kind,
     assert equal(weights(broken), weights(sound))
     with pytest.raises(NonFinite, match="step 3"):
         broken.check()
+
+
+def test_weights_that_the_last_update_made_infinite_are_seen_at_once(tiny_learner):
+    """Loss and gradient were finite: the next step would tell, but a checkpoint may come before it."""
+    learner = tiny_learner([1e38, 1e38], model=linear())
+    batches = random_batches([8])
+    batches[0].images.mul_(1e3)
+    learner.train(batches, 0, ignore)
+    with pytest.raises(NonFinite, match="the update of step 0 is not finite"):
+        learner.check()
+
+
+def test_a_state_in_another_precision_is_refused(tiny_learner, fp16):
+    state = tiny_learner([0.1], model=linear(), runtime=fp16).state_dict()
+    with pytest.raises(RunError, match="of precision fp16; this run's is fp32"):
+        tiny_learner([0.1], model=linear()).load_state_dict(state)
 
 
 def test_the_first_step_of_all_may_break_and_leaves_the_initial_weights(tiny_learner):

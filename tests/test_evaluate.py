@@ -7,7 +7,7 @@ import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 
 from resnet_exp.data.bank import in_order
-from resnet_exp.engine import predict
+from resnet_exp.engine import infer
 from resnet_exp.stages.evaluate import evaluate
 
 
@@ -33,8 +33,8 @@ def test_each_class_has_its_own_count_an_absent_one_too():
 def test_a_network_is_measured_in_eval_mode_and_left_as_it_was(bank, cpu, tiny_learner):
     model = tiny_learner().model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    whole, labels = predict(model, in_order(bank, 48), cpu)
-    parts, again = predict(model, in_order(bank, 5), cpu)
+    whole, labels = infer(model, in_order(bank, 48), cpu)
+    parts, again = infer(model, in_order(bank, 5), cpu)
     # The statistics of the batch would make the batch size matter.
     torch.testing.assert_close(whole, parts)
     assert torch.equal(labels, bank.labels)

@@ -20,7 +20,8 @@ PATHS = sorted(PACKAGE.rglob("*.py"))
 # Parts that share a line do not import one another. A package is named as a whole.
 TIERS = (
     ("interfaces",),
-    ("redact", "randomness", "journal", "checkpoint"),
+    ("redact", "files", "randomness", "journal"),
+    ("checkpoint",),
     ("settings",),
     ("config",),
     ("signature",),
@@ -45,7 +46,7 @@ HOMES = {
 }
 # Imported for a config error, `--help`, or a look at a run directory: torch would take seconds.
 WITHOUT_TORCH = (
-    *("__init__", "__main__", "interfaces", "redact", "journal", "schedulers", "tracking"),
+    *("__init__", "__main__", "interfaces", "redact", "files", "journal", "schedulers", "tracking"),
     *("settings", "config", "signature"),
 )
 MOST_LINES = 260

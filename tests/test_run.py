@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -26,11 +27,14 @@ from resnet_exp import run as way
 from resnet_exp.__main__ import CONF
 from resnet_exp.config import flat, typed
 from resnet_exp.data.bank import Batch
+from resnet_exp.data.digits import Digits
 from resnet_exp.directory import open_run_directory
-from resnet_exp.interfaces import ConfigError, RunError, RunPaths
+from resnet_exp.interfaces import ConfigError, LoadedData, RunError, RunPaths
 from resnet_exp.journal import last_status, metric_history, read
 from resnet_exp.models.custom_resnet import CustomResNet
 from resnet_exp.signature import signature
+from resnet_exp.stages.evaluate import Evaluation
+from resnet_exp.tracking.null import NullTracker
 
 TINY = (
     "data=digits", "data.image_size=8", "data.limit_train=200", "augmentation=crop", "augmentation.padding=1",
@@ -93,6 +97,19 @@ def run(*overrides: str) -> Done:
 def config_of(*overrides: str):
     with initialize_config_dir(str(CONF)):
         return typed(compose("config", overrides=[*TINY, *overrides]), overrides)
+
+
+def darkened(load: Callable[..., LoadedData]) -> Callable[..., LoadedData]:
+    """The same data set, every pixel of it a little darker."""
+
+    def dark(*args: Any) -> LoadedData:
+        loaded = load(*args)
+        return replace(
+            loaded, **{split: replace(part, images=part.images // 2) for split, part in
+                       (("train", loaded.train), ("test", loaded.test))}
+        )  # fmt: skip
+
+    return dark
 
 
 def newest(output_dir: Path) -> RunPaths:
@@ -272,7 +289,7 @@ def test_a_run_that_goes_on_keeps_what_it_had_done(go: Callable[..., Done]) -> N
 
 def test_a_run_directory_is_for_one_process_at_a_time(go: Callable[..., Done]) -> None:
     config = config_of(GIVEN)
-    key = signature(config, build.plugins(config).source.identity())
+    key = signature(config, build.plugins(config).source.identity(), "fp32")
     with open_run_directory("runs", config.title, key, rerun=False) as held:
         with pytest.raises(RunError, match="another process"):
             go(GIVEN)
@@ -447,6 +464,64 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_step(go: Callable[..., 
     assert [path.name[:11] for path in paths.checkpoints.glob("*.pt")] == ["epoch-00001"]
     assert not paths.result.exists()
     assert_same_numbers(go("output_dir=straight", GIVEN), go(GIVEN))
+
+
+def test_a_validation_loss_that_is_not_finite_costs_no_run(go: Callable[..., Done]) -> None:
+    """It stands as null in result.json, which is JSON; the journal has its name."""
+    original, calls = way.evaluate, itertools.count()
+
+    def broken(*args: Any) -> Evaluation:
+        found = original(*args)
+        return replace(found, loss=math.nan) if next(calls) == 0 else found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(way, "evaluate", broken)
+        done = go(GIVEN)
+    history = json.loads(done.paths.result.read_text())["history"]
+    assert history[0]["val_loss"] is None
+    assert history[1]["val_loss"] > 0
+    assert go(GIVEN).objective == done.objective
+
+
+def test_a_run_does_not_go_on_with_other_images(go: Callable[..., Done], tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(way, "_train", never)
+        with pytest.raises(AssertionError):
+            go(GIVEN)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Digits, "load", darkened(Digits.load))
+        with pytest.raises(RunError, match="train, test, val images are not those this run began with"):
+            go(GIVEN)
+    assert go(GIVEN).objective is not None
+
+
+def test_an_interruption_while_the_tracker_starts_is_recorded(go: Callable[..., Done]) -> None:
+    class Interrupted(NullTracker):
+        def begin(self) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "tracker", lambda *_: Interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            go(GIVEN)
+    assert last_status(newest(Path("runs")).journal) == "KILLED"
+
+
+@pytest.mark.parametrize("override", ["model.width=0", "data.image_size=12", "scheduler.max_lr=-1"])
+def test_what_a_plugin_refuses_begins_no_run(override: str, go: Callable[..., Done]) -> None:
+    with pytest.raises(ConfigError, match=override.partition("=")[0]):
+        go(override)
+    assert not Path("runs").exists()
+
+
+def test_a_min_lr_above_the_found_max_lr_is_told_with_both(go: Callable[..., Done]) -> None:
+    with pytest.raises(RunError, match=r"min_lr=5 is not below the max_lr that the range test found"):
+        go("scheduler.min_lr=5")
+
+
+def test_a_last_batch_of_one_image_is_refused_with_what_to_take(go: Callable[..., Done]) -> None:
+    with pytest.raises(ConfigError, match=r"last batch of one image.*take \d+ or \d+"):
+        go(GIVEN, "train.batch_size=179")  # of 180
 
 
 def test_an_absurd_lr_fails_before_anything_is_kept(go: Callable[..., Done]) -> None:

@@ -453,7 +453,7 @@ def test_the_network_comes_back_without_pickle_and_as_one_model_of_the_run(
     import mlflow
 
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    mlflow.set_tracking_uri(store)  # as a user does; each test that needs one sets its own
     network.eval()
     for where in (f"runs:/{run.info.run_id}/model", f"models:/{model.model_id}"):
         loaded = mlflow.pytorch.load_model(where)

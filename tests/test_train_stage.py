@@ -18,7 +18,7 @@ import torch
 from resnet_exp.augmentation.crop_flip_cutout import CropFlipCutout
 from resnet_exp.checkpoint import Checkpoints
 from resnet_exp.data.bank import Batch, in_order, shuffled
-from resnet_exp.engine import NonFinite, predict
+from resnet_exp.engine import NonFinite, infer
 from resnet_exp.schedulers.onecycle import OneCycle
 from resnet_exp.stages.evaluate import Evaluation, evaluate
 from resnet_exp.stages.train import train
@@ -55,7 +55,7 @@ def start(tiny_learner, bank, cpu, tmp_path):
             learner,
             SCHEDULE,
             batches or (lambda epoch: shuffled(bank, CropFlipCutout(cutout=4), 16, 0, epoch)),
-            (lambda model: evaluate(*predict(model, in_order(bank, 16), cpu))) if measure == "images" else measure,
+            (lambda model: evaluate(*infer(model, in_order(bank, 16), cpu))) if measure == "images" else measure,
             epochs=EPOCHS,
             choose_best=choose_best,
             checkpoints=Checkpoints(tmp_path / name),
@@ -221,7 +221,7 @@ from resnet_exp.augmentation.crop_flip_cutout import CropFlipCutout
 from resnet_exp.checkpoint import Checkpoints
 from resnet_exp.settings import TrainConfig
 from resnet_exp.data.bank import ImageBank, Normalisation, in_order, shuffled
-from resnet_exp.engine import Learner, predict
+from resnet_exp.engine import Learner, infer
 from resnet_exp.interfaces import LabelledImages
 from resnet_exp.models.custom_resnet import CustomResNet
 from resnet_exp.optimizers.sgd import sgd
@@ -243,7 +243,7 @@ learner = Learner(model, sgd(), schedule, settings, cpu, 0)
 print("begun", flush=True)
 training = train(
     learner, schedule, lambda epoch: shuffled(bank, CropFlipCutout(), 16, 0, epoch),
-    lambda model: evaluate(*predict(model, in_order(bank, 48), cpu)), epochs=epochs, choose_best=True,
+    lambda model: evaluate(*infer(model, in_order(bank, 48), cpu)), epochs=epochs, choose_best=True,
     checkpoints=Checkpoints(folder), checkpoint_interval=0.0, advance=lambda n=1: None,
     on_epoch=lambda epoch, best: print(epoch.epoch, flush=True),
 )

@@ -46,6 +46,11 @@ def prepare(
     train, val = split(loaded.train, settings.validation, settings.holdout, settings.limit_train, seed, len(classes))
     if batch_size > len(train):
         raise ConfigError(f"train.batch_size={batch_size}: a number up to the {len(train)} training images is needed")
+    if len(train) % batch_size == 1:
+        raise ConfigError(
+            f"train.batch_size={batch_size} leaves a last batch of one image of the {len(train)}: batch normalisation "
+            f"needs two; take {batch_size - 1} or {batch_size + 1}"
+        )
     splits = {"train": train, "test": loaded.test} | ({"val": val} if val is not None else {})
     info = DatasetInfo(
         name=name,

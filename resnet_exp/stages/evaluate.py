@@ -29,6 +29,11 @@ class Evaluation:
         return tuple((row[label], sum(row)) for label, row in enumerate(self.confusion))
 
 
+def predict(logits: Tensor) -> Tensor:
+    """The probabilities `[N, num_classes], float32` of logits: their softmax."""
+    return logits.float().softmax(1)
+
+
 def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
     """The evaluation of logits `[N, num_classes], float32` against labels `[N], int64`; waits for the device."""
     classes = logits.shape[1]

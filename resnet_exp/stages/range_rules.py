@@ -1,6 +1,6 @@
 """Reading of LR range tests: recorded losses in, one suggested `max_lr` and a verdict on it out.
 
-Pure functions over recorded curves: no model, no device, nothing else of this package. The default rule and its
+Pure functions over recorded curves: no model, no device. The default rule and its
 constants were measured by this project (DESIGN.md §3); the rules of others are computed beside it, for comparison.
 """
 
@@ -201,16 +201,21 @@ def _how_it_ends(curve: Curve, num_finite: int, falls: bool) -> tuple[str, str]:
     return "at_end", f"the loss still falls at the end of the sweep, LR {curve.lrs[-1]:.3g}"
 
 
-def _smooth(curve: Curve, losses: np.ndarray, sigma: float, cap: float, skip: int, *, cliff: bool) -> np.ndarray:
-    """Returns the Gaussian mean in log10 LR of the capped losses; past a cliff, mirrored points at the cap follow.
+def loss_ceiling(losses: np.ndarray, cap: float = 4.0, skip: int = 5) -> float:
+    """Returns the loss above which the rule looks no further: cap × the least one.
 
-    The cap is for the divergence. Where the least loss is under a fourth of the first, as on easy data, it stays at the
+    It is for the divergence. Where the least loss is under a fourth of the first, as on easy data, it stays at the
     first losses' mean: lower it would flatten the fall itself.
     """
+    capped = losses.min() + (cap - 1) * abs(losses.min())  # cap × least, for a loss that is not negative
+    return float(max(capped, losses[: skip + 1].mean()))
+
+
+def _smooth(curve: Curve, losses: np.ndarray, sigma: float, cap: float, skip: int, *, cliff: bool) -> np.ndarray:
+    """Returns the Gaussian mean in log10 LR of the capped losses; past a cliff, mirrored points at the cap follow."""
     n = len(losses)
     x = np.log10(np.asarray(curve.lrs[: n + 1]))
-    ceiling = losses.min() + (cap - 1) * abs(losses.min())  # cap × least, for a loss that is not negative
-    ceiling = max(ceiling, losses[: skip + 1].mean())
+    ceiling = loss_ceiling(losses, cap, skip)
     values = np.minimum(losses, ceiling)
     if cliff and n < len(curve.lrs):  # a mirror image is as dense past the cliff as the sweep is before it
         x = np.concatenate([x[:n], x[n - 1] + x[n] - x[n - 1 :: -1]])

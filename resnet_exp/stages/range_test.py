@@ -12,17 +12,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from resnet_exp.data.bank import Batch
 from resnet_exp.engine import Learner, NonFinite
 from resnet_exp.interfaces import Advance, Progress, Schedule
 from resnet_exp.settings import RangeTestConfig
 from resnet_exp.stages.range_curve import Curve, curve_from_json, curve_to_json
-from resnet_exp.stages.range_rules import Verdict, diverged_at_once, judge, minimum_at_end, verdict_from_json
+from resnet_exp.stages.range_rules import (
+    Verdict,
+    diverged_at_once,
+    judge,
+    loss_ceiling,
+    minimum_at_end,
+    verdict_from_json,
+)
 
 # The host looks at the losses after this many steps: often enough not to go on long after a divergence.
 _CHUNK = 10
-# A sweep ends when a whole chunk lies above this multiple of the best loss: the rule caps losses there anyway.
-_DIVERGED = 4.0
 _LOWER, _HIGHER = 100, 10
 
 
@@ -108,7 +115,8 @@ def _sweep(
         except NonFinite as fault:
             advance(len(lrs) - len(losses))
             return Curve(lrs, (*_once_each(applied, losses[: fault.step]), math.nan))
-        if min(losses[first:]) > _DIVERGED * min(losses):
+        # A whole chunk above what the rule caps losses at: it would see no difference between them and more of them.
+        if min(losses[first:]) > loss_ceiling(np.array(losses)):
             advance(len(lrs) - len(losses))
             break
     return Curve(lrs, _once_each(applied, losses))

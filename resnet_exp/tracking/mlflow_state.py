@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from resnet_exp.files import write_json
 from resnet_exp.redact import redact
 
 
@@ -31,9 +31,4 @@ class MirrorState:
 
     def save(self, path: Path) -> None:
         """Replaces the file at `path` as a whole: a kill leaves the old one or the new one."""
-        aside = path.with_name(path.name + ".part")
-        with aside.open("w") as file:
-            json.dump(asdict(self), file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
+        write_json(path, asdict(self))
