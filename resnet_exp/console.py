@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from resnet_exp.interfaces import Advance
 
+_KEY_WIDTH = 13
 # Seconds between the lines of a progress that is not on a terminal.
 _PLAIN_INTERVAL = 15.0
 
@@ -30,7 +31,7 @@ class Console:
 
     def facts(self, values: Mapping[str, object]) -> None:
         """Prints keys and values, one a line."""
-        width = max(map(len, values), default=0)
+        width = max(_KEY_WIDTH, *map(len, values))
         for key, value in values.items():
             self._print(f"  [dim]{escape(key.ljust(width))}[/dim]  {escape(str(value))}")
 
