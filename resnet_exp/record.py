@@ -22,7 +22,7 @@ class Record:
 
     def __init__(self, paths: RunPaths, journal: Journal, tracker: Tracker) -> None:
         self.paths, self.journal, self._tracker = paths, journal, tracker
-        self._command, self._is_new = "", True
+        self._command, self._is_new, self._mirrored = "", True, False
         self.link: str | None = None  # to the tracker's page of the run, once it has ended
 
     def begin(self, config: Config, environment: dict[str, Any], command: str, is_new: bool) -> None:
@@ -47,7 +47,14 @@ class Record:
             "mlflow.note.content": f"running\n\n`{command}`",
         }
         self.journal.tags({key: value for key, value in known.items() if value is not None})
-        self._tracker.sync()
+        if not is_new:  # its page is there already, and must not stay as a kill left it
+            self.mirror()
+
+    def mirror(self) -> None:
+        """Starts the tracker; a second time does nothing. A run that never gets its data leaves no page to clean up."""
+        if not self._mirrored:
+            self._mirrored = True
+            self._tracker.begin()
 
     def data(self, info: DatasetInfo, digests: dict[str, str]) -> None:
         """Records the splits, each with the digest of its bytes.
@@ -119,7 +126,6 @@ def recorded(paths: RunPaths, tracker: Tracker) -> Iterator[Record]:
         record = Record(paths, journal, tracker)
         journal.status("RUNNING")
         try:
-            tracker.begin()
             yield record
         except KeyboardInterrupt:
             journal.status("KILLED", "interrupted")

@@ -71,6 +71,7 @@ def run(config: Config, command: str) -> float | None:
             record.begin(config, environment, command, directory.is_new)
             this = _Run(config, plugins, identity, machine, environment, record, console)
             data = _prepare(this)
+            record.mirror()
             found = _find_max_lr(this, data)
             if config.task == "range_test" and found:
                 outcome = result.of_range_test(config, found)

@@ -495,6 +495,18 @@ def test_a_run_does_not_go_on_with_other_images(go: Callable[..., Done], tmp_pat
     assert go(GIVEN).objective is not None
 
 
+def test_a_run_that_gets_no_data_leaves_no_page_in_mlflow(go: Callable[..., Done]) -> None:
+    def gone(*_: Any) -> LoadedData:
+        raise RunError("the images are gone")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Digits, "load", gone)
+        with pytest.raises(RunError, match="the images are gone"):
+            go(GIVEN, "tracker=mlflow", "tracker.uri=sqlite:///m.db")
+    assert last_status(newest(Path("runs")).journal) == "FAILED"
+    assert not Path("m.db").exists()
+
+
 def test_an_interruption_while_the_tracker_starts_is_recorded(go: Callable[..., Done]) -> None:
     class Interrupted(NullTracker):
         def begin(self) -> None:
