@@ -63,6 +63,7 @@ def run(config: Config, command: str) -> float | None:
     title, run_signature = config.title, signature(config, identity, machine.precision)
     with open_run_directory(config.output_dir, title, run_signature, config.rerun) as directory:
         tracker = build.tracker(config, directory.paths)
+        telling.tell_changed(read_json(directory.paths.environment) or environment, environment, console)
         if directory.result is not None:
             return telling.tell_finished(directory, config, tracker, console)
         telling.tell_plan(config, machine, directory, console)

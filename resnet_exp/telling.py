@@ -34,6 +34,18 @@ def tell_plan(config: Config, machine: Runtime, directory: RunDirectory, console
     console.facts(plan)
 
 
+def tell_changed(before: dict[str, Any], now: dict[str, Any], console: Console) -> None:
+    """Says what a run that was begun before has now that may change its last digits, or more."""
+    facts = {
+        "code": (before["code_digest"], now["code_digest"]),
+        "device": (before["device"], now["device"]),
+        **{name: (before["packages"][name], now["packages"][name]) for name in ("torch", "numpy", "pillow")},
+    }
+    changed = [f"{name} {then} -> {today}" for name, (then, today) in facts.items() if then != today]
+    if changed:
+        console.warn(f"since this run began: {', '.join(changed)}; rerun=true makes a new one")
+
+
 def _shown(config: Config, group: str) -> str:
     settings = (f"{key}={value}" for key, value in config.plugins[group].items() if key != "_target_")
     return " ".join([config.short_names[group], *settings])

@@ -507,6 +507,18 @@ def test_a_run_that_gets_no_data_leaves_no_page_in_mlflow(go: Callable[..., Done
     assert not Path("m.db").exists()
 
 
+def test_what_has_changed_since_a_run_began_is_told(
+    go: Callable[..., Done], capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = go(GIVEN)
+    go(GIVEN)
+    assert "since this run began" not in capsys.readouterr().out
+    environment = json.loads(done.paths.environment.read_text())
+    done.paths.environment.write_text(json.dumps({**environment, "code_digest": "other"}))
+    go(GIVEN)
+    assert "since this run began: code other ->" in capsys.readouterr().out
+
+
 def test_an_interruption_while_the_tracker_starts_is_recorded(go: Callable[..., Done]) -> None:
     class Interrupted(NullTracker):
         def begin(self) -> None:
