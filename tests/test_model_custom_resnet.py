@@ -1,4 +1,4 @@
-"""The custom ResNet: its size, order, arithmetic and receptive fields are those of the references (DESIGN.md §4)."""
+"""The custom ResNet: its size, order, arithmetic and receptive fields are those of the references."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Reading of LR range tests: recorded losses in, one suggested `max_lr` and a verdict on it out.
 
 Pure functions over recorded curves: no model, no device. The default rule and its
-constants were measured by this project (DESIGN.md §3); the rules of others are computed beside it, for comparison.
+constants were measured by this project (decision 4); the rules of others are computed beside it, for comparison.
 """
 
 from __future__ import annotations
@@ -15,6 +15,17 @@ import numpy as np
 
 from resnet_exp.stages.fastai_rules import suggestions
 from resnet_exp.stages.range_curve import Curve, finite_start
+
+# The rule's constants. Source, where no other is named: measured, docs/decisions/0004-reading-a-range-test.md.
+SIGMA_DECADES = 0.18  # width of the Gaussian in log10 LR; centred, hence without lag
+CAP = 4.0  # losses count as at most this many times the least one. Source: fastai LRFinder, which stops there
+SKIP = 5  # the first points, which cannot be the minimum
+RISE, PATIENCE = 1.25, 5  # the valley ends where the smoothed loss stays above RISE x its best for this many points
+MIN_POINTS = 15  # a valley of fewer points is an early divergence
+# The minimum must lie below ln C by more than this fraction of it: a collapsed sweep of ours (lin100, seed 1) has a
+# median loss within 0.01 % of ln C, the good ones (exp100, exp170) have minima 4.5 % or more below it.
+CHANCE_MARGIN = 0.01
+MAX_SPREAD_DECADES = 0.5  # repeats further apart lower the confidence
 
 USABLE = ("ok", "at_end", "cliff")  # statuses of a reading that carries an LR; all but "ok" lower the confidence
 
@@ -67,93 +78,71 @@ class Verdict:
     chance_loss: float
 
 
-def read_curve(
-    curve: Curve,
-    num_classes: int,
-    *,
-    sigma_decades: float = 0.18,
-    cap: float = 4.0,
-    skip: int = 5,
-    rise: float = 1.25,
-    patience: int = 5,
-    min_points: int = 15,
-    chance_margin: float = 0.01,
-) -> CurveReading:
+def read_curve(curve: Curve, num_classes: int) -> CurveReading:
     """Returns where the smoothed loss is least within its first valley, or why that would mean nothing.
 
     A non-finite loss counts as a loss at the cap, there and from there on: a cliff pulls the minimum back by about
-    1.5 sigma_decades instead of being invisible. Where the loss still fell when it happened, the status is `cliff`.
+    1.5 SIGMA_DECADES instead of being invisible. Where the loss still fell when it happened, the status is `cliff`.
     The valley is held against the untrained network's loss too, so that a sweep that diverges at once is not read
     from its recovery.
 
     Args:
         curve: one repeat.
         num_classes: C; chance is a loss of ln C.
-        sigma_decades: width of the Gaussian in log10 LR; centred, hence without lag.
-        cap: losses count as at most this many times the least one, or as the first ones' mean if that is more.
-        skip: the first points, which cannot be the minimum.
-        rise: the valley ends where the smoothed loss stays above this many times its best.
-        patience: for this many points.
-        min_points: a valley of fewer points than this is an early divergence.
-        chance_margin: the minimum must lie below ln C by more than this fraction of it.
 
     Raises:
-        ValueError: num_classes is below 2, or a constant makes no sense.
+        ValueError: num_classes is below 2.
 
     Source: the range test and its upper bound, where results stop improving: Smith 2017, "Cyclical Learning Rates for
-    Training Neural Networks", §3.3; cap: fastai LRFinder, which stops at 4× the best; the rest: measured by this
-    project (DESIGN.md §3). chance_margin: a collapsed sweep of ours (lin100, seed 1) has a median loss within 0.01 % of
-    ln C, the good ones (exp100, exp170) have minima 4.5 % or more below it.
+    Training Neural Networks", §3.3.
     """
-    if num_classes < 2 or sigma_decades <= 0 or cap <= 1 or rise <= 1 or patience < 1 or not 0 <= skip < min_points:
-        raise ValueError("needs num_classes >= 2, sigma_decades > 0, cap > 1, rise > 1, patience >= 1 and "
-                         f"0 <= skip < min_points; got {num_classes}, {sigma_decades}, {cap}, {rise}, {patience}, "
-                         f"{skip}, {min_points}")  # fmt: skip
+    if num_classes < 2:
+        raise ValueError(f"num_classes={num_classes}: a classifier has 2 or more")
     losses = finite_start(curve)
-    if refusal := _too_little(curve, len(losses), min_points):
+    if refusal := _too_little(curve, len(losses)):
         return refusal
-    smoothed = _smooth(curve, losses, sigma_decades, cap, skip, cliff=True)
-    end = min(_valley_end(smoothed, rise, patience), len(losses))
+    smoothed = _smooth(curve, losses, cliff=True)
+    end = min(_valley_end(smoothed), len(losses))
     shown = tuple(smoothed[: len(losses)].tolist())
-    if end < min_points:
+    if end < MIN_POINTS:
         reason = f"the loss rises at LR {curve.lrs[end]:.3g} (step {end}) before it has fallen"
         return CurveReading("diverged_early", reason, smoothed=shown, valley_end=end)
-    index = skip + int(np.argmin(smoothed[skip:end]))
+    index = SKIP + int(np.argmin(smoothed[SKIP:end]))
     chance = math.log(num_classes)
-    if _is_flat(losses[:end], max(smoothed[0], smoothed[skip]), smoothed[index]):
+    if _is_flat(losses[:end], max(smoothed[0], smoothed[SKIP]), smoothed[index]):
         status, reason = "flat", f"the loss hardly falls up to LR {curve.lrs[end - 1]:.3g}"
-    elif smoothed[index] > (1 - chance_margin) * chance:
+    elif smoothed[index] > (1 - CHANCE_MARGIN) * chance:
         status = "not_better_than_chance"
         reason = f"the least loss, {smoothed[index]:.3f}, does not beat guessing, ln {num_classes} = {chance:.3f}"
     else:
         # The pull of a cliff hides whether the curve itself still fell: ask it without the cliff.
-        bare = _smooth(curve, losses, sigma_decades, cap, skip, cliff=False)
-        status, reason = _how_it_ends(curve, len(losses), _falls_to_the_end(bare, rise, patience))
+        bare = _smooth(curve, losses, cliff=False)
+        status, reason = _how_it_ends(curve, len(losses), _falls_to_the_end(bare))
     lr = float(curve.lrs[index]) if status in USABLE else None
     return CurveReading(status, reason, lr, index, float(smoothed[index]), shown, end)
 
 
-def judge(curves: Sequence[Curve], num_classes: int, *, max_spread_decades: float = 0.5, **constants: float) -> Verdict:
+def judge(curves: Sequence[Curve], num_classes: int) -> Verdict:
     """Returns the verdict over all repeats; `max_lr` is the geometric mean of the usable ones.
 
     Low confidence: fewer than two usable repeats (also when only one was run), repeats further apart than
-    max_spread_decades, one that still fell at the sweep's end or off a cliff, or one that had ended (non-finite, or
+    MAX_SPREAD_DECADES, one that still fell at the sweep's end or off a cliff, or one that had ended (non-finite, or
     stopped) at the mean of all: max_lr is then the lowest suggestion instead. Failed: none usable.
 
     Raises:
-        ValueError: there is no curve, or as `read_curve`, which gets `constants`.
+        ValueError: there is no curve, or num_classes is below 2.
 
-    Source: geometric mean and the 0.5 decade: measured by this project (DESIGN.md §3).
+    Source: geometric mean and the 0.5 decade: measured by this project (docs/decisions/0004-reading-a-range-test.md).
     """
     if not curves:
         raise ValueError("no curves to judge")
-    readings = tuple(read_curve(curve, num_classes, **constants) for curve in curves)  # type: ignore[arg-type]
+    readings = tuple(read_curve(curve, num_classes) for curve in curves)
     chance = math.log(num_classes)
     lrs = [reading.lr for reading in readings if reading.lr is not None]
     if not lrs:
         return Verdict("failed", _why_failed(readings), None, None, readings, {}, chance)
     spread = math.log10(max(lrs)) - math.log10(min(lrs))
-    max_lr, doubts = _geometric_mean(lrs), _doubts(readings, spread, max_spread_decades)
+    max_lr, doubts = _geometric_mean(lrs), _doubts(readings, spread)
     cliff = min((c.lrs[n] for c in curves if (n := len(finite_start(c))) < len(c.lrs)), default=math.inf)
     if max_lr >= cliff:
         max_lr = min(lrs)
@@ -180,13 +169,13 @@ def verdict_from_json(data: Mapping[str, Any]) -> Verdict:
     return Verdict(**{**data, "readings": tuple(readings)})
 
 
-def _too_little(curve: Curve, num_finite: int, min_points: int) -> CurveReading | None:
-    if len(curve.lrs) < min_points:
-        reason = f"the sweep has {len(curve.lrs)} points; the rule needs {min_points}"
+def _too_little(curve: Curve, num_finite: int) -> CurveReading | None:
+    if len(curve.lrs) < MIN_POINTS:
+        reason = f"the sweep has {len(curve.lrs)} points; the rule needs {MIN_POINTS}"
         return CurveReading("too_short", reason, valley_end=num_finite)
     if num_finite == 0:
         return CurveReading("non_finite", "the loss is non-finite before the first update; no LR can mend that")
-    if num_finite < min_points:
+    if num_finite < MIN_POINTS:
         what = "turned non-finite" if len(curve.losses) > num_finite else "exploded and the sweep was stopped"
         reason = f"the loss {what} at LR {curve.lrs[num_finite]:.3g} (step {num_finite})"
         return CurveReading("diverged_early", reason, valley_end=num_finite)
@@ -201,45 +190,45 @@ def _how_it_ends(curve: Curve, num_finite: int, falls: bool) -> tuple[str, str]:
     return "at_end", f"the loss still falls at the end of the sweep, LR {curve.lrs[-1]:.3g}"
 
 
-def loss_ceiling(losses: np.ndarray, cap: float = 4.0, skip: int = 5) -> float:
-    """Returns the loss above which the rule looks no further: cap × the least one.
+def loss_ceiling(losses: np.ndarray) -> float:
+    """Returns the loss above which the rule looks no further: CAP × the least one.
 
     It is for the divergence. Where the least loss is under a fourth of the first, as on easy data, it stays at the
     first losses' mean: lower it would flatten the fall itself.
     """
-    capped = losses.min() + (cap - 1) * abs(losses.min())  # cap × least, for a loss that is not negative
-    return float(max(capped, losses[: skip + 1].mean()))
+    capped = losses.min() + (CAP - 1) * abs(losses.min())  # CAP × least, for a loss that is not negative
+    return float(max(capped, losses[: SKIP + 1].mean()))
 
 
-def _smooth(curve: Curve, losses: np.ndarray, sigma: float, cap: float, skip: int, *, cliff: bool) -> np.ndarray:
+def _smooth(curve: Curve, losses: np.ndarray, *, cliff: bool) -> np.ndarray:
     """Returns the Gaussian mean in log10 LR of the capped losses; past a cliff, mirrored points at the cap follow."""
     n = len(losses)
     x = np.log10(np.asarray(curve.lrs[: n + 1]))
-    ceiling = loss_ceiling(losses, cap, skip)
+    ceiling = loss_ceiling(losses)
     values = np.minimum(losses, ceiling)
     if cliff and n < len(curve.lrs):  # a mirror image is as dense past the cliff as the sweep is before it
         x = np.concatenate([x[:n], x[n - 1] + x[n] - x[n - 1 :: -1]])
         values = np.concatenate([values, np.full(n, ceiling)])
     else:
         x = x[:n]
-    weights = np.exp(-0.5 * ((x[:, None] - x[None, :]) / sigma) ** 2)
+    weights = np.exp(-0.5 * ((x[:, None] - x[None, :]) / SIGMA_DECADES) ** 2)
     return weights @ values / weights.sum(axis=1)
 
 
-def _valley_end(smoothed: np.ndarray, rise: float, patience: int) -> int:
-    """Returns the first of `patience` points in a row above rise × the best so far; the length if there are none."""
+def _valley_end(smoothed: np.ndarray) -> int:
+    """Returns the first of PATIENCE points in a row above RISE × the best so far; the length if there are none."""
     best, above = smoothed[0], 0
     for i, value in enumerate(smoothed):
         best = min(best, value)
-        above = above + 1 if value > best + (rise - 1) * abs(best) else 0
-        if above == patience:
-            return i - patience + 1
+        above = above + 1 if value > best + (RISE - 1) * abs(best) else 0
+        if above == PATIENCE:
+            return i - PATIENCE + 1
     return len(smoothed)
 
 
-def _falls_to_the_end(smoothed: np.ndarray, rise: float, patience: int) -> bool:
-    whole = _valley_end(smoothed, rise, patience) == len(smoothed)
-    return whole and int(np.argmin(smoothed)) >= len(smoothed) - patience
+def _falls_to_the_end(smoothed: np.ndarray) -> bool:
+    whole = _valley_end(smoothed) == len(smoothed)
+    return whole and int(np.argmin(smoothed)) >= len(smoothed) - PATIENCE
 
 
 def _is_flat(losses: np.ndarray, first: float, least: float) -> bool:
@@ -265,15 +254,15 @@ def _mean_suggestions(curves: Sequence[Curve], readings: Sequence[CurveReading])
     return {name: _geometric_mean(lrs) for name, lrs in defined.items() if lrs}
 
 
-def _doubts(readings: Sequence[CurveReading], spread: float, max_spread: float) -> list[str]:
+def _doubts(readings: Sequence[CurveReading], spread: float) -> list[str]:
     usable = [reading for reading in readings if reading.lr is not None]
     doubts = [reading.reason for reading in usable if reading.status != "ok"][:1]
     if len(usable) < 2:
         rest = [reading.reason for reading in readings if reading.lr is None][:1]
         doubts += ["only one repeat was run" if len(readings) == 1 else f"only 1 of {len(readings)} repeats is usable"]
         doubts += rest
-    if spread > max_spread:
-        doubts.append(f"the repeats are {spread:.2f} decades apart, more than {max_spread:g}")
+    if spread > MAX_SPREAD_DECADES:
+        doubts.append(f"the repeats are {spread:.2f} decades apart, more than {MAX_SPREAD_DECADES:g}")
     return doubts
 
 
