@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
 
 # Without network the user hears of it within 10 s, an import of torchvision included.
-FIRST_BYTES_SECONDS = 4.0
+FIRST_BYTES_SECONDS = 3.0
 # Once data flows it may pause for this long: slow is not dead.
 SILENCE_SECONDS = 60.0
 
