@@ -31,6 +31,7 @@ PACKAGES = {
     "scheduler": "resnet_exp.schedulers",
 }
 GROUPS = tuple(PACKAGES)
+_CORE_GROUPS = ("range_test", "train", "tracker")
 NO_OPTIMIZER_LR = "optimizer.lr: optimizers have no lr here; set scheduler.max_lr (a number, or find)"
 
 
@@ -75,7 +76,7 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = ()) -> Config:
         ConfigError: a missing, unknown or wrong key, or one that would be ignored.
     """
     tree = _resolved(cfg)
-    for section in (*GROUPS, "range_test", "train", "tracker"):
+    for section in (*GROUPS, *_CORE_GROUPS):
         if not isinstance(tree.get(section), dict):
             raise ConfigError(f"{section}={tree.get(section)}: an option is needed; choose one with {section}=...")
     plugins = {group: dict(tree[group]) for group in GROUPS}
@@ -83,9 +84,9 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(NO_OPTIMIZER_LR)
     for group, plugin in plugins.items():
         _check_plugin(group, plugin)
-    split = {key: plugins["data"].pop(key, None) for key in ("validation", "holdout", "limit_train")}
+    split = {key: plugins["data"].pop(key, None) for key in SplitConfig.__dataclass_fields__}
     top = {key: value for key, value in tree.items() if key in TopLevelConfig.__dataclass_fields__}
-    unknown = set(tree) - set(top) - set(GROUPS) - {"range_test", "train", "tracker"}
+    unknown = set(tree) - set(top) - set(GROUPS) - set(_CORE_GROUPS)
     if unknown:
         raise ConfigError(f"unknown keys: {', '.join(sorted(unknown))}; `--help` lists the known ones")
     config = Config(
@@ -109,13 +110,12 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _without_secrets(tree: dict[str, Any]) -> dict[str, Any]:
-    def clean(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: clean(item) for key, item in value.items()}
-        return redact(value) if isinstance(value, str) else value
-
-    return clean(tree)
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_secrets(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(item) for item in value]
+    return redact(value) if isinstance(value, str) else value
 
 
 def _resolved(cfg: DictConfig) -> dict[str, Any]:
@@ -127,8 +127,6 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
     assert isinstance(tree, dict)
-    tree.pop("hydra", None)
-    tree.pop("experiment", None)
     return tree
 
 

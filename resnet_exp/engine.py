@@ -55,6 +55,12 @@ class Steps:
         return int(self.correct) / self.images
 
 
+def check_momentum(cycled: bool, runtime: Runtime) -> None:
+    """Raises ConfigError where a cycled momentum would run ahead of the LR: the host cannot know what fp16 skips."""
+    if cycled and runtime.scales_loss:
+        raise ConfigError("scheduler.cycle_momentum=true needs train.precision=fp32 or bf16: fp16 skips steps")
+
+
 class Learner:
     """A network, its optimizer and its schedule: all that an optimizer step changes.
 
@@ -71,8 +77,7 @@ class Learner:
         runtime: Runtime,
         seed: int,
     ) -> None:
-        if schedule.momenta is not None and runtime.scales_loss:
-            raise ConfigError("scheduler.cycle_momentum=true needs train.precision=fp32 or bf16: fp16 skips steps")
+        check_momentum(schedule.momenta is not None, runtime)
         layout = torch.channels_last if train.channels_last else torch.contiguous_format
         device = runtime.device
         self.model = model.to(device).to(memory_format=layout)

@@ -19,9 +19,9 @@ from resnet_exp.console import Console
 from resnet_exp.data.bank import Batch, in_order, num_batches, shuffled
 from resnet_exp.data.prepare import Data, prepare
 from resnet_exp.directory import open_run_directory
-from resnet_exp.engine import Learner, infer
+from resnet_exp.engine import Learner, check_momentum, infer
 from resnet_exp.files import read_json, write_json
-from resnet_exp.interfaces import ConfigError, RunError, Schedule
+from resnet_exp.interfaces import RunError, Schedule
 from resnet_exp.record import Record, recorded
 from resnet_exp.runtime import Runtime
 from resnet_exp.signature import range_test_signature, signature
@@ -57,7 +57,7 @@ def run(config: Config, command: str) -> float | None:
     console = Console()
     plugins = build.plugins(config)
     machine = runtime.start(config.device, config.train.precision, config.train.deterministic)
-    _check_momentum(config, machine)
+    check_momentum(bool(config.plugins["scheduler"].get("cycle_momentum")), machine)
     identity = plugins.source.identity()
     environment = runtime.environment(machine)
     title, run_signature = config.title, signature(config, identity, machine.precision)
@@ -79,19 +79,13 @@ def run(config: Config, command: str) -> float | None:
             else:
                 schedule = _schedule(this, data, found)
                 learner = _learner(this, data, schedule)
-                training = _train(this, data, learner, schedule)
+                training = _train(this, data, learner)
                 tested = _test(this, data, learner.model)
                 artifacts.keep_model(config, data, learner.model, record)
                 outcome = result.of_training(config, data.info, found, schedule, training, tested)
             outcome = record.finish(outcome, time.time() - start)
         telling.tell_result(outcome, config, directory, record.link, console)
         return outcome["objective"]
-
-
-def _check_momentum(config: Config, machine: Runtime) -> None:
-    """Raises ConfigError where the momentum would run ahead of the LR: the host cannot know what fp16 skips."""
-    if machine.scales_loss and config.plugins["scheduler"].get("cycle_momentum"):
-        raise ConfigError("scheduler.cycle_momentum=true needs train.precision=fp32 or bf16: fp16 skips steps")
 
 
 def _prepare(this: _Run) -> Data:
@@ -169,7 +163,7 @@ def _learner(this: _Run, data: Data, schedule: Schedule) -> Learner:
     return Learner(model, this.plugins.optimizer, schedule, this.config.train, this.machine, this.config.seed)
 
 
-def _train(this: _Run, data: Data, learner: Learner, schedule: Schedule) -> Training:
+def _train(this: _Run, data: Data, learner: Learner) -> Training:
     """The learner trained, from its newest checkpoint on."""
     config, images = this.config, len(data.train)
     checkpoints = Checkpoints(this.record.paths.checkpoints)
@@ -187,10 +181,10 @@ def _train(this: _Run, data: Data, learner: Learner, schedule: Schedule) -> Trai
     with this.console.progress("training", images * config.train.epochs, images * done) as advance:
         return train(
             learner,
-            schedule,
             lambda epoch: shuffled(data.train, this.plugins.augmentation, config.train.batch_size, config.seed, epoch),
             _measurement(this, data),
             epochs=config.train.epochs,
+            steps_per_epoch=num_batches(images, config.train.batch_size),
             choose_best=config.split.validation == "holdout",
             checkpoints=checkpoints,
             checkpoint_interval=config.train.checkpoint_interval,

@@ -53,9 +53,9 @@ def start(tiny_learner, bank, cpu, tmp_path):
         learner = tiny_learner(SCHEDULE)
         training = train(
             learner,
-            SCHEDULE,
             batches or (lambda epoch: shuffled(bank, CropFlipCutout(cutout=4), 16, 0, epoch)),
             (lambda model: evaluate(*infer(model, in_order(bank, 16), cpu))) if measure == "images" else measure,
+            steps_per_epoch=STEPS,
             epochs=EPOCHS,
             choose_best=choose_best,
             checkpoints=Checkpoints(tmp_path / name),
@@ -242,8 +242,8 @@ settings = TrainConfig(epochs, 16, "fp32", True, 0.0, None, 1, False, 0.0)
 learner = Learner(model, sgd(), schedule, settings, cpu, 0)
 print("begun", flush=True)
 training = train(
-    learner, schedule, lambda epoch: shuffled(bank, CropFlipCutout(), 16, 0, epoch),
-    lambda model: evaluate(*infer(model, in_order(bank, 48), cpu)), epochs=epochs, choose_best=True,
+    learner, lambda epoch: shuffled(bank, CropFlipCutout(), 16, 0, epoch),
+    lambda model: evaluate(*infer(model, in_order(bank, 48), cpu)), epochs=epochs, steps_per_epoch=3, choose_best=True,
     checkpoints=Checkpoints(folder), checkpoint_interval=0.0, advance=lambda n=1: None,
     on_epoch=lambda epoch, best: print(epoch.epoch, flush=True),
 )

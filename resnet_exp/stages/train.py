@@ -12,7 +12,7 @@ from torch import nn
 from resnet_exp.checkpoint import Checkpoints
 from resnet_exp.data.bank import Batch
 from resnet_exp.engine import Learner, Steps
-from resnet_exp.interfaces import Advance, Schedule
+from resnet_exp.interfaces import Advance
 from resnet_exp.stages.evaluate import Evaluation
 
 
@@ -60,11 +60,11 @@ class _Best:
 
 def train(
     learner: Learner,
-    schedule: Schedule,
     batches: Callable[[int], Iterable[Batch]],
     measure: Callable[[nn.Module], Evaluation] | None,
     *,
     epochs: int,
+    steps_per_epoch: int,
     choose_best: bool,
     checkpoints: Checkpoints,
     checkpoint_interval: float,
@@ -75,10 +75,10 @@ def train(
 
     Args:
         learner: the network and its optimizer, fresh.
-        schedule: the learner's, for the record.
         batches: the training batches of an epoch, counted from 1.
         measure: the network measured after each epoch; None measures nothing.
         epochs: of the whole run.
+        steps_per_epoch: batches of each.
         choose_best: keeps the weights of the epoch measured best; otherwise the last one's.
         checkpoints: where the run goes on from, and where it is saved.
         checkpoint_interval: seconds between checkpoints at least; the last epoch's is always written.
@@ -91,7 +91,7 @@ def train(
     history, best = _resume(learner, checkpoints)
     saved = time.monotonic()
     for epoch in range(len(history) + 1, epochs + 1):
-        steps, seconds = _one_epoch(learner, batches(epoch), epoch, len(schedule.lrs) // epochs, advance)
+        steps, seconds = _one_epoch(learner, batches(epoch), (epoch - 1) * steps_per_epoch, advance)
         measured = measure(learner.model) if measure else None
         better = choose_best and measured is not None and best.offer(epoch, measured, learner.model)
         history.append(_record(epoch, steps, seconds, measured))
@@ -105,11 +105,9 @@ def train(
     return Training(tuple(history), epochs, None)
 
 
-def _one_epoch(
-    learner: Learner, batches: Iterable[Batch], epoch: int, steps_per_epoch: int, advance: Advance
-) -> tuple[Steps, float]:
+def _one_epoch(learner: Learner, batches: Iterable[Batch], first_step: int, advance: Advance) -> tuple[Steps, float]:
     start = time.perf_counter()
-    steps = learner.train(batches, (epoch - 1) * steps_per_epoch, advance)
+    steps = learner.train(batches, first_step, advance)
     learner.check()  # the host waits for the device here, once an epoch
     return steps, time.perf_counter() - start
 

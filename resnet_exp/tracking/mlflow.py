@@ -29,7 +29,6 @@ class MlflowTracker:
         uri: sqlite, PostgreSQL or http(s).
         experiment: The name of the MLflow experiment, created if need be.
         run_name: Of a new MLflow run.
-        artifact_location: Where a new experiment keeps its files; by default `mlartifacts` beside a sqlite database.
         patience: Seconds that `end` may take.
     """
 
@@ -40,12 +39,11 @@ class MlflowTracker:
         uri: str,
         experiment: str,
         run_name: str,
-        artifact_location: str | None = None,
         patience: float = 60.0,
     ) -> None:
         self._paths = RunPaths(paths.root.absolute())
         self._uri = absolute_uri(uri)
-        self._run = (experiment, run_name, artifact_location)
+        self._run = (experiment, run_name)
         self._patience = patience
         self._wake = threading.Event()
         self._ending = threading.Event()

@@ -36,13 +36,11 @@ Record = dict[str, Any]
 class Replay:
     """Ships a run directory's journal to its MLflow run, from where the last replay came to."""
 
-    def __init__(
-        self, paths: RunPaths, uri: str, experiment: str, run_name: str, artifact_location: str | None
-    ) -> None:
+    def __init__(self, paths: RunPaths, uri: str, experiment: str, run_name: str) -> None:
         self._paths = paths
         self._uri = uri
         self._state_path = paths.root / "mlflow.json"
-        self._client, experiment_id = open_store(uri, experiment, artifact_location)
+        self._client, experiment_id = open_store(uri, experiment)
         self._state = MirrorState.load(self._state_path, uri)
         self._state.save(self._state_path)  # the mirror id is on the disk before a run bears it
         self._find_or_create_run(experiment_id, run_name)

@@ -49,16 +49,15 @@ def import_mlflow() -> None:
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
-def open_store(uri: str, experiment: str, artifact_location: str | None = None) -> tuple[MlflowClient, str]:
+def open_store(uri: str, experiment: str) -> tuple[MlflowClient, str]:
     """A client of a store that exists and is migrated, and the id of the experiment, created if need be.
 
+    A new experiment keeps its files in `mlartifacts` beside a sqlite database; elsewhere, where the server says.
     Safe to call from many processes at once: of MLflow's own 17 of 20 died migrating a fresh sqlite file.
 
     Args:
         uri: sqlite, PostgreSQL or http(s).
         experiment: The experiment's name.
-        artifact_location: Where a new experiment keeps files; by default `mlartifacts` beside a sqlite database,
-            and for others what the server says.
 
     Raises:
         OSError: The database's folder cannot be written, nothing answers at its address, or the experiment was deleted.
@@ -73,7 +72,7 @@ def open_store(uri: str, experiment: str, artifact_location: str | None = None) 
         _check_database(uri)
         _create_database(sqlite_path(uri))
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        return client, _experiment_id(client, experiment, artifact_location or _default_artifacts(uri))
+        return client, _experiment_id(client, experiment, _default_artifacts(uri))
 
 
 def absolute_uri(uri: str) -> str:

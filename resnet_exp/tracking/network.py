@@ -55,7 +55,6 @@ def _portable_copy(model: nn.Module) -> nn.Module:
     """A plain float32 copy on the CPU, in eval mode, with contiguous weights."""
     import torch
 
-    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper cannot be exported
     network = copy.deepcopy(model).to("cpu", torch.float32).to(memory_format=torch.contiguous_format)
     return network.eval().requires_grad_(False)
 
