@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from resnet_exp.arguments import check_settings, unknown_key
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.redact import redact
 from resnet_exp.settings import (
@@ -31,6 +32,8 @@ PACKAGES = {
     "scheduler": "resnet_exp.schedulers",
 }
 GROUPS = tuple(PACKAGES)
+# What the run tells a plug-in beside its settings.
+GIVEN = {"model": ("num_classes", "in_channels", "image_size")}
 _CORE_GROUPS = ("range_test", "train", "tracker")
 NO_OPTIMIZER_LR = "optimizer.lr: optimizers have no lr here; set scheduler.max_lr (a number, or find)"
 
@@ -85,10 +88,13 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = ()) -> Config:
     for group, plugin in plugins.items():
         _check_plugin(group, plugin)
     split = {key: plugins["data"].pop(key, None) for key in SplitConfig.__dataclass_fields__}
+    for group, plugin in plugins.items():
+        settings = {key: value for key, value in plugin.items() if key != "_target_"}
+        check_settings(group, plugin["_target_"], settings, GIVEN.get(group, ()))
     top = {key: value for key, value in tree.items() if key in TopLevelConfig.__dataclass_fields__}
     unknown = set(tree) - set(top) - set(GROUPS) - set(_CORE_GROUPS)
     if unknown:
-        raise ConfigError(f"unknown keys: {', '.join(sorted(unknown))}; `--help` lists the known ones")
+        raise ConfigError(unknown_key(min(unknown), [*TopLevelConfig.__dataclass_fields__, *GROUPS, *_CORE_GROUPS]))
     config = Config(
         **asdict(from_values(TopLevelConfig, "", top)),
         split=from_values(SplitConfig, "data.", split),

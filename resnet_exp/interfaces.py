@@ -73,6 +73,14 @@ class Progress(Protocol):
     def __call__(self, description: str, total: int, done: int = 0) -> AbstractContextManager[Advance]: ...
 
 
+@dataclass(frozen=True)
+class DataSize:
+    """How much a data set holds, known before an image is decoded."""
+
+    num_train: int  # images of the training split, before any is held out
+    num_classes: int
+
+
 class DataSource(Protocol):
     """A data set by name (`conf/data/*.yaml`); made from plain arguments, and checked when it is made."""
 
@@ -83,6 +91,10 @@ class DataSource(Protocol):
 
         It enters the run's signature. It holds no path: a copy of a folder has the same identity.
         """
+        ...
+
+    def size(self) -> DataSize:
+        """What it holds, found without decoding it: settings that do not fit are refused before a run is begun."""
         ...
 
     def load(self, progress: Progress) -> LoadedData:
@@ -101,6 +113,20 @@ class Sampling:
     rows: Tensor
     cols: Tensor
     erase: Tensor | None = None
+    mix: Mix | None = None
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A second image for each of a batch, in a view of its own, and how much of the first is kept.
+
+    keys `[B], int64`, 0 or more: the second is training image `key % N`; share `[B, H, W], float32`, 0..1, of the
+    first at each pixel. The labels share as the pixels do on average.
+    """
+
+    keys: Tensor
+    view: Sampling
+    share: Tensor
 
 
 class Augmentation(Protocol):
@@ -133,6 +159,7 @@ class Scheduler(Protocol):
     """A learning-rate schedule (`conf/scheduler/*.yaml`): a pure function of the step."""
 
     max_lr: float | None  # None: to be found by the range test
+    find_factor: float  # a found max_lr is this many times the LR that the range test suggests
 
     def check(self, epochs: int, steps_per_epoch: int | None = None) -> None:
         """Raises ConfigError where the schedule does not fit into the run; the steps are given once they are known."""

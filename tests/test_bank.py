@@ -10,7 +10,7 @@ from scipy.stats import chi2
 from resnet_exp import randomness
 from resnet_exp.augmentation.crop_flip_cutout import CropFlipCutout
 from resnet_exp.data.bank import ImageBank, Normalisation, in_order, num_batches, shuffled
-from resnet_exp.interfaces import ConfigError, LabelledImages
+from resnet_exp.interfaces import LabelledImages
 
 CPU = torch.device("cpu")
 KEYS = randomness.keys(torch.arange(20_000), 0, randomness.VIEW, 1)
@@ -196,10 +196,10 @@ def test_what_is_left_out_changes_nothing_else():
 @pytest.mark.parametrize("wrong", [
     {"padding": -1}, {"padding": 1.5}, {"padding": True}, {"cutout": -8}, {"cutout": "8"}, {"flip": 1},
 ])  # fmt: skip
-def test_a_wrong_setting_is_named(wrong):
+def test_a_wrong_setting_is_named(wrong, refused):
     (key, value), *_ = wrong.items()
-    with pytest.raises(ConfigError, match=rf"augmentation\.{key}={value}"):
-        CropFlipCutout(**wrong)
+    message = refused("augmentation", "augmentation.crop_flip_cutout.CropFlipCutout", **wrong)
+    assert message.startswith(f"augmentation.{key}={str(value).lower()}: ")
 
 
 @pytest.mark.cuda

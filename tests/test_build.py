@@ -165,7 +165,10 @@ def test_a_target_within_a_setting_is_not_called_even_unchecked(
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("+model.with=3", "model.with is no key of resnet_exp.models.custom_resnet.CustomResNet; known are width"),
+        (
+            "+model.with=3",
+            "model.with is no key of resnet_exp.models.custom_resnet.CustomResNet; did you mean model.width?",
+        ),
         ("+data.folder=x", "data.folder is no key"),
         ("+augmentation.rotate=3", "augmentation.rotate is no key"),
         ("+optimizer.beta=3", "optimizer.beta is no key"),
@@ -219,7 +222,7 @@ def test_a_value_that_the_plugin_cannot_use_is_a_config_error_of_its_group(overr
         make_all(config_of(override))
     message = str(caught.value)
     assert message.startswith((f"{group}.", f"{group}:"))
-    assert {"null": "None"}.get(value, value) in message
+    assert value in message
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -232,8 +235,8 @@ def test_a_plugin_that_is_not_there_is_a_config_error(group: str, name: str) -> 
 
 
 def test_a_plugin_may_not_demand_what_nobody_gives() -> None:
-    with pytest.raises(ConfigError, match=r"^data: .*root"):
-        build.plugins(config_of("data=image_folder", "data.root=x", "~data.root"))
+    with pytest.raises(ConfigError, match=r"^data\.root is missing"):
+        config_of("data=image_folder", "data.root=x", "~data.root")
 
 
 def test_what_the_config_names_is_made(tmp_path: Path) -> None:

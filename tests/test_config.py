@@ -67,18 +67,18 @@ def test_a_plugin_gets_only_its_own_arguments() -> None:
     [
         ("train.epochs=0", "at least 1"),
         ("train.epochs=-1", "at least 1"),
-        ("train.epochs=abc", "int"),
-        ("train.epochs=nan", "int"),
-        ("train.epochs=2.5", "int"),
-        ("train.epochs=inf", "int"),
-        ("train.epochs=true", "int"),
-        ("train.epochs=null", "int"),
+        ("train.epochs=abc", "whole number"),
+        ("train.epochs=nan", "whole number"),
+        ("train.epochs=2.5", "whole number"),
+        ("train.epochs=inf", "whole number"),
+        ("train.epochs=true", "whole number"),
+        ("train.epochs=null", "whole number"),
         ("train.batch_size=0", "at least 1"),
-        ("train.batch_size=[1]", "int"),
+        ("train.batch_size=[1]", "whole number"),
         ("train.precision=foo", "auto, fp32, bf16, fp16"),
-        ("train.precision=null", "str"),
-        ("train.channels_last=maybe", "bool"),
-        ("train.deterministic=maybe", "bool"),
+        ("train.precision=null", "auto, fp32, bf16, fp16"),
+        ("train.channels_last=maybe", "true or false"),
+        ("train.deterministic=maybe", "true or false"),
         ("train.label_smoothing=1", "from 0 to below 1"),
         ("train.label_smoothing=-0.1", "from 0 to below 1"),
         ("train.label_smoothing=nan", "from 0 to below 1"),
@@ -86,11 +86,11 @@ def test_a_plugin_gets_only_its_own_arguments() -> None:
         ("train.clip_grad_norm=-1", "above 0"),
         ("train.clip_grad_norm=inf", "finite"),
         ("train.clip_grad_norm=nan", "finite"),
-        ("train.grad_accum_steps=0", "from 1 to train.batch_size=512"),
+        ("train.grad_accum_steps=0", "at least 1"),
         ("train.grad_accum_steps=513", "from 1 to train.batch_size=512"),
-        ("train.checkpoint_interval=-1", "0 or more"),
-        ("train.checkpoint_interval=nan", "0 or more"),
-        ("train.checkpoint_interval=inf", "0 or more"),
+        ("train.checkpoint_interval=-1", "at least 0"),
+        ("train.checkpoint_interval=nan", "at least 0"),
+        ("train.checkpoint_interval=inf", "at least 0"),
         ("range_test.start_lr=0", "above 0"),
         ("range_test.start_lr=-1", "above 0"),
         ("range_test.start_lr=nan", "finite"),
@@ -102,15 +102,15 @@ def test_a_plugin_gets_only_its_own_arguments() -> None:
         ("range_test.repeats=0", "at least 1"),
         ("data.validation=foo", "holdout, none, test"),
         ("data.holdout=0", "at least 1"),
-        ("data.holdout=0.1", "int"),
+        ("data.holdout=0.1", "whole number"),
         ("data.limit_train=0", "at least 1"),
         ("task=foo", "train, range_test"),
         ("device=foo", "auto, cpu, cuda"),
         ("device=cuda:1", "auto, cpu, cuda"),
-        ("seed=null", "int"),
-        ("seed=0.5", "int"),
-        ("rerun=maybe", "bool"),
-        ("output_dir=null", "str"),
+        ("seed=null", "whole number"),
+        ("seed=0.5", "whole number"),
+        ("rerun=maybe", "true or false"),
+        ("output_dir=null", "text"),
         ("name=a/b", "letters, digits"),
         ("name=../up", "letters, digits"),
         ("name='a b'", "letters, digits"),
@@ -125,7 +125,7 @@ def test_a_wrong_value_is_named_with_its_key_and_what_is_allowed(override: str, 
     key, _, value = override.partition("=")
     message = error_of(override)
     assert message.startswith(f"{key}=")
-    assert value.strip("'").replace("null", "None").lower() in message.lower()
+    assert value.strip("'").lower() in message.lower()
     assert allowed in message
 
 
@@ -139,7 +139,7 @@ def test_a_range_tests_bounds_are_held_against_each_other() -> None:
     ("overrides", "words"),
     [
         (("data=image_folder",), "data.root has no default and must be given: data.root=..."),
-        (("+foo=1",), "unknown keys: foo"),
+        (("+foo=1",), "foo is no key; known are task, name, seed"),
         (("+train.foo=1",), "train.foo is no key; known are epochs, batch_size"),
         (("+tracker.foo=1",), "tracker.foo is no key"),
         (("+range_test.foo=1",), "range_test.foo is no key"),
@@ -225,7 +225,7 @@ WITHOUT_EFFECT = {
     "tracker.experiment": "other",
     "data.root": "elsewhere",  # the data stand in the signature by their identity
     "data.download": "false",
-    "data._target_": "resnet_exp.data.digits.Digits",  # as above
+    "data._target_": "resnet_exp.data.other.Other",  # as above
 }
 WITH_EFFECT = {
     "task": "range_test",

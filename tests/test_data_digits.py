@@ -10,7 +10,7 @@ import pytest
 
 from resnet_exp.data import digits
 from resnet_exp.data.digits import Digits
-from resnet_exp.interfaces import ConfigError, RunError
+from resnet_exp.interfaces import RunError
 
 
 def test_both_splits_are_grey_uint8_of_the_size_asked_for():
@@ -60,6 +60,7 @@ def test_other_digits_than_the_known_ones_are_refused(monkeypatch):
 
 
 @pytest.mark.parametrize("image_size", [0, -3, 7, 4096, 32.0, "32", True, None])
-def test_a_wrong_size_names_key_value_and_range(image_size):
-    with pytest.raises(ConfigError, match=r"data\.image_size=.*8 to 1024"):
-        Digits(image_size=image_size)
+def test_a_wrong_size_names_key_value_and_range(image_size, refused):
+    message = refused("data", "data.digits.Digits", image_size=image_size)
+    assert message.startswith("data.image_size=")
+    assert "8 to 1024" in message

@@ -20,6 +20,8 @@ PATHS = sorted(PACKAGE.rglob("*.py"))
 # Parts that share a line do not import one another. A package is named as a whole.
 TIERS = (
     ("interfaces",),
+    ("ranges",),
+    ("arguments",),
     ("redact", "files", "randomness", "journal"),
     ("checkpoint",),
     ("settings",),
@@ -47,6 +49,7 @@ HOMES = {
 # Imported for a config error, `--help`, or a look at a run directory: torch would take seconds.
 WITHOUT_TORCH = (
     *("__init__", "__main__", "interfaces", "redact", "files", "journal", "schedulers", "tracking"),
+    *("ranges", "arguments"),
     *("settings", "config", "signature"),
 )
 MOST_LINES = 260
@@ -138,7 +141,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
 @pytest.mark.parametrize("plugins", ["augmentation", "models", "optimizers", "schedulers"])
 def test_a_plugin_knows_no_other(plugins: str) -> None:
     for path in (PACKAGE / plugins).glob("*.py"):
-        assert own_imports(path) <= {"interfaces", "randomness"}, path.name
+        assert own_imports(path) <= {"interfaces", "ranges", "randomness"}, path.name
 
 
 @each_module

@@ -126,6 +126,6 @@ def test_a_size_that_cannot_be_halved_three_times_is_refused(image_size):
 
 
 @pytest.mark.parametrize("width", [0, -1, 1.5, "64", True])
-def test_a_width_that_is_no_whole_number_is_refused(width):
-    with pytest.raises(ConfigError, match=rf"model\.width={width}: a whole number of at least 1"):
-        network(width=width)
+def test_a_width_that_is_no_whole_number_is_refused(width, refused):
+    message = refused("model", "models.custom_resnet.CustomResNet", width=width)
+    assert message == f"model.width={str(width).lower()}: a whole number of at least 1 is needed"

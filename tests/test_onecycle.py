@@ -116,29 +116,32 @@ def test_momentum_stands_still_unless_asked_to_cycle():
 
 
 @pytest.mark.parametrize(("wrong", "message"), [
-    ({"max_lr": 0}, r"scheduler\.max_lr=0: find, or a number above 0"),
-    ({"max_lr": -0.1}, r"scheduler\.max_lr=-0\.1"),
-    ({"max_lr": math.nan}, r"scheduler\.max_lr=nan"),
-    ({"max_lr": math.inf}, r"scheduler\.max_lr=inf"),
-    ({"max_lr": "found"}, r"scheduler\.max_lr=found"),
-    ({"max_lr": True}, r"scheduler\.max_lr=True"),
-    ({"max_lr": None}, r"scheduler\.max_lr=None"),
-    ({"min_lr": 0.0}, r"scheduler\.min_lr=0\.0"),
-    ({"max_lr": 0.1, "min_lr": 0.1}, r"scheduler\.min_lr=0\.1: a number below max_lr=0\.1"),
-    ({"max_lr": 0.1, "min_lr": 0.2}, r"scheduler\.min_lr=0\.2: a number below max_lr=0\.1"),
-    ({"final_lr": -0.1}, r"scheduler\.final_lr=-0\.1: a ratio of min_lr from 0 to 1"),
-    ({"final_lr": 1.1}, r"scheduler\.final_lr=1\.1"),
-    ({"final_lr": math.nan}, r"scheduler\.final_lr=nan"),
-    ({"final_lr": "1e-4"}, r"scheduler\.final_lr=1e-4"),
-    ({"peak_epoch": 0}, r"scheduler\.peak_epoch=0: a whole number from 1"),
-    ({"peak_epoch": 2.5}, r"scheduler\.peak_epoch=2\.5"),
-    ({"peak_epoch": True}, r"scheduler\.peak_epoch=True"),
-    ({"anneal": "cosine"}, r"scheduler\.anneal=cosine: cos or linear"),
-    ({"cycle_momentum": "yes"}, r"scheduler\.cycle_momentum=yes: true or false"),
+    ({"max_lr": 0}, "scheduler.max_lr=0: find, or a finite number above 0"),
+    ({"max_lr": -0.1}, "scheduler.max_lr=-0.1"),
+    ({"max_lr": math.nan}, "scheduler.max_lr=nan"),
+    ({"max_lr": math.inf}, "scheduler.max_lr=inf"),
+    ({"max_lr": "found"}, "scheduler.max_lr=found"),
+    ({"max_lr": True}, "scheduler.max_lr=true"),
+    ({"max_lr": None}, "scheduler.max_lr=null"),
+    ({"min_lr": 0.0}, "scheduler.min_lr=0.0"),
+    ({"final_lr": -0.1}, "scheduler.final_lr=-0.1: a finite number from 0 to 1"),
+    ({"final_lr": 1.1}, "scheduler.final_lr=1.1"),
+    ({"final_lr": math.nan}, "scheduler.final_lr=nan"),
+    ({"final_lr": "1e-4"}, "scheduler.final_lr=1e-4"),
+    ({"peak_epoch": 0}, "scheduler.peak_epoch=0: a whole number of at least 1"),
+    ({"peak_epoch": 2.5}, "scheduler.peak_epoch=2.5"),
+    ({"peak_epoch": True}, "scheduler.peak_epoch=true"),
+    ({"anneal": "cosine"}, "scheduler.anneal=cosine: one of cos, linear"),
+    ({"cycle_momentum": "yes"}, "scheduler.cycle_momentum=yes: true or false"),
 ])  # fmt: skip
-def test_a_wrong_setting_is_named_when_it_is_given(wrong, message):
-    with pytest.raises(ConfigError, match=message):
-        OneCycle(**wrong)
+def test_a_wrong_setting_is_named_when_it_is_given(wrong, message, refused):
+    assert message in refused("scheduler", "schedulers.onecycle.OneCycle", **wrong)
+
+
+@pytest.mark.parametrize("min_lr", [0.1, 0.2])
+def test_a_min_lr_that_is_not_below_max_lr_is_refused(min_lr):
+    with pytest.raises(ConfigError, match=rf"scheduler\.min_lr={min_lr}: a number below max_lr=0\.1"):
+        OneCycle(max_lr=0.1, min_lr=min_lr)
 
 
 def test_a_peak_after_the_end_is_refused_before_the_data_are_known():

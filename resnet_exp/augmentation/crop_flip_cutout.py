@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
-from resnet_exp.interfaces import ConfigError, Sampling
+from resnet_exp.interfaces import Sampling
 from resnet_exp.randomness import below
+
+Pixels = Annotated[int, Ge(0)]
 
 
 class CropFlipCutout:
@@ -18,18 +23,10 @@ class CropFlipCutout:
         cutout: pixels, the side of the erased square; 0 erases nothing. The square's centre is anywhere in the image,
             so that its edge may lie outside. Erased pixels become the data set's mean.
 
-    Raises:
-        ConfigError: a negative padding or cutout.
-
     Source: DeVries, Taylor: Improved Regularization of Convolutional Neural Networks with Cutout (2017), section 3.2.
     """
 
-    def __init__(self, padding: int = 4, flip: bool = True, cutout: int = 8) -> None:
-        for key, value in (("padding", padding), ("cutout", cutout)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise ConfigError(f"augmentation.{key}={value}: a whole number of pixels, 0 or more, is needed")
-        if not isinstance(flip, bool):
-            raise ConfigError(f"augmentation.flip={flip}: true or false is needed")
+    def __init__(self, padding: Pixels = 4, flip: bool = True, cutout: Pixels = 8) -> None:
         self.padding, self.flip, self.cutout = padding, flip, cutout
 
     def sample(self, keys: Tensor, image_size: int) -> Sampling:

@@ -11,9 +11,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from resnet_exp.interfaces import ConfigError, LabelledImages, LoadedData, Progress, RunError
+from annotated_types import MinLen
+
+from resnet_exp.interfaces import LabelledImages, LoadedData, Progress, RunError
 
 log = logging.getLogger(__name__)
 
@@ -37,16 +39,9 @@ class CIFAR10:
         root: Folder that holds `cifar-10-python.tar.gz` and what is extracted from it; relative paths start at the
             working directory.
         download: Whether a missing or corrupt archive is downloaded.
-
-    Raises:
-        ConfigError: `root` is empty or `download` is not a truth value.
     """
 
-    def __init__(self, root: str, download: bool = True) -> None:
-        if not isinstance(root, str | os.PathLike) or not str(root):
-            raise ConfigError(f"data.root={root!r}: must be a folder, for example data.root=data.")
-        if not isinstance(download, bool):
-            raise ConfigError(f"data.download={download!r}: must be true or false.")
+    def __init__(self, root: Annotated[str, MinLen(1)], download: bool = True) -> None:
         self.image_size = 32
         self.root = Path(root).expanduser().resolve()
         self.download = download

@@ -7,12 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from resnet_exp.interfaces import ConfigError
-
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-SMALLEST, LARGEST = 8, 1024
 
 
 class Decoded(NamedTuple):
@@ -21,17 +17,6 @@ class Decoded(NamedTuple):
     pixels: np.ndarray
     unreadable: list[tuple[int, str]]  # index in the run, reason
     grey: bool  # the channels of every pixel are equal
-
-
-def checked_image_size(image_size: int) -> int:
-    """The same number, if it can be the side of a square image.
-
-    Raises:
-        ConfigError: It is no integer or out of range.
-    """
-    if isinstance(image_size, bool) or not isinstance(image_size, int) or not SMALLEST <= image_size <= LARGEST:
-        raise ConfigError(f"data.image_size={image_size!r}: must be an integer of {SMALLEST} to {LARGEST} pixels.")
-    return image_size
 
 
 def decode_run(paths: list[Path], image_size: int, channels: int) -> Decoded:

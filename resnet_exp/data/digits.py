@@ -6,8 +6,8 @@ import hashlib
 
 import numpy as np
 
-from resnet_exp.data.decoding import checked_image_size
 from resnet_exp.interfaces import LabelledImages, LoadedData, Progress, RunError
+from resnet_exp.ranges import ImageSize
 
 # Source: sklearn.datasets.load_digits (scikit-learn 1.9.1): sha256 of the images, then the labels, each as uint8.
 # A constant, so that a run's identity does not cost an import of scikit-learn; checked whenever they are loaded.
@@ -23,14 +23,11 @@ class Digits:
     to 1,442 for training, the same for everyone.
 
     Args:
-        image_size: Pixels of a side, 8 to 1024 (bicubic).
-
-    Raises:
-        ConfigError: `image_size` is out of range.
+        image_size: Pixels of a side (bicubic).
     """
 
-    def __init__(self, image_size: int = 32) -> None:
-        self.image_size = checked_image_size(image_size)
+    def __init__(self, image_size: ImageSize = 32) -> None:
+        self.image_size = image_size
 
     def identity(self) -> str:
         """`digits-<start of the data's sha256>-<image_size>`; scikit-learn is not imported for it."""

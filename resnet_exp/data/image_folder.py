@@ -7,15 +7,18 @@ import logging
 import os
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import MinLen
 
 from resnet_exp.data import decode_cache
 from resnet_exp.data.decode_cache import CachedImages
 from resnet_exp.data.decode_pool import decode_all
-from resnet_exp.data.decoding import checked_image_size, decode_run
+from resnet_exp.data.decoding import decode_run
 from resnet_exp.data.image_listing import Listing, check_root, list_images
-from resnet_exp.interfaces import ConfigError, LabelledImages, LoadedData, Progress, RunError
+from resnet_exp.interfaces import LabelledImages, LoadedData, Progress, RunError
+from resnet_exp.ranges import Count, ImageSize
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +34,7 @@ class ImageFolder:
 
     Args:
         root: Folder with `train/` and `test/`; relative paths start at the working directory.
-        image_size: Pixels of a side, 8 to 1024.
+        image_size: Pixels of a side.
         channels: 3, 1, or `auto`: 1 if every pixel of every image is grey, else 3.
         unreadable: What an image does that cannot be read: `error` ends the run and names it, `skip` leaves it out
             and names it in a warning.
@@ -40,26 +43,24 @@ class ImageFolder:
             user's cache folder where `root` is read-only.
 
     Raises:
-        ConfigError: An argument is out of range, or `root` has no `train/` and `test/`.
+        ConfigError: `root` has no `train/` and `test/`.
     """
 
     def __init__(
         self,
-        root: str,
-        image_size: int = 32,
-        channels: int | str = "auto",
-        unreadable: str = "error",
-        workers: int | str = "auto",
-        cache: str | None = None,
+        root: Annotated[str, MinLen(1)],
+        image_size: ImageSize = 32,
+        channels: Literal["auto", 1, 3] = "auto",
+        unreadable: Literal["error", "skip"] = "error",
+        workers: Literal["auto"] | Count = "auto",
+        cache: Annotated[str, MinLen(1)] | None = None,
     ) -> None:
-        self.image_size = checked_image_size(image_size)
-        self.channels = _one_of("channels", channels, ("auto", 1, 3))
-        self.unreadable = _one_of("unreadable", unreadable, ("error", "skip"))
-        self.workers = _count("workers", workers)
-        self.root = _folder("root", root)
+        self.image_size, self.channels, self.unreadable = image_size, channels, unreadable
+        self.workers = None if workers == "auto" else workers
+        self.root = _folder(root)
         check_root(self.root)
         own = [self.root / ".resnet_exp_cache", _user_cache()]
-        self.caches = own if cache is None else [_folder("cache", cache)]
+        self.caches = own if cache is None else [_folder(cache)]
 
     def identity(self) -> str:
         """A hash of all images' relative names and sizes, of `image_size` and of `channels`.
@@ -155,24 +156,7 @@ class ImageFolder:
             raise RunError(f"Not one readable image in {', '.join(lost)} under {self.root / split}.")
 
 
-def _one_of(key: str, value: int | str, allowed: tuple) -> int | str:
-    if isinstance(value, bool) or value not in allowed:
-        raise ConfigError(f"data.{key}={value!r}: must be one of {', '.join(map(str, allowed))}.")
-    return value
-
-
-def _count(key: str, value: int | str) -> int | None:
-    """The number, or None for `auto`."""
-    if value == "auto":
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"data.{key}={value!r}: must be auto or an integer of at least 1.")
-    return value
-
-
-def _folder(key: str, value: str) -> Path:
-    if not isinstance(value, str | os.PathLike) or not str(value):
-        raise ConfigError(f"data.{key}={value!r}: must be the path of a folder.")
+def _folder(value: str) -> Path:
     return Path(value).expanduser().absolute()
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from resnet_exp.interfaces import ConfigError
+from resnet_exp.ranges import Count
 
 
 class CustomResNet(nn.Sequential):
@@ -18,15 +19,13 @@ class CustomResNet(nn.Sequential):
         width: channels after the first convolution; the later ones have 2, 4 and 8 times as many.
 
     Raises:
-        ConfigError: width below 1, or an image size that is no multiple of 8.
+        ConfigError: an image size that is no multiple of 8.
 
     Source: the reference notebooks, after D. Page's ResNet9 (davidcpage/cifar10-fast). The softmax that the notebooks
     name belongs to the loss and to predictions: the network itself returns logits.
     """
 
-    def __init__(self, *, num_classes: int, in_channels: int, image_size: int, width: int = 64) -> None:
-        if not isinstance(width, int) or isinstance(width, bool) or width < 1:
-            raise ConfigError(f"model.width={width}: a whole number of at least 1 is needed (64 is the reference's)")
+    def __init__(self, *, num_classes: int, in_channels: int, image_size: int, width: Count = 64) -> None:
         if image_size < 8 or image_size % 8:
             raise ConfigError(f"data.image_size={image_size}: custom_resnet needs a multiple of 8, such as 32")
         w = width

@@ -8,27 +8,22 @@ import torch
 from torch import nn
 
 from resnet_exp.interfaces import ConfigError
+from resnet_exp.ranges import Fraction, NotNegative
 
 
 def sgd(
-    momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4
+    momentum: Fraction = 0.9, nesterov: bool = True, weight_decay: NotNegative = 5e-4
 ) -> Callable[[nn.Module], torch.optim.SGD]:
     """A factory of SGD optimizers over all parameters of a model.
 
     Args:
-        momentum: 0 to below 1.
+        momentum: the share of the last update that is kept.
         nesterov: Nesterov's form, which needs a momentum above 0.
         weight_decay: the L2 penalty's factor; the reference networks' 5e-4.
 
     Raises:
-        ConfigError: a value out of range, or Nesterov without momentum.
+        ConfigError: Nesterov without momentum.
     """
-    if not 0 <= momentum < 1:
-        raise ConfigError(f"optimizer.momentum={momentum}: a number from 0 to below 1 is needed")
-    if not 0 <= weight_decay < float("inf"):
-        raise ConfigError(f"optimizer.weight_decay={weight_decay}: a number of 0 or more is needed")
-    if not isinstance(nesterov, bool):
-        raise ConfigError(f"optimizer.nesterov={nesterov}: true or false is needed")
     if nesterov and momentum == 0:
         raise ConfigError("optimizer.nesterov=true needs optimizer.momentum above 0; set optimizer.nesterov=false")
 

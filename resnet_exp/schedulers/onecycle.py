@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le
 
 from resnet_exp.interfaces import ConfigError, Schedule
+from resnet_exp.ranges import Count, FoundOrNumber
 
 # What `find` takes for min_lr: max_lr / 8, the div_factor of the reference logs.
 DIV_FACTOR = 8.0
@@ -25,7 +29,7 @@ class OneCycle:
         cycle_momentum: moves the momentum against the LR, 0.95 -> 0.85 -> 0.95.
 
     Raises:
-        ConfigError: a value out of range.
+        ConfigError: min_lr is not below max_lr.
 
     Source: Smith, Topin: Super-Convergence (2018), section 3; the arithmetic is that of torch's OneCycleLR with
     `three_phase=False`, div_factor = max_lr / min_lr and final_div_factor = 1 / final_lr.
@@ -33,25 +37,15 @@ class OneCycle:
 
     def __init__(
         self,
-        max_lr: float | str = "find",
-        min_lr: float | str = "find",
-        final_lr: float = 1e-4,
-        peak_epoch: int = 5,
-        anneal: str = "cos",
+        max_lr: FoundOrNumber = "find",
+        min_lr: FoundOrNumber = "find",
+        final_lr: Annotated[float, Ge(0), Le(1)] = 1e-4,
+        peak_epoch: Count = 5,
+        anneal: Literal["cos", "linear"] = "cos",
         cycle_momentum: bool = False,
     ) -> None:
-        self.max_lr = _found_or_number("max_lr", max_lr)
-        self.min_lr = _found_or_number("min_lr", min_lr)
-        if not _is_number(final_lr) or not 0 <= final_lr <= 1:
-            raise ConfigError(
-                f"scheduler.final_lr={final_lr}: a ratio of min_lr from 0 to 1 is needed (1 is no annihilation)"
-            )
-        if not isinstance(peak_epoch, int) or isinstance(peak_epoch, bool) or peak_epoch < 1:
-            raise ConfigError(f"scheduler.peak_epoch={peak_epoch}: a whole number from 1 to train.epochs is needed")
-        if anneal not in ("cos", "linear"):
-            raise ConfigError(f"scheduler.anneal={anneal}: cos or linear is needed")
-        if not isinstance(cycle_momentum, bool):
-            raise ConfigError(f"scheduler.cycle_momentum={cycle_momentum}: true or false is needed")
+        self.max_lr = None if max_lr == "find" else float(max_lr)
+        self.min_lr = None if min_lr == "find" else float(min_lr)
         if self.max_lr is not None and self.min_lr is not None:
             _check_order(self.min_lr, self.max_lr)
         self.final_lr, self.peak_epoch = float(final_lr), peak_epoch
@@ -102,18 +96,6 @@ def _cos(start: float, end: float, part: float) -> float:
 
 def _linear(start: float, end: float, part: float) -> float:
     return (end - start) * part + start
-
-
-def _found_or_number(key: str, value: float | str) -> float | None:
-    if value == "find":
-        return None
-    if not _is_number(value) or not 0 < float(value) < math.inf:
-        raise ConfigError(f"scheduler.{key}={value}: find, or a number above 0, is needed")
-    return float(value)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _check_order(min_lr: float, max_lr: float) -> None:

@@ -1,0 +1,155 @@
+"""Values held against the type and range that a signature names, with a message that says what is needed.
+
+A range is written where the type stands: `width: Annotated[int, Ge(1)]`, `anneal: Literal["cos", "linear"]`,
+`max_lr: FoundOrNumber`. So it is written once, and can be read without importing torch.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+
+from resnet_exp.interfaces import ConfigError
+
+Count = Annotated[int, Ge(1)]
+ImageSize = Annotated[int, Ge(8), Le(1024)]  # pixels of a side
+FoundOrNumber = Literal["find"] | Annotated[float, Gt(0)]  # an LR: from the range test, or given
+Factor = Annotated[float, Gt(0)]
+Fraction = Annotated[float, Ge(0), Lt(1)]
+NotNegative = Annotated[float, Ge(0)]
+
+_NOUNS = {int: "whole number", float: "finite number", str: "text", dict: "mapping"}
+_REFUSED = object()
+
+
+def admitted(key: str, value: Any, annotation: Any) -> Any:
+    """The value, as the annotation's type: a whole number as a float where a float is meant.
+
+    Args:
+        key: what the user calls it, such as `model.width`.
+        value: as the config holds it: None, bool, int, float, str, list or dict.
+        annotation: a type, a union, a Literal, or an Annotated one with bounds; any other admits everything.
+
+    Raises:
+        ConfigError: of another type, or out of range. NaN and infinity are out of every range.
+    """
+    result = _admit(value, annotation)
+    if result is _REFUSED:
+        raise ConfigError(f"{key}={shown(value)}: {needed(annotation)} is needed")
+    return result
+
+
+def needed(annotation: Any) -> str:
+    """What the annotation admits, in words: `a whole number of at least 1`."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return needed(arguments[0]) + _bounds(arguments[1:])
+    if origin in (Union, types.UnionType):
+        # null last: what people set comes first.
+        return ", or ".join(map(needed, sorted(arguments, key=lambda one: one is type(None))))
+    if origin is Literal:
+        choices = [shown(choice) for choice in arguments]
+        return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
+    if origin in (list, tuple):
+        items = [item for item in arguments if item is not Ellipsis]
+        if origin is list or Ellipsis in arguments:
+            return f"a list of values, each {needed(items[0])}" if items else "a list"
+        return f"a list of {len(items)}: {', '.join(map(needed, items))}"
+    if annotation is bool:
+        return "true or false"
+    if annotation is type(None):
+        return "null"
+    return f"a {_NOUNS.get(annotation, 'value')}"
+
+
+def shown(value: Any) -> str:
+    """The value as it is written on the command line: `null`, `true`, `[1,2]`."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(shown, value))}]"
+    return str(value)
+
+
+def _admit(value: Any, annotation: Any) -> Any:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        result = _admit(value, arguments[0])
+        return result if result is not _REFUSED and _within(result, arguments[1:]) else _REFUSED
+    if origin in (Union, types.UnionType):
+        results = (_admit(value, member) for member in arguments)
+        return next((result for result in results if result is not _REFUSED), _REFUSED)
+    if origin is Literal:
+        return next((one for one in arguments if one == value and type(one) is type(value)), _REFUSED)
+    if origin in (list, tuple):
+        return _admit_items(value, origin, arguments)
+    return _admit_plain(value, annotation)
+
+
+def _admit_plain(value: Any, kind: Any) -> Any:
+    if kind is type(None):
+        return None if value is None else _REFUSED
+    if kind is float:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return float(value) if number else _REFUSED
+    if kind is int:
+        return value if isinstance(value, int) and not isinstance(value, bool) else _REFUSED
+    if kind is str:  # name=7 is the text 7
+        return str(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else _REFUSED
+    if kind in (bool, dict, list, tuple):
+        return value if isinstance(value, kind) else _REFUSED
+    return value
+
+
+def _admit_items(value: Any, kind: type, arguments: Sequence[Any]) -> Any:
+    if not isinstance(value, (list, tuple)):
+        return _REFUSED
+    if kind is list or Ellipsis in arguments:
+        arguments = [arguments[0]] * len(value) if arguments else [Any] * len(value)
+    if len(value) != len(arguments):
+        return _REFUSED
+    items = [_admit(item, annotation) for item, annotation in zip(value, arguments, strict=True)]
+    return _REFUSED if any(item is _REFUSED for item in items) else kind(items)
+
+
+def _within(value: Any, bounds: Sequence[Any]) -> bool:
+    for bound in bounds:
+        match bound:
+            case Ge(least) if not value >= least:
+                return False
+            case Gt(least) if not value > least:
+                return False
+            case Le(most) if not value <= most:
+                return False
+            case Lt(most) if not value < most:
+                return False
+            case MinLen(length) if len(value) < length:
+                return False
+    return True
+
+
+def _bounds(bounds: Sequence[Any]) -> str:
+    low = high = ""
+    for bound in bounds:
+        match bound:
+            case Ge(least):
+                low = f"{least}"
+            case Gt(least):
+                low = f"above {least}"
+            case Le(most):
+                high = f"{most}"
+            case Lt(most):
+                high = f"below {most}"
+            case MinLen(length):
+                return f" with {length} or more in it"
+    if low and high:
+        return f" {low} to {high}" if low.startswith("above") else f" from {low} to {high}"
+    if low:
+        return f" {low}" if low.startswith("above") else f" of at least {low}"
+    return f" {high if high.startswith('below') else f'of at most {high}'}" if high else ""
