@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
@@ -13,13 +12,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from resnet_exp.config import NO_OPTIMIZER_LR, typed
+from resnet_exp import build
+from resnet_exp.command_line import CONF, check
+from resnet_exp.config import typed
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.redact import redact
-
-_HERE = Path(__file__).resolve().parent
-# At the top of the repository; inside the package once a wheel is installed.
-CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
 
 
 @hydra.main(config_path=str(CONF), config_name="config")
@@ -34,22 +31,32 @@ def _hydra_main(cfg: DictConfig) -> float | None:
 
 
 def _run(cfg: DictConfig) -> float | None:
-    overrides = list(HydraConfig.get().overrides.task)
-    config = typed(cfg, overrides)
+    job = HydraConfig.get()
+    overrides = list(job.overrides.task)
+    config = typed(cfg, overrides, job.runtime.choices)
+    build.check_schedule(config)
+    command = redact(shlex.join(["python", "-m", "resnet_exp", *overrides]))
     # torch is imported from here on: a wrong value above costs a second.
+    if config.task in ("evaluate", "predict"):
+        from resnet_exp.use import evaluate_checkpoint, predict_images
+
+        if config.task == "evaluate":
+            return evaluate_checkpoint(config, command)
+        predict_images(config)
+        return None
     from resnet_exp.run import run
 
-    return run(config, redact(shlex.join(["python", "-m", "resnet_exp", *overrides])))
+    return run(config, command)
 
 
 def main() -> None:
     """Runs the command line. It exits with 0; 2: a setting cannot work; 1: the run failed; 130: interrupted."""
     signal.signal(signal.SIGTERM, _interrupt)
-    for argument in sys.argv[1:]:
-        if argument.lstrip("+").startswith("optimizer.lr="):
-            _exit(NO_OPTIMIZER_LR, 2)
     try:
+        check(sys.argv[1:])
         _hydra_main()
+    except ConfigError as error:
+        _exit(str(error), 2)
     except KeyboardInterrupt:
         _exit("interrupted; the same command goes on from the last checkpoint", 130)
 

@@ -26,6 +26,9 @@ _NAMES: dict[str, Any] = {
 }
 
 
+_MANY = 24  # names that a message lists
+
+
 @dataclass(frozen=True)
 class Arguments:
     """The arguments of a class or function: their annotations by name, and those that have no default."""
@@ -90,7 +93,8 @@ def unknown_key(key: str, known: Iterable[str], of: str = "") -> str:
     near = nearest(key, known)
     if near:
         return f"{key} is no key{of}; did you mean {near}?"
-    return f"{key} is no key{of}; known are {', '.join(name.rpartition('.')[2] for name in known) or 'none'}"
+    shown = ", ".join(name.rpartition(".")[2] for name in known) or "none"
+    return f"{key} is no key{of}; " + (f"known are {shown}" if len(known) <= _MANY else "--help lists them")
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

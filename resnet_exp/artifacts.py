@@ -19,8 +19,10 @@ from resnet_exp.stages.range_test import RangeTest
 _log = logging.getLogger(__name__)
 
 
-def keep_range_test(found: RangeTest, min_lr: float | None, record: Record, *, reused: bool) -> None:
-    """Writes the range test's curves, verdict and figure."""
+def keep_range_test(
+    found: RangeTest, max_lr: float | None, min_lr: float | None, record: Record, *, reused: bool
+) -> None:
+    """Writes the range test's curves, verdict and figure; the figure marks the schedule's LRs where there is one."""
     from resnet_exp.report.figures import range_test_figure
 
     record.file(record.paths.range_test, found.to_json())
@@ -31,7 +33,7 @@ def keep_range_test(found: RangeTest, min_lr: float | None, record: Record, *, r
     png, svg = record.paths.report / "range_test.png", record.paths.report / "range_test.svg"
     record.paths.report.mkdir(exist_ok=True)
     try:
-        range_test_figure(verdict, found.curves, min_lr, png, svg)
+        range_test_figure(verdict, found.curves, max_lr, min_lr, png, svg)
     except Exception:  # a picture is never worth a run
         _log.exception("the range test's figure could not be drawn")
         return

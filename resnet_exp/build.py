@@ -1,4 +1,7 @@
-"""Plug-ins made from their config: the one place where a `_target_` is called, and only inside its group's package."""
+"""Plug-ins made from their config: the one place where a `_target_` is called, and only inside its group's package.
+
+Nothing here imports torch by itself: what needs no torch can be refused without it.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,11 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from resnet_exp.config import PACKAGES, Config
+from resnet_exp.arguments import unknown_key
+from resnet_exp.config import GIVEN, PACKAGES, Config
 from resnet_exp.interfaces import (
     Augmentation,
     ConfigError,
@@ -25,9 +28,6 @@ from resnet_exp.interfaces import (
 from resnet_exp.tracking.mlflow import MlflowTracker
 from resnet_exp.tracking.null import NullTracker
 
-# What the run tells a plug-in beside its settings.
-_GIVEN = {"model": ("num_classes", "in_channels", "image_size")}
-
 
 @dataclass(frozen=True)
 class Plugins:
@@ -39,25 +39,47 @@ class Plugins:
     scheduler: Scheduler
 
 
+def check_schedule(config: Config) -> None:
+    """Raises ConfigError where the scheduler's or the optimizer's settings do not go together, or with the epochs.
+
+    Ours are made without importing torch: such a mistake costs a second.
+    """
+    if config.task == "train":
+        _make("scheduler", config).check(config.train.epochs)
+    _make("optimizer", config)
+    if config.plugins["scheduler"].get("cycle_momentum") and config.plugins["optimizer"].get("momentum") == 0:
+        raise ConfigError(
+            "scheduler.cycle_momentum=true needs a momentum to cycle, and optimizer.momentum=0; leave one of them out"
+        )
+
+
 def plugins(config: Config) -> Plugins:
     """The plug-ins of a run, the cheapest to refuse first. The model, which needs the data, is made later.
 
     Raises:
-        ConfigError: one does not take its settings.
+        ConfigError: one does not take its settings, or the model does not take the images' size.
     """
+    from resnet_exp.input_size import check_input_size
+
     for group in PACKAGES:
         _check_names(group, config)
-    scheduler = _make("scheduler", config)
-    scheduler.check(config.train.epochs)
     source = _make("data", config)
-    with torch.device("meta"):  # no memory, no arithmetic: only to hear whether it takes its settings
-        _make("model", config, num_classes=2, in_channels=3, image_size=source.image_size)
+    # Two classes and three channels stand for the data's, which are known when they are read.
+    check_input_size(
+        lambda image_size: _make("model", config, num_classes=2, in_channels=3, image_size=image_size),
+        source.image_size,
+    )
     return Plugins(
-        scheduler=scheduler,
+        scheduler=_make("scheduler", config),
         source=source,
         augmentation=_make("augmentation", config),
         optimizer=_make("optimizer", config),
     )
+
+
+def source(config: Config) -> DataSource:
+    """The data set; nothing of it is read yet."""
+    return _make("data", config)
 
 
 def tracker(config: Config, paths: RunPaths) -> Tracker:
@@ -65,7 +87,7 @@ def tracker(config: Config, paths: RunPaths) -> Tracker:
     if config.tracker.kind == "none":
         return NullTracker()
     settings = config.tracker
-    return MlflowTracker(paths, uri=settings.store, experiment=settings.experiment, run_name=paths.root.name)
+    return MlflowTracker(paths, uri=settings.store, experiment=settings.page, run_name=paths.root.name)
 
 
 def model(config: Config, info: DatasetInfo) -> Any:
@@ -80,26 +102,30 @@ def _check_names(group: str, config: Config) -> None:
     settings = dict(config.plugins[group])
     target = settings.pop("_target_")
     module, _, name = target.rpartition(".")
-    given = _GIVEN.get(group, ())
+    given = GIVEN.get(group, ())
     try:
         signature = inspect.signature(getattr(importlib.import_module(module), name))
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(f"{group}._target_={target}: there is no such plug-in ({error})") from error
+    if any(argument.kind is inspect.Parameter.VAR_KEYWORD for argument in signature.parameters.values()):
+        return
     known = [argument for argument in signature.parameters if argument not in given]
-    unknown = sorted(set(settings) - set(known))
-    if unknown:
-        raise ConfigError(f"{group}.{unknown[0]} is no key of {target}; known are {', '.join(known) or 'none'}")
+    for key in settings:
+        if key not in known:
+            raise ConfigError(unknown_key(f"{group}.{key}", [f"{group}.{one}" for one in known], f" of {target}"))
 
 
 def _make(group: str, config: Config, **arguments: Any) -> Any:
     """The group's plug-in.
 
     Raises:
-        ConfigError: the target lies outside its group's package, or does not take these arguments.
+        ConfigError: the target lies outside its group's package and the user's folders, or does not take these
+            arguments.
     """
     settings = config.plugins[group]
+    whitelist = [f"{package}.*" for package in (PACKAGES[group], *config.plugin_modules)]
     try:
-        return instantiate(settings, **arguments, _convert_="all", _execution_whitelist_=[f"{PACKAGES[group]}.*"])
+        return instantiate(settings, **arguments, _convert_="all", _execution_whitelist_=whitelist)
     except InstantiationException as error:
         raise ConfigError(f"{group}: {_first_lines(error)}") from error
     except ConfigError:

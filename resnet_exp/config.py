@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from resnet_exp.arguments import check_settings, unknown_key
+from resnet_exp.arguments import check_settings
+from resnet_exp.ignored import refuse_ignored
 from resnet_exp.interfaces import ConfigError
+from resnet_exp.plugin_folders import folders_of, is_module, open_folders
 from resnet_exp.redact import redact
 from resnet_exp.settings import (
     RangeTestConfig,
@@ -32,10 +35,10 @@ PACKAGES = {
     "scheduler": "resnet_exp.schedulers",
 }
 GROUPS = tuple(PACKAGES)
-# What the run tells a plug-in beside its settings.
-GIVEN = {"model": ("num_classes", "in_channels", "image_size")}
 _CORE_GROUPS = ("range_test", "train", "tracker")
 NO_OPTIMIZER_LR = "optimizer.lr: optimizers have no lr here; set scheduler.max_lr (a number, or find)"
+# What the run tells a plug-in beside its settings.
+GIVEN = {"model": ("num_classes", "in_channels", "image_size")}
 
 
 @dataclass(frozen=True)
@@ -48,32 +51,47 @@ class Config:
     device: str
     output_dir: str
     rerun: bool
+    checkpoint: str | None
+    images: str | None
+    predictions: str
     split: SplitConfig
     range_test: RangeTestConfig
     train: TrainConfig
     tracker: TrackerConfig
     plugins: dict[str, dict[str, Any]]  # by group; what each plug-in is made of
+    plugin_folders: tuple[Path, ...]  # the user's own
+    plugin_modules: tuple[str, ...]  # in these folders: what a `_target_` may name beside our packages
+    short_names: dict[str, str]  # by group; what its choice is called
+    overrides: tuple[str, ...]  # of the command line
     tree: dict[str, Any]  # the whole resolved config as it is recorded; secrets are struck out
 
     @property
-    def short_names(self) -> dict[str, str]:
-        """What each group's choice is called: the name of its module."""
-        return {group: str(plugin["_target_"]).split(".")[-2] for group, plugin in self.plugins.items()}
-
-    @property
     def needs_range_test(self) -> bool:
-        return self.task == "range_test" or self.plugins["scheduler"].get("max_lr") == "find"
+        finds = self.plugins["scheduler"].get("max_lr") == "find"
+        return self.task == "range_test" or (self.task == "train" and finds)
 
     @property
     def title(self) -> str:
         """What the run directory's name begins with."""
         names = self.short_names
+        if self.task == "evaluate":
+            return f"{self.name or names['data']}-evaluate"
         name = self.name or f"{names['data']}-{names['model']}-{names['scheduler']}"
         return f"{name}-range_test" if self.task == "range_test" else name
 
+    def is_set(self, *sections: str) -> bool:
+        """Whether the command line sets one of these keys or groups, or a key below them."""
+        keys = [override.lstrip("+~").partition("=")[0] for override in self.overrides]
+        return any(key == section or key.startswith(f"{section}.") for key in keys for section in sections)
 
-def typed(cfg: DictConfig, overrides: Sequence[str] = ()) -> Config:
-    """The composed config, checked.
+
+def typed(cfg: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, Any] | None = None) -> Config:
+    """The composed config, checked; the modules of the user's plug-in folders can be imported from here on.
+
+    Args:
+        cfg: as Hydra composed it.
+        overrides: the command line's.
+        choices: the option chosen of each group; without them a choice is called by its module.
 
     Raises:
         ConfigError: a missing, unknown or wrong key, or one that would be ignored.
@@ -83,28 +101,27 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = ()) -> Config:
         if not isinstance(tree.get(section), dict):
             raise ConfigError(f"{section}={tree.get(section)}: an option is needed; choose one with {section}=...")
     plugins = {group: dict(tree[group]) for group in GROUPS}
-    if "lr" in plugins["optimizer"]:
-        raise ConfigError(NO_OPTIMIZER_LR)
-    for group, plugin in plugins.items():
-        _check_plugin(group, plugin)
+    sections = {*GROUPS, *_CORE_GROUPS}
+    top = asdict(from_values(TopLevelConfig, "", {key: tree[key] for key in tree if key not in sections}))
+    folders = folders_of(top.pop("plugins"))
+    modules = open_folders(folders)
     split = {key: plugins["data"].pop(key, None) for key in SplitConfig.__dataclass_fields__}
     for group, plugin in plugins.items():
-        settings = {key: value for key, value in plugin.items() if key != "_target_"}
-        check_settings(group, plugin["_target_"], settings, GIVEN.get(group, ()))
-    top = {key: value for key, value in tree.items() if key in TopLevelConfig.__dataclass_fields__}
-    unknown = set(tree) - set(top) - set(GROUPS) - set(_CORE_GROUPS)
-    if unknown:
-        raise ConfigError(unknown_key(min(unknown), [*TopLevelConfig.__dataclass_fields__, *GROUPS, *_CORE_GROUPS]))
+        check_plugin(group, plugin, modules)
     config = Config(
-        **asdict(from_values(TopLevelConfig, "", top)),
+        **top,
         split=from_values(SplitConfig, "data.", split),
         range_test=from_values(RangeTestConfig, "range_test.", tree["range_test"]),
         train=from_values(TrainConfig, "train.", tree["train"]),
         tracker=from_values(TrackerConfig, "tracker.", tree["tracker"]),
         plugins=plugins,
+        plugin_folders=tuple(folders),
+        plugin_modules=modules,
+        short_names=_short_names(plugins, choices or {}),
+        overrides=tuple(overrides),
         tree=_without_secrets(tree),
     )
-    _refuse_ignored(config, overrides)
+    refuse_ignored(config.task, overrides, plugins)
     return config
 
 
@@ -136,22 +153,34 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
     return tree
 
 
-def _check_plugin(group: str, plugin: dict[str, Any]) -> None:
-    """Raises ConfigError unless it names something of its group's package, and the rest are plain values.
+def check_plugin(group: str, plugin: dict[str, Any], modules: Sequence[str]) -> None:
+    """Raises ConfigError unless it names something that the group may name, with plain values that it takes.
 
-    What the name leads to, and whether it takes the values, `build` sees when it imports it.
+    What the name leads to `build` sees when it imports it.
     """
-    target = plugin.get("_target_")
-    if not re.fullmatch(rf"{re.escape(PACKAGES[group])}\.[a-z]\w*\.[A-Za-z]\w*", str(target)):
-        raise ConfigError(
-            f"{group}._target_={target}: a name in {PACKAGES[group]} is needed; choose one with {group}=..."
-        )
+    target = str(plugin.get("_target_"))
+    ours = re.fullmatch(rf"{re.escape(PACKAGES[group])}\.[a-z]\w*\.[A-Za-z]\w*", target)
+    module = target.rpartition(".")[0]
+    theirs = module.partition(".")[0] in modules and is_module(module)
+    if not (ours or theirs):
+        where = " or ".join([PACKAGES[group], *modules])
+        raise ConfigError(f"{group}._target_={target}: a name in {where} is needed; choose one with {group}=...")
+    if "lr" in plugin and group == "optimizer":
+        raise ConfigError(NO_OPTIMIZER_LR)
     for key, value in plugin.items():
         special = [inner for inner in (key, *_keys_within(value)) if inner.startswith("_") and key != "_target_"]
         if special:
             raise ConfigError(
                 f"{group}.{key}: {special[0]} is not taken: a plug-in's values are plain, no _target_ makes them"
             )
+    settings = {key: value for key, value in plugin.items() if key != "_target_"}
+    check_settings(group, target, settings, GIVEN.get(group, ()))
+
+
+def _short_names(plugins: dict[str, dict[str, Any]], choices: Mapping[str, Any]) -> dict[str, str]:
+    """What each group's choice is called: its yaml, or else the module of what it names."""
+    modules = {group: str(plugin["_target_"]).split(".")[-2] for group, plugin in plugins.items()}
+    return {group: str(choices.get(group) or module) for group, module in modules.items()}
 
 
 def _keys_within(value: Any) -> Iterator[str]:
@@ -160,20 +189,3 @@ def _keys_within(value: Any) -> Iterator[str]:
         yield from map(str, value)
     for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         yield from _keys_within(item)
-
-
-def _refuse_ignored(config: Config, overrides: Sequence[str]) -> None:
-    """What the user set on the command line must have an effect."""
-    max_lr = config.plugins["scheduler"].get("max_lr")
-    if config.task == "range_test" and max_lr != "find":
-        raise ConfigError(
-            f"scheduler.max_lr={max_lr} would be ignored by task=range_test, which finds it; leave it out"
-        )
-    if config.needs_range_test:
-        return
-    for override in overrides:
-        if override.lstrip("+~").startswith("range_test."):
-            raise ConfigError(
-                f"{override} would be ignored: scheduler.max_lr={max_lr} is given, "
-                "so no range test runs; set scheduler.max_lr=find or leave it out"
-            )

@@ -23,7 +23,7 @@ def of_range_test(config: Config, found: RangeTest) -> dict[str, Any]:
         "task": config.task,
         "objective": found.verdict.max_lr,
         "max_lr": found.verdict.max_lr,
-        "max_lr_source": _source(found),
+        "max_lr_source": _source(found, 1),
         "reason": found.verdict.reason,
     }
 
@@ -46,17 +46,36 @@ def of_training(
         "note": MEASURED_ON_TEST if validation == "test" else None,
         "max_lr": schedule.max_lr,
         "min_lr": schedule.min_lr,
-        "max_lr_source": _source(found),
+        "max_lr_source": _source(found, config.plugins["scheduler"].get("find_factor", 1)),
         "epochs": config.train.epochs,
         "chosen_epoch": training.chosen_epoch,
         "best_val_accuracy": training.best_val_accuracy,
         "train_accuracy": training.history[-1].train_accuracy,
+        **_measured(info, tested),
+        "history": [asdict(epoch) for epoch in training.history],
+    }
+
+
+def of_evaluation(config: Config, info: DatasetInfo, checkpoint: str, tested: Evaluation) -> dict[str, Any]:
+    """The result of measuring a checkpoint."""
+    return {
+        "task": config.task,
+        "objective": tested.accuracy,
+        "data": info.name,
+        "checkpoint": checkpoint,
+        "note": None,
+        "best_val_accuracy": None,
+        **_measured(info, tested),
+    }
+
+
+def _measured(info: DatasetInfo, tested: Evaluation) -> dict[str, Any]:
+    return {
         "test": {"loss": tested.loss, "accuracy": tested.accuracy, "correct": tested.correct, "count": tested.count},
         "per_class": {
             name: {"correct": correct, "count": count}
             for name, (correct, count) in zip(info.class_names, tested.per_class, strict=True)
         },
-        "history": [asdict(epoch) for epoch in training.history],
     }
 
 
@@ -81,5 +100,8 @@ def headline(result: dict[str, Any]) -> str:
     return line + (f"; {result['note']}" if result["note"] else "")
 
 
-def _source(found: RangeTest | None) -> str:
-    return f"range test: {found.verdict.status}" if found else "given"
+def _source(found: RangeTest | None, factor: float) -> str:
+    if found is None:
+        return "given"
+    times = "" if factor == 1 else f", {factor:g} x {found.verdict.max_lr:.4g}"
+    return f"range test: {found.verdict.status}{times}"

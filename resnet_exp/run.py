@@ -21,7 +21,7 @@ from resnet_exp.data.prepare import Data, prepare
 from resnet_exp.directory import open_run_directory
 from resnet_exp.engine import Learner, check_momentum, infer
 from resnet_exp.files import read_json, write_json
-from resnet_exp.interfaces import RunError, Schedule
+from resnet_exp.interfaces import ConfigError, RunError, Schedule
 from resnet_exp.record import Record, recorded
 from resnet_exp.runtime import Runtime
 from resnet_exp.signature import range_test_signature, signature
@@ -59,7 +59,7 @@ def run(config: Config, command: str) -> float | None:
     machine = runtime.start(config.device, config.train.precision, config.train.deterministic)
     check_momentum(bool(config.plugins["scheduler"].get("cycle_momentum")), machine)
     identity = plugins.source.identity()
-    environment = runtime.environment(machine)
+    environment = runtime.environment(machine, config.plugin_folders)
     title, run_signature = config.title, signature(config, identity, machine.precision)
     with open_run_directory(config.output_dir, title, run_signature, config.rerun) as directory:
         tracker = build.tracker(config, directory.paths)
@@ -131,29 +131,39 @@ def _find_max_lr(this: _Run, data: Data) -> RangeTest | None:
                 this.console.progress,
             )
         write_json(memo, found.to_json())
-    max_lr = found.verdict.max_lr
+    max_lr = _max_lr(this, found) if config.task == "train" else None
     min_lr = this.plugins.scheduler.first_lr(max_lr) if max_lr else None
-    artifacts.keep_range_test(found, min_lr, this.record, reused=bool(known))
-    telling.tell_range_test(found, this.console, reused=bool(known))
-    if max_lr is None:
+    artifacts.keep_range_test(found, max_lr, min_lr, this.record, reused=bool(known))
+    telling.tell_range_test(found, max_lr, this.console, reused=bool(known))
+    if found.verdict.max_lr is None:
         raise RunError(
             f"the LR range test failed: {found.verdict.reason}. Set scheduler.max_lr to a number, or look at "
             f"{paths.report / 'range_test.png'} and change range_test.start_lr or range_test.end_lr"
         )
-    if config.task == "train" and min_lr is not None and min_lr >= max_lr:
-        raise RunError(
-            f"scheduler.min_lr={min_lr:g} is not below the max_lr that the range test found, {max_lr:.4g}; give a "
-            "smaller one, or scheduler.min_lr=find"
-        )
     return found
 
 
+def _max_lr(this: _Run, found: RangeTest | None) -> float | None:
+    """The given max_lr, or the scheduler's multiple of the LR that the range test suggests; None where it failed."""
+    scheduler = this.plugins.scheduler
+    if found is None:
+        return scheduler.max_lr
+    return None if found.verdict.max_lr is None else scheduler.find_factor * found.verdict.max_lr
+
+
 def _schedule(this: _Run, data: Data, found: RangeTest | None) -> Schedule:
-    """The schedule at the max_lr that was found or given."""
-    max_lr = found.verdict.max_lr if found else this.plugins.scheduler.max_lr
+    """The schedule at the max_lr that was found or given.
+
+    Raises:
+        RunError: the max_lr that was found does not go with a setting, such as a min_lr above it.
+    """
+    max_lr = _max_lr(this, found)
     assert max_lr is not None
     steps = num_batches(len(data.train), this.config.train.batch_size)
-    return this.plugins.scheduler.plan(max_lr, this.config.train.epochs, steps)
+    try:
+        return this.plugins.scheduler.plan(max_lr, this.config.train.epochs, steps)
+    except ConfigError as error:
+        raise RunError(f"with the max_lr found by the range test, {max_lr:.4g}: {error}") from error
 
 
 def _learner(this: _Run, data: Data, schedule: Schedule) -> Learner:

@@ -10,7 +10,7 @@ import platform
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -117,8 +117,8 @@ def untouched_randomness() -> Iterator[None]:
             np.random.set_state(numpy)
 
 
-def environment(runtime: Runtime) -> dict[str, Any]:
-    """What a result may depend on beside its config: versions, machine, code."""
+def environment(runtime: Runtime, plugin_folders: Sequence[Path] = ()) -> dict[str, Any]:
+    """What a result may depend on beside its config: versions, machine, code, that of the user's plug-ins too."""
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
@@ -128,24 +128,30 @@ def environment(runtime: Runtime) -> dict[str, Any]:
         "cuda": torch.version.cuda if runtime.device.type == "cuda" else None,
         "cudnn": torch.backends.cudnn.version() if runtime.device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
-        **code_state(),
+        **code_state(plugin_folders),
     }
 
 
-def code_state() -> dict[str, Any]:
-    """The package's version, a digest of its modules; in a git checkout its commit, and whether that was changed."""
+def code_state(plugin_folders: Sequence[Path] = ()) -> dict[str, Any]:
+    """The package's version, a digest of all modules; in a git checkout its commit, and whether that was changed."""
     here = Path(__file__).resolve().parent
     # An installed package may lie within somebody's own checkout, whose commit says nothing of this code.
     ours = _git(here, "ls-files", "--error-unmatch", Path(__file__).name)
     commit = _git(here, "rev-parse", "HEAD") if ours else None
     dirty = bool(_git(here, "status", "--porcelain", "--", ".", "../conf")) if commit else None
-    return {"version": _version("resnet_exp"), "code_digest": _digest(here), "git_commit": commit, "git_dirty": dirty}
+    return {
+        "version": _version("resnet_exp"),
+        "code_digest": _digest(here, *plugin_folders),
+        "git_commit": commit,
+        "git_dirty": dirty,
+    }
 
 
-def _digest(package: Path) -> str:
+def _digest(*folders: Path) -> str:
     hashed = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        hashed.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes())
+    for folder in folders:
+        for path in sorted(folder.rglob("*.py")):
+            hashed.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
     return hashed.hexdigest()[:16]
 
 

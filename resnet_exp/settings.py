@@ -71,9 +71,12 @@ class TrackerConfig:
 
     kind: Literal["mlflow", "none"]
     uri: str | None = None
-    experiment: str = "resnet_exp"
+    experiment: str | None = None
 
     def __post_init__(self) -> None:
+        if self.kind == "none" and (self.uri or self.experiment):
+            key = "uri" if self.uri else "experiment"
+            raise ConfigError(f"tracker.{key} would be ignored: tracker=none mirrors the run nowhere; leave it out")
         if self.uri is not None and not re.match(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?://|https?://", self.uri):
             raise ConfigError(
                 f"tracker.uri={redact(self.uri)}: sqlite:///FILE.db, postgresql+psycopg://... or "
@@ -85,19 +88,36 @@ class TrackerConfig:
         """Where MLflow keeps the runs."""
         return self.uri or "sqlite:///mlflow.db"
 
+    @property
+    def page(self) -> str:
+        """The name of MLflow's experiment."""
+        return self.experiment or "resnet_exp"
+
+
+_NEEDED = {"checkpoint": "a run directory, or its model.safetensors", "images": "an image, or a folder of images"}
+
 
 @dataclass
 class TopLevelConfig:
     """The keys outside any group."""
 
-    task: Literal["train", "range_test"]
+    task: Literal["train", "range_test", "evaluate", "predict"]
     name: str | None
     seed: int
     device: Literal["auto", "cpu", "cuda"]
     output_dir: str
     rerun: bool
+    checkpoint: str | None
+    images: str | None
+    predictions: str
+    plugins: str | list[str] | None
 
     def __post_init__(self) -> None:
+        for key, tasks in (("checkpoint", ("evaluate", "predict")), ("images", ("predict",))):
+            if self.task in tasks and getattr(self, key) is None:
+                raise ConfigError(f"task={self.task} needs {key}=...: {_NEEDED[key]}")
+        if not self.predictions.endswith(".csv"):
+            raise ConfigError(f"predictions={self.predictions}: a file that ends in .csv is needed; it is written")
         if self.name is not None and not re.fullmatch(r"[\w.+-]{1,80}", self.name):
             raise ConfigError(f"name={self.name}: letters, digits and ._+- are needed, 80 at most")
 

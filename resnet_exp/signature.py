@@ -40,6 +40,18 @@ def signature(config: Config, data_identity: str, precision: str) -> str:
     return _hash(determines)
 
 
+def evaluation_signature(config: Config, data_identity: str, checkpoint_digest: str, precision: str) -> str:
+    """Twelve hex digits that are equal where one network is measured on the same images in the same precision."""
+    determines = {
+        "version": SIGNATURE_VERSION,
+        "task": config.task,
+        "data": data_identity,
+        "checkpoint": checkpoint_digest,
+        "precision": precision,
+    }
+    return _hash(determines)
+
+
 def range_test_signature(config: Config, data_identity: str, environment: dict[str, Any]) -> str:
     """Twelve hex digits that are equal where two range tests must read the same curves, to the last digit.
 

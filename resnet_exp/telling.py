@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from resnet_exp.config import Config
 from resnet_exp.console import Console
 from resnet_exp.directory import RunDirectory
 from resnet_exp.interfaces import DatasetInfo, Tracker
+from resnet_exp.ranges import shown
 from resnet_exp.result import MEASURED, MEASURED_ON_TEST, headline
 from resnet_exp.runtime import Runtime
 from resnet_exp.stages.range_test import RangeTest
@@ -34,6 +37,41 @@ def tell_plan(config: Config, machine: Runtime, directory: RunDirectory, console
     console.facts(plan)
 
 
+def tell_evaluation_plan(
+    config: Config, checkpoint: str, machine: Runtime, directory: RunDirectory, console: Console
+) -> None:
+    """Says what will be measured."""
+    console.heading(f"{directory.name}{'' if directory.is_new else '  (goes on)'}")
+    console.facts(
+        {
+            "checkpoint": checkpoint,
+            "data": config.short_names["data"],
+            "model": _shown(config, "model"),
+            "device": f"{machine.device_name}, {machine.precision}",
+        }
+    )
+
+
+def tell_predictions(
+    rows: Sequence[tuple[str, str, float]],
+    count: int,
+    unreadable: Sequence[tuple[str, str]],
+    path: Path,
+    console: Console,
+) -> None:
+    """Shows the first predictions, what could not be read, and where all of them are."""
+    width = max(len(name) for name, _, _ in rows)
+    for name, label, probability in rows:
+        console.line(f"  {name:<{width}}  {label}  {probability:.1%}")
+    if count > len(rows):
+        console.line(f"  ... and {count - len(rows):,} more")
+    for name, reason in unreadable[:10]:
+        console.warn(f"{name} cannot be read: {reason}")
+    if len(unreadable) > 10:
+        console.warn(f"and {len(unreadable) - 10:,} more cannot be read")
+    console.facts({"predictions": f"{count:,} in {path}"})
+
+
 def tell_changed(before: dict[str, Any], now: dict[str, Any], console: Console) -> None:
     """Says what a run that was begun before has now that may change its last digits, or more."""
     facts = {
@@ -47,8 +85,11 @@ def tell_changed(before: dict[str, Any], now: dict[str, Any], console: Console) 
 
 
 def _shown(config: Config, group: str) -> str:
-    settings = (f"{key}={value}" for key, value in config.plugins[group].items() if key != "_target_")
-    return " ".join([config.short_names[group], *settings])
+    return " ".join([config.short_names[group], *_settings(config, group)])
+
+
+def _settings(config: Config, group: str) -> list[str]:
+    return [f"{key}={shown(value)}" for key, value in config.plugins[group].items() if key != "_target_"]
 
 
 def tell_data(info: DatasetInfo, validation: str, console: Console) -> None:
@@ -65,8 +106,8 @@ def tell_data(info: DatasetInfo, validation: str, console: Console) -> None:
         console.warn(MEASURED_ON_TEST)
 
 
-def tell_range_test(found: RangeTest, console: Console, *, reused: bool) -> None:
-    """Says what the range test found, and what the other rules would have taken."""
+def tell_range_test(found: RangeTest, max_lr: float | None, console: Console, *, reused: bool) -> None:
+    """Says what the range test suggests, what the schedule makes of it, and what the other rules would have taken."""
     verdict = found.verdict
     console.heading("LR range test" + (" (remembered: nothing that determines it has changed)" if reused else ""))
     for event in found.history:
@@ -74,7 +115,9 @@ def tell_range_test(found: RangeTest, console: Console, *, reused: bool) -> None
     if verdict.max_lr is None:
         return
     others = ", ".join(f"{name} {lr:.3g}" for name, lr in verdict.rules.items() if name != "minimum")
-    console.facts({"max_lr": f"{verdict.max_lr:.4g} ({verdict.reason})", "other rules": others or "none applies"})
+    console.facts({"suggestion": f"{verdict.max_lr:.4g} ({verdict.reason})", "other rules": others or "none applies"})
+    if max_lr is not None:
+        console.facts({"max_lr": f"{max_lr:.4g}, {max_lr / verdict.max_lr:g} times the suggestion"})
     if verdict.status != "ok":
         console.warn(f"low confidence in this max_lr: {verdict.reason}")
 
@@ -89,7 +132,7 @@ def tell_result(
         facts["per class"] = "  ".join(
             f"{name} {part['correct'] / part['count']:.0%}" for name, part in result["per_class"].items()
         )
-    if "test" in result:
+    if "max_lr" in result and "test" in result:
         facts["max_lr"] = f"{result['max_lr']:.4g} ({result['max_lr_source']})"
     facts["seconds"] = f"{result['seconds']:.0f}"
     facts["run directory"] = directory.paths.root

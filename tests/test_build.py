@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from resnet_exp import build
-from resnet_exp.__main__ import CONF
+from resnet_exp.command_line import CONF
 from resnet_exp.config import GROUPS, Config, typed
 from resnet_exp.interfaces import ConfigError, DatasetInfo, RunPaths
 from resnet_exp.tracking.null import NullTracker

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from resnet_exp.__main__ import CONF, main
+from resnet_exp.__main__ import main
+from resnet_exp.command_line import CONF
 from resnet_exp.config import flat
 
 TINY = (
@@ -107,9 +108,8 @@ def test_an_lr_of_the_optimizer_is_answered_with_where_it_belongs(
 
 def test_a_mistyped_key_is_answered_with_the_nearest(tmp_path: Path) -> None:
     done = command(tmp_path, "train.epoch=3")
-    assert done.returncode != 0
-    assert "Did you mean: 'epochs'" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.returncode == 2
+    assert done.stderr == "error: train.epoch is no key; did you mean train.epochs?\n"
     assert not list(tmp_path.iterdir())
 
 
@@ -131,9 +131,11 @@ def test_what_only_the_plugins_or_the_machine_can_refuse_leaves_nothing_either(
 
 
 def test_a_run_can_be_made_from_anywhere_and_keeps_no_password(tmp_path: Path) -> None:
-    done = command(tmp_path, *TINY, "name=first", "+tracker.uri=postgresql://me:SECRET@host/db")
+    closed = "tracker.uri=http://me:SECRET@127.0.0.1:9"
+    done = command(tmp_path, *TINY[:-1], "name=first", closed, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
     assert done.returncode == 0, done.stderr
     assert "test accuracy" in done.stdout
+    assert "SECRET" not in done.stdout + done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"], "nothing of Hydra's, and no MLflow store"
     (run,) = (tmp_path / "outputs").iterdir()
     assert run.name.startswith("first-")
@@ -141,7 +143,7 @@ def test_a_run_can_be_made_from_anywhere_and_keeps_no_password(tmp_path: Path) -
     recorded = {path.name: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert not [name for name, content in recorded.items() if b"SECRET" in content]
     for name in ("config.yaml", "journal.jsonl", "result.json"):
-        assert b"postgresql://me:***@host/db" in recorded[name]
+        assert b"http://me:***@127.0.0.1:9" in recorded[name]
 
 
 def test_a_run_that_cannot_go_on_says_why_and_exits_with_1(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from resnet_exp import build, randomness
-from resnet_exp.__main__ import CONF
+from resnet_exp.command_line import CONF
 from resnet_exp.config import GROUPS, Config, typed
 from resnet_exp.interfaces import DatasetInfo, LoadedData
 

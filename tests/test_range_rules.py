@@ -306,12 +306,13 @@ def test_the_figure_of_each_status_is_a_whole_png(name, tmp_path):
 
     curves = EXP100 if name == "exp100" else [CURVES[name]]
     verdict = judge(curves, 10)
-    min_lr = verdict.max_lr and verdict.max_lr / 8
-    range_test_figure(verdict, curves, min_lr, tmp_path / "a.png", tmp_path / "a.svg", title=name)
+    max_lr = verdict.max_lr and verdict.max_lr * 4
+    min_lr = max_lr and max_lr / 8
+    range_test_figure(verdict, curves, max_lr, min_lr, tmp_path / "a.png", tmp_path / "a.svg", title=name)
     picture = imread(tmp_path / "a.png")
     assert picture.shape[:2] == (930, 1440) and picture[..., :3].std() > 0.02
     assert (tmp_path / "a.svg").read_text().rstrip().endswith("</svg>")
-    range_test_figure(verdict, curves, min_lr, tmp_path / "b.png", tmp_path / "b.svg", title=name)
+    range_test_figure(verdict, curves, max_lr, min_lr, tmp_path / "b.png", tmp_path / "b.svg", title=name)
     assert (tmp_path / "b.svg").read_bytes() == (tmp_path / "a.svg").read_bytes()
 
 

@@ -24,7 +24,7 @@ from safetensors import safe_open
 
 from resnet_exp import build
 from resnet_exp import run as way
-from resnet_exp.__main__ import CONF
+from resnet_exp.command_line import CONF
 from resnet_exp.config import flat, typed
 from resnet_exp.data.bank import Batch
 from resnet_exp.data.digits import Digits

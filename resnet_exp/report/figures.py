@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 # Safe for red-green blindness. Source: Okabe & Ito 2008, "Color Universal Design".
 ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
+INK = "#222222"
 RULE_COLOURS = {"valley": GREEN, "steep": ORANGE, "minimum/10": SKY, "slide": PURPLE}
-REPEAT_STYLES = (("#222222", "-"), ("#222222", "--"), ("#222222", ":"), ("#777777", "-"), ("#777777", "--"))
+REPEAT_STYLES = ((INK, "-"), (INK, "--"), (INK, ":"), ("#777777", "-"), ("#777777", "--"))
 HEADLINES = {"low_confidence": "Low confidence", "failed": "Failed"}
 LABEL_WIDTH = 0.108  # of the axes: room for two lines such as "minimum/10", "0.00433"
 
@@ -31,6 +32,7 @@ LABEL_WIDTH = 0.108  # of the axes: room for two lines such as "minimum/10", "0.
 def range_test_figure(
     verdict: Verdict,
     curves: Sequence[Curve],
+    max_lr: float | None,
     min_lr: float | None,
     path_png: Path,
     path_svg: Path | None = None,
@@ -44,18 +46,20 @@ def range_test_figure(
     Args:
         verdict: of `stages.range_rules.judge`.
         curves: the repeats it judged, in its order.
+        max_lr: the schedule's peak, a multiple of what the curves suggest; marked if given.
         min_lr: where the schedule starts; marked if given.
         path_png: written at 150 dots per inch.
         path_svg: written too if given; the same input gives the same bytes.
         title: first line, above the axes.
     """
     figure = Figure(figsize=(9.6, 6.2), dpi=150)
-    marked = bool(verdict.rules) or min_lr is not None
+    chosen = _chosen(verdict, max_lr, min_lr)
+    marked = bool(verdict.rules) or bool(chosen)
     axes = figure.add_axes((0.075, 0.175, 0.9, 0.59 if marked else 0.7))  # the rest is for labels above
     _draw_repeats(axes, verdict, curves)
-    _set_limits(axes, verdict, curves, min_lr)
+    _set_limits(axes, verdict, curves, [lr for lr, *_ in chosen.values()])
     _shade_divergence(axes, verdict, curves)
-    _draw_suggestions(axes, verdict, curves, min_lr)
+    _draw_suggestions(axes, verdict, curves, chosen)
     axes.set_xlabel("learning rate (log scale)")
     axes.set_ylabel("training loss (nats per image)")
     figure.legend(loc="lower center", bbox_to_anchor=(0.525, 0.005), ncols=3, fontsize=8.5, frameon=False)
@@ -86,9 +90,21 @@ def _draw_repeats(axes: Axes, verdict: Verdict, curves: Sequence[Curve]) -> None
                  label=f"guessing, ln {classes} = {verdict.chance_loss:.2f}")  # fmt: skip
 
 
-def _set_limits(axes: Axes, verdict: Verdict, curves: Sequence[Curve], min_lr: float | None) -> None:
+def _chosen(verdict: Verdict, max_lr: float | None, min_lr: float | None) -> dict[str, tuple[float, str, str, float]]:
+    """What the rule suggests and what the schedule takes, by name: LR, colour, marker, its size."""
+    marks: dict[str, tuple[float, str, str, float]] = {}
+    if verdict.max_lr is not None and verdict.max_lr != max_lr:
+        marks["suggestion"] = (verdict.max_lr, INK, "o", 9)
+    if max_lr is not None:
+        marks["max_lr"] = (max_lr, VERMILLION, "*", 17)
+    if min_lr is not None:
+        marks["min_lr"] = (min_lr, BLUE, "D", 8)
+    return marks
+
+
+def _set_limits(axes: Axes, verdict: Verdict, curves: Sequence[Curve], marked: Sequence[float]) -> None:
     """Shows the whole sweep, and the losses from the least to a little above the untrained network's."""
-    lrs = [lr for curve in curves for lr in (curve.lrs[0], curve.lrs[-1])] + ([min_lr] if min_lr else [])
+    lrs = [lr for curve in curves for lr in (curve.lrs[0], curve.lrs[-1])] + list(marked)
     axes.set_xlim(min(lrs) / 1.15, max(lrs) * 1.15)
     # A curve's best 90 % of its first losses tell its height; what explodes later leaves the picture at the top.
     starts, leasts = [verdict.chance_loss], [verdict.chance_loss]
@@ -110,22 +126,21 @@ def _shade_divergence(axes: Axes, verdict: Verdict, curves: Sequence[Curve]) -> 
         axes.axvspan(lr, axes.get_xlim()[1], color=VERMILLION, alpha=0.22 / len(curves), lw=0, zorder=0, label=label)
 
 
-def _draw_suggestions(axes: Axes, verdict: Verdict, curves: Sequence[Curve], min_lr: float | None) -> None:
+def _draw_suggestions(
+    axes: Axes, verdict: Verdict, curves: Sequence[Curve], chosen: Mapping[str, tuple[float, str, str, float]]
+) -> None:
     marks = [(lr, name, RULE_COLOURS[name], False) for name, lr in verdict.rules.items() if name in RULE_COLOURS]
-    if verdict.max_lr is not None:
-        marks.append((verdict.max_lr, "max_lr", VERMILLION, True))
-        _mark_on_curves(axes, verdict, curves, verdict.max_lr, VERMILLION, "*", 17)
-    if min_lr is not None:
-        marks.append((min_lr, "min_lr", BLUE, True))
-        _mark_on_curves(axes, verdict, curves, min_lr, BLUE, "D", 8)
+    for name, (lr, colour, marker, size) in chosen.items():
+        marks.append((lr, name, colour, True))
+        _mark_on_curves(axes, verdict, curves, lr, colour, marker, size)
     marks.sort()
     low, high = (math.log10(limit) for limit in axes.get_xlim())
     wanted = [(math.log10(lr) - low) / (high - low) for lr, *_ in marks]
-    for (lr, name, colour, chosen), x, at in zip(marks, wanted, _spread_out(wanted), strict=True):
-        axes.axvline(lr, color=colour, lw=2.0 if chosen else 1.3, ls="-" if chosen else (0, (4, 2)), zorder=2.5)
+    for (lr, name, colour, is_chosen), x, at in zip(marks, wanted, _spread_out(wanted), strict=True):
+        axes.axvline(lr, color=colour, lw=2.0 if is_chosen else 1.3, ls="-" if is_chosen else (0, (4, 2)), zorder=2.5)
         axes.annotate(f"{name}\n{lr:.3g}", xy=(x, 1.0), xytext=(at, 1.07), xycoords="axes fraction", ha="center",
-                      va="bottom", fontsize=9, color=colour if chosen else "#222222",
-                      fontweight="bold" if chosen else "normal", annotation_clip=False,
+                      va="bottom", fontsize=9, color=colour if is_chosen else INK,
+                      fontweight="bold" if is_chosen else "normal", annotation_clip=False,
                       arrowprops={"arrowstyle": "-", "color": colour, "lw": 1.3, "shrinkA": 1, "shrinkB": 0,
                                   "relpos": (0.5, 0.0)})  # fmt: skip
 

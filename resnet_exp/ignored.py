@@ -1,0 +1,69 @@
+"""Settings that nobody would read are refused: what a user sets has an effect, or is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from resnet_exp.interfaces import ConfigError
+
+# What the tasks that use a trained network read; a name stands for all keys below it.
+_READ = {
+    "evaluate": (
+        *("task", "checkpoint", "data", "model", "device", "tracker", "name", "output_dir", "rerun", "plugins"),
+        *("train.batch_size", "train.precision", "train.channels_last", "train.deterministic"),
+    ),
+    "predict": (
+        *("task", "checkpoint", "images", "predictions", "device", "plugins"),
+        *("train.batch_size", "train.precision", "train.channels_last", "train.deterministic"),
+    ),
+}
+_SPLIT = ("data.validation", "data.holdout", "data.limit_train")
+_ONLY_FOR = {
+    "checkpoint": ("evaluate", "predict"),
+    "images": ("predict",),
+    "predictions": ("predict",),
+}
+
+
+def refuse_ignored(task: str, overrides: Sequence[str], plugins: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises ConfigError for what was set on the command line and has no effect.
+
+    Args:
+        task: what will run.
+        overrides: the command line's, `key=value`.
+        plugins: the settings of each group's plug-in.
+    """
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0].partition("@")[0]
+        reason = _reason(key, task, plugins["scheduler"])
+        if reason:
+            raise ConfigError(f"{override} would be ignored: {reason}")
+
+
+def _reason(key: str, task: str, scheduler: Mapping[str, Any]) -> str | None:
+    """Why the key has no effect, and what to do; None where it has one."""
+    if task in _READ:
+        if key in _SPLIT or not any(_within(key, read) for read in (*_READ[task], "experiment", "hydra")):
+            return f"task={task} does not read it; leave it out"
+        return None
+    if key in _ONLY_FOR:
+        return f"task={task} does not read it; it is for task={' or '.join(_ONLY_FOR[key])}"
+    return _reason_of_a_training(key, task, scheduler)
+
+
+def _reason_of_a_training(key: str, task: str, scheduler: Mapping[str, Any]) -> str | None:
+    max_lr = scheduler.get("max_lr")
+    if task == "range_test":
+        if key == "scheduler.max_lr" and max_lr != "find":
+            return "task=range_test finds it; leave it out"
+        return None  # a training's whole command may be given: what comes after the range test is for later
+    if max_lr != "find" and (_within(key, "range_test") or key == "scheduler.find_factor"):
+        return f"scheduler.max_lr={max_lr} is given, so no range test runs; set scheduler.max_lr=find or leave it out"
+    if key == "optimizer.momentum" and scheduler.get("cycle_momentum"):
+        return "scheduler.cycle_momentum=true moves the momentum from 0.95 to 0.85 and back; leave one of them out"
+    return None
+
+
+def _within(key: str, section: str) -> bool:
+    return key == section or key.startswith((f"{section}.", f"{section}/"))
