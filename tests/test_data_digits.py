@@ -10,7 +10,7 @@ import pytest
 
 from resnet_exp.data import digits
 from resnet_exp.data.digits import Digits
-from resnet_exp.interfaces import RunError
+from resnet_exp.interfaces import DataSize, RunError
 
 
 def test_both_splits_are_grey_uint8_of_the_size_asked_for():
@@ -43,9 +43,14 @@ def test_every_fifth_image_of_a_class_is_test():
     assert list(np.flatnonzero(is_test)) == [8, 9, 18, 19]
 
 
+def test_the_size_is_what_is_loaded():
+    loaded = Digits(image_size=8).load(progress=None)
+    assert Digits().size() == DataSize(num_train=len(loaded.train), num_classes=len(loaded.class_names))
+
+
 def test_identity_names_the_size_and_imports_no_sklearn():
     program = (
-        "import sys; from resnet_exp.data.digits import Digits; print(Digits(8).identity()); "
+        "import sys; from resnet_exp.data.digits import Digits; Digits(8).size(); print(Digits(8).identity()); "
         "sys.exit(bool({'sklearn', 'torch'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)

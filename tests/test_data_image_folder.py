@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from PIL import Image
 from resnet_exp.data import decode_cache, decode_pool
 from resnet_exp.data.decoding import decode_image
 from resnet_exp.data.image_folder import ImageFolder
-from resnet_exp.interfaces import ConfigError, RunError
+from resnet_exp.interfaces import ConfigError, DataSize, RunError
 
 
 class Seen:
@@ -178,28 +180,105 @@ def test_a_wrong_argument_names_key_value_and_choices(arguments, message, refuse
     assert message in refused("data", "data.image_folder.ImageFolder", **({"root": "photos"} | arguments))
 
 
-def test_a_missing_root_or_split_is_named_when_the_source_is_made(root):
-    shutil.rmtree(root / "test")
-    with pytest.raises(ConfigError, match=r"data\.root=.*no test/\. Expected: <root>/train/<class>"):
-        ImageFolder(str(root))
-    with pytest.raises(ConfigError, match=r"data\.root=.*nowhere: there is no such folder"):
-        ImageFolder(str(root / "nowhere"))
+def _says(root):
+    """The message about a folder, from whichever step meets its fault first; a traceback is no message."""
+    with pytest.raises(ConfigError) as caught:
+        ImageFolder(str(root)).identity()
+    message = str(caught.value)
+    assert message.startswith(f"data.root={root}: ")
+    return message
 
 
-def test_wrong_layouts_are_named_before_anything_is_decoded(root):
-    _save(root / "test" / "bird" / "0.png")
-    with pytest.raises(RunError, match=r"class bird under .*test but not under .*train"):
-        ImageFolder(str(root)).identity()
-    (root / "train" / "bird").mkdir()
-    with pytest.raises(RunError, match=r"No images in class bird under .*train.*\.jpg"):
-        ImageFolder(str(root)).identity()
-    for name in ("bird", "cat"):
+def test_a_root_that_is_a_file_or_is_not_there_is_named(root):
+    assert "that is a file, not a folder" in _says(root / "train" / "cat" / "0.png")
+    assert "there is no such folder" in _says(root / "nowhere")
+    assert "there is no such folder" in _says(root / "train" / "cat" / "0.png" / "deeper")
+    with pytest.raises(ConfigError, match="there is no such folder"):
+        ImageFolder("~nobody-of-this-name/images")
+
+
+def test_an_empty_folder_is_told_what_belongs_there(tmp_path):
+    message = _says(tmp_path)
+    assert "the folder has no train/ and no test/" in message
+    assert "Expected: <root>/train/<class>/<image> and <root>/test/<class>/<image>." in message
+    (tmp_path / "train").mkdir()
+    assert "the folder has no test/. Expected" in _says(tmp_path)
+    (tmp_path / "test").write_text("a file")
+    assert "the folder has no test/. Expected" in _says(tmp_path)
+
+
+def test_two_classes_at_least_are_needed(root):
+    for name in ("cat", "dog"):
         shutil.rmtree(root / "train" / name)
-    with pytest.raises(RunError, match=r"only one class \(dog\)"):
-        ImageFolder(str(root)).identity()
-    shutil.rmtree(root / "train" / "dog")
-    with pytest.raises(RunError, match="no folder of a class"):
-        ImageFolder(str(root)).identity()
+        shutil.rmtree(root / "test" / name)
+    assert "train/ holds no folder of a class; telling images apart takes two or more. Expected" in _says(root)
+    _save(root / "train" / ".hidden" / "0.png")
+    _save(root / "train" / "loose.png")
+    assert "train/ holds no folder of a class" in _says(root)
+    for split in ("train", "test"):
+        _save(root / split / "dog" / "0.png")
+    assert "train/ holds only one class (dog)" in _says(root)
+
+
+@pytest.mark.parametrize(("made", "lost", "message"), [
+    ("test/bird", None, "class bird under test/ but not under train/; both must hold the same classes"),
+    ("train/bird", None, "class bird under train/ but not under test/; both must hold the same classes"),
+    (None, "test/dog", "class dog under train/ but not under test/; both must hold the same classes"),
+    ("test/Dog", "test/dog", "class dog under train/ but not under test/; both must hold the same classes, by the sam"),
+    (None, "test", "2 classes (cat, dog) under train/ but not under test/; both must hold the same classes"),
+])  # fmt: skip
+def test_test_must_hold_the_classes_of_train_and_no_other(root, made, lost, message):
+    if lost:
+        shutil.rmtree(root / lost)
+    (root / "test").mkdir(exist_ok=True)
+    if made:
+        _save(root / made / "0.png")
+    assert message in _says(root)
+
+
+def test_a_class_without_an_image_is_named(root):
+    (root / "train" / "bird" / "empty" / "deeper").mkdir(parents=True)
+    (root / "train" / "bird" / "empty" / "notes.txt").write_text("no image")
+    _save(root / "train" / "bird" / ".0.png")
+    _save(root / "train" / "bird" / ".hidden" / "0.png")
+    _save(root / "test" / "bird" / "0.png")
+    message = _says(root)
+    assert "no images in class bird under train/. Image files end in .jpg" in message
+    _save(root / "train" / "bird" / "empty" / "deeper" / "found.png")
+    assert ImageFolder(str(root)).size() == DataSize(num_train=7, num_classes=3)
+
+
+@pytest.mark.parametrize("denied", ["", "train", "train/cat", "test/dog"])
+def test_a_folder_without_rights_is_named(root, denied, monkeypatch):
+    """Denied by hand: the tests may run as a user to whom nothing is."""
+    asked, listed = os.stat, os.scandir
+
+    def deny(function):
+        def denying(path, *arguments, **more):
+            if Path(path) == root / denied:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return function(path, *arguments, **more)
+
+        return denying
+
+    monkeypatch.setattr(os, "scandir", deny(listed))
+    if not denied:  # what lies behind a folder that must not be entered cannot be asked about
+        monkeypatch.setattr(os, "stat", deny(asked))
+    message = _says(root)
+    assert f"{root / denied} cannot be read (Permission denied)" in message
+    assert "choose another folder" in message
+
+
+def test_a_link_that_leads_to_itself_is_named(root):
+    shutil.rmtree(root / "test")
+    (root / "test").symlink_to(root / "test")
+    assert f"{root / 'test'} cannot be read (Too many levels of symbolic links)" in _says(root)
+
+
+def test_the_size_is_that_of_the_listing_without_an_image_being_opened(root, monkeypatch):
+    (root / "train" / "cat" / "broken.jpg").write_bytes(b"no image")
+    monkeypatch.setattr(Image, "open", None)
+    assert ImageFolder(str(root), unreadable="skip").size() == DataSize(num_train=7, num_classes=2)
 
 
 # Unreadable images

@@ -42,7 +42,7 @@ HOMES = {
     "omegaconf": ("__main__", "config", "settings"),
     "mlflow": ("tracking",),
     "matplotlib": ("report",),
-    "torchvision": ("data.cifar10",),
+    "torchvision": ("data.cifar",),
     "sklearn": ("data.digits",),
     "rich": ("console",),
 }

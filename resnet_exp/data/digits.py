@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 
-from resnet_exp.interfaces import LabelledImages, LoadedData, Progress, RunError
+from resnet_exp.interfaces import DataSize, LabelledImages, LoadedData, Progress, RunError
 from resnet_exp.ranges import ImageSize
 
 # Source: sklearn.datasets.load_digits (scikit-learn 1.9.1): sha256 of the images, then the labels, each as uint8.
@@ -32,6 +32,10 @@ class Digits:
     def identity(self) -> str:
         """`digits-<start of the data's sha256>-<image_size>`; scikit-learn is not imported for it."""
         return f"digits-{DIGITS_SHA256[:16]}-{self.image_size}"
+
+    def size(self) -> DataSize:
+        """Constants: scikit-learn is not imported for them."""
+        return DataSize(num_train=1_442, num_classes=10)
 
     def load(self, progress: Progress) -> LoadedData:
         """Both splits: images `[N, image_size, image_size, 1], uint8, 0..255`.

@@ -17,7 +17,7 @@ from resnet_exp.data.decode_cache import CachedImages
 from resnet_exp.data.decode_pool import decode_all
 from resnet_exp.data.decoding import decode_run
 from resnet_exp.data.image_listing import Listing, check_root, list_images
-from resnet_exp.interfaces import LabelledImages, LoadedData, Progress, RunError
+from resnet_exp.interfaces import DataSize, LabelledImages, LoadedData, Progress, RunError
 from resnet_exp.ranges import Count, ImageSize
 
 log = logging.getLogger(__name__)
@@ -69,16 +69,25 @@ class ImageFolder:
         cache sees it by its time of change).
 
         Raises:
-            RunError: The folder's layout is wrong.
+            ConfigError: The folder's layout is wrong.
         """
         return f"image_folder-{self._listing.content_hash()[:16]}-{self.image_size}-{self.channels}"
+
+    def size(self) -> DataSize:
+        """The files listed under `train/` and the folders of classes in it; that a file can be read is not known yet.
+
+        Raises:
+            ConfigError: The folder's layout is wrong.
+        """
+        return DataSize(num_train=len(self._listing.train), num_classes=len(self._listing.class_names))
 
     def load(self, progress: Progress) -> LoadedData:
         """Both splits: images `[N, image_size, image_size, C], uint8, 0..255`, from the cache if it has them.
 
         Raises:
-            RunError: The folder's layout is wrong, an image is unreadable (`unreadable="error"`), or there is no
-                place for the cache.
+            ConfigError: The folder's layout is wrong.
+            RunError: An image is unreadable (`unreadable="error"`), a class has no readable one, or there is no place
+                for the cache.
         """
         images = self._cached() or self._decoded(progress)
         self._tell_unreadable(images)
@@ -157,7 +166,7 @@ class ImageFolder:
 
 
 def _folder(value: str) -> Path:
-    return Path(value).expanduser().absolute()
+    return Path(os.path.expanduser(value)).absolute()
 
 
 def _user_cache() -> Path:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from resnet_exp.interfaces import ConfigError, RunError
+from resnet_exp.interfaces import ConfigError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 SPLITS = ("train", "test")
@@ -50,11 +52,13 @@ def check_root(root: Path) -> None:
     """Checks what costs nothing to check.
 
     Raises:
-        ConfigError: There is no such folder, or no `train/` and `test/` in it.
+        ConfigError: There is no such folder, or no `train/` and `test/` in it, or it cannot be looked into.
     """
-    if not root.is_dir():
-        raise ConfigError(f"data.root={root}: there is no such folder. {_layout()}")
-    missing = [f"{split}/" for split in SPLITS if not (root / split).is_dir()]
+    with _rights(root):
+        if not _is_folder(root):
+            found = "that is a file, not a folder" if root.exists() else "there is no such folder"
+            raise ConfigError(f"data.root={root}: {found}. {_layout()}")
+        missing = [f"{split}/" for split in SPLITS if not _is_folder(root / split)]
     if missing:
         raise ConfigError(f"data.root={root}: the folder has no {' and no '.join(missing)}. {_layout()}")
 
@@ -63,12 +67,33 @@ def list_images(root: Path) -> Listing:
     """Every image under `train/` and `test/`, in nested folders too; hidden files and folders do not count.
 
     Raises:
-        RunError: There are fewer than two classes, a class without images, or a class in one split only.
+        ConfigError: There are fewer than two classes, a class without images, a class in one split only, or a folder
+            that cannot be looked into.
     """
-    class_names = {split: _class_names(root / split) for split in SPLITS}
-    _check_classes(root, class_names["train"], class_names["test"])
-    train, test = (_list_split(root, split, class_names["train"]) for split in SPLITS)
+    with _rights(root):
+        class_names = {split: _class_names(root / split) for split in SPLITS}
+        _check_classes(root, class_names["train"], class_names["test"])
+        train, test = (_list_split(root, split, class_names["train"]) for split in SPLITS)
     return Listing(class_names["train"], train, test)
+
+
+@contextmanager
+def _rights(root: Path) -> Iterator[None]:
+    """Names the folder that the operating system does not let us look into."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"data.root={root}: {error.filename} cannot be read ({error.strerror}); mend that, or choose another folder"
+        ) from error
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is a folder; Path.is_dir says False of one without rights in some Pythons and raises in others."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
@@ -79,11 +104,13 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 def _check_classes(root: Path, train: tuple[str, ...], test: tuple[str, ...]) -> None:
     if len(train) < 2:
         found = f"only one class ({train[0]})" if train else "no folder of a class"
-        raise RunError(f"{root / 'train'} holds {found}; telling images apart takes two or more. {_layout()}")
+        raise ConfigError(
+            f"data.root={root}: train/ holds {found}; telling images apart takes two or more. {_layout()}"
+        )
     for here, there, names in (("train", "test", set(train) - set(test)), ("test", "train", set(test) - set(train))):
         if names:
-            raise RunError(
-                f"{_named(sorted(names))} under {root / here} but not under {root / there}: "
+            raise ConfigError(
+                f"data.root={root}: {_named(sorted(names))} under {here}/ but not under {there}/; "
                 "both must hold the same classes, by the same names."
             )
 
@@ -95,8 +122,8 @@ def _list_split(root: Path, split: str, class_names: tuple[str, ...]) -> tuple[I
     counts = Counter(file.label for file in files)
     empty = [name for label, name in enumerate(class_names) if not counts[label]]
     if empty:
-        raise RunError(
-            f"No images in {_named(empty)} under {root / split}. Image files end in {' '.join(ENDINGS)}, "
+        raise ConfigError(
+            f"data.root={root}: no images in {_named(empty)} under {split}/. Image files end in {' '.join(ENDINGS)}, "
             "in capitals too; hidden ones do not count."
         )
     return tuple(files)

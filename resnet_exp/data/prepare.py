@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from resnet_exp.data.bank import ImageBank, Normalisation
-from resnet_exp.data.split import digest, split
-from resnet_exp.interfaces import ConfigError, DatasetInfo, DataSource, Progress
+from resnet_exp.data.split import check_fit, digest, split
+from resnet_exp.interfaces import DatasetInfo, DataSize, DataSource, Progress
 from resnet_exp.settings import SplitConfig
 
 
@@ -38,19 +38,14 @@ def prepare(
     """The data set, loaded and split, on the device; training images padded for the augmentation's crops.
 
     Raises:
-        ConfigError: more images are held out, used or put into a batch than there are.
+        ConfigError: `check_fit` refuses the settings for what was loaded.
         RunError: the data set cannot be read.
     """
     loaded = source.load(progress)
     classes = loaded.class_names
-    train, val = split(loaded.train, settings.validation, settings.holdout, settings.limit_train, seed, len(classes))
-    if batch_size > len(train):
-        raise ConfigError(f"train.batch_size={batch_size}: a number up to the {len(train)} training images is needed")
-    if len(train) % batch_size == 1:
-        raise ConfigError(
-            f"train.batch_size={batch_size} leaves a last batch of one image of the {len(train)}: batch normalisation "
-            f"needs two; take {batch_size - 1} or {batch_size + 1}"
-        )
+    # Again, though the size was checked before: unreadable images may have been left out.
+    check_fit(DataSize(len(loaded.train), len(classes)), settings, batch_size)
+    train, val = split(loaded.train, settings, seed, len(classes))
     splits = {"train": train, "test": loaded.test} | ({"val": val} if val is not None else {})
     info = DatasetInfo(
         name=name,

@@ -1,4 +1,4 @@
-"""The training images, divided into those trained on and those held out."""
+"""The training images, divided into those trained on and those held out; and settings that cannot fit them refused."""
 
 from __future__ import annotations
 
@@ -6,35 +6,83 @@ import hashlib
 
 import numpy as np
 
-from resnet_exp.interfaces import ConfigError, LabelledImages
+from resnet_exp.interfaces import ConfigError, DataSize, LabelledImages
+from resnet_exp.ranges import shown
+from resnet_exp.settings import SplitConfig
 
 # What is held out where the config does not say.
 HOLDOUT, HOLDOUT_SHARE = 5_000, 0.1
 _SMALL = 50_000
+_OTHERWISE = "take data.validation=none, or test"
+
+
+def check_fit(size: DataSize, settings: SplitConfig, batch_size: int) -> int:
+    """The number of images that will be trained on, if the settings fit a data set of this size.
+
+    Few held-out images are no fault: where a class has none among them, the choice of the best epoch is only coarser.
+
+    Raises:
+        ConfigError: more images are used, held out or put into a batch than there are; a class would have none to
+            train on; or a batch would be of one image.
+    """
+    used, held = count_split(size, settings)
+    trained = used - held
+    if batch_size > trained:
+        raise ConfigError(
+            f"train.batch_size={batch_size}: a whole number up to the {trained:,} images trained on is needed"
+        )
+    if 1 in (batch_size, trained % batch_size):
+        fitting = (number for number in range(2, trained + 1) if trained % number != 1)
+        nearest = sorted(fitting, key=lambda number: abs(number - batch_size))[:2]
+        raise ConfigError(
+            f"train.batch_size={batch_size} makes a batch of one image of the {trained:,} trained on: batch "
+            f"normalisation needs two; take {' or '.join(map(str, sorted(nearest)))}"
+        )
+    return trained
+
+
+def count_split(size: DataSize, settings: SplitConfig) -> tuple[int, int]:
+    """How many of the training images are used, and how many of these are held out.
+
+    Raises:
+        ConfigError: more than there are, or so many that not every class keeps an image to train on.
+    """
+    used, classes = settings.limit_train or size.num_train, size.num_classes
+    if not classes <= used <= size.num_train:
+        raise ConfigError(
+            f"data.limit_train={used}: a whole number from {classes:,}, one image for each class, to the "
+            f"{size.num_train:,} training images is needed; or null for all"
+        )
+    if settings.validation != "holdout":
+        return used, 0
+    held = settings.holdout or _default_holdout(used, classes)
+    if held > used - classes:
+        raise ConfigError(_too_many_held_out(settings, held, used, classes))
+    return used, held
 
 
 def split(
-    train: LabelledImages, validation: str, holdout: int | None, limit: int | None, seed: int, num_classes: int
+    train: LabelledImages, settings: SplitConfig, seed: int, num_classes: int
 ) -> tuple[LabelledImages, LabelledImages | None]:
     """The images to train on, and the held-out ones (None unless validation is `holdout`), stratified by class.
 
+    Every class keeps an image to train on.
+
     Raises:
-        ConfigError: more images asked for than there are.
+        ConfigError: `count_split` refuses the settings.
     """
-    if limit is not None:
-        if limit > len(train):
-            raise ConfigError(
-                f"data.limit_train={limit}: a whole number up to the {len(train)} training images is needed"
-            )
-        train = _take(train, _stratified(train.labels, limit, seed, num_classes, "limit"))
-    if validation != "holdout":
+    used, held = count_split(DataSize(len(train), num_classes), settings)
+    if used < len(train):
+        # By what is left out, so that a rare class keeps one; from the other end, so that the first classes gain by
+        # the rounding.
+        sizes = np.bincount(train.labels, minlength=num_classes)
+        kept = sizes - _shares(sizes[::-1], len(train) - used)[::-1]
+        train = _take(train, _drawn(train.labels, kept, seed, "limit"))
+    if not held:
         return train, None
-    if holdout is None:
-        holdout = HOLDOUT if len(train) >= _SMALL else max(num_classes, round(len(train) * HOLDOUT_SHARE))
-    if holdout >= len(train):
-        raise ConfigError(f"data.holdout={holdout}: fewer than the {len(train)} training images are needed")
-    held = _stratified(train.labels, holdout, seed, num_classes, "holdout")
-    return _take(train, ~held), _take(train, held)
+    sizes = np.bincount(train.labels, minlength=num_classes)
+    out = _drawn(train.labels, _shares(sizes, held), seed, "holdout")
+    return _take(train, ~out), _take(train, out)
 
 
 def digest(images: LabelledImages) -> str:
@@ -45,19 +93,46 @@ def digest(images: LabelledImages) -> str:
     return hashed.hexdigest()[:16]
 
 
+def _default_holdout(used: int, classes: int) -> int:
+    return HOLDOUT if used >= _SMALL else max(classes, round(used * HOLDOUT_SHARE))
+
+
+def _too_many_held_out(settings: SplitConfig, held: int, used: int, classes: int) -> str:
+    asked = f"data.holdout={shown(settings.holdout)}"
+    images = f"{used:,} training images" + (" (data.limit_train)" if settings.limit_train else "")
+    if used == classes:
+        return f"{asked}: none of the {images} can be held out, one for each class is trained on; {_OTHERWISE}"
+    meant = f", here {held:,}" if settings.holdout is None else ""
+    return (
+        f"{asked}{meant}: a whole number from 1 to {used - classes:,} is needed, so that of the {images} one of each "
+        f"class is trained on; or {_OTHERWISE}"
+    )
+
+
 def _take(split: LabelledImages, which: np.ndarray) -> LabelledImages:
     return LabelledImages(split.images[which], split.labels[which])
 
 
-def _stratified(labels: np.ndarray, count: int, seed: int, num_classes: int, salt: str) -> np.ndarray:
-    """A mask of `count` images: of each class its share, to within one image."""
-    rank = np.argsort(_noise(len(labels), seed, salt), kind="stable")
+def _shares(sizes: np.ndarray, count: int) -> np.ndarray:
+    """Of each class, of `sizes` images `[C]`, how many are among `count`: its share, to within one image.
+
+    A class does not give its last image; where its share would take it, others give more.
+    """
+    assert count <= np.maximum(sizes - 1, 0).sum(), "every class can keep an image"
     # The largest remainders: whole shares first, and what is left one by one to where the rounding took most.
-    share, remainder = np.divmod(np.bincount(labels, minlength=num_classes) * count, len(labels))
-    share[np.argsort(-remainder, kind="stable")[: count - share.sum()]] += 1
+    share, remainder = np.divmod(sizes * count, sizes.sum())
+    order = np.argsort(-remainder, kind="stable")
+    while left := count - share.sum():
+        share[order[share[order] < sizes[order] - 1][:left]] += 1
+    return share
+
+
+def _drawn(labels: np.ndarray, share: np.ndarray, seed: int, salt: str) -> np.ndarray:
+    """A mask `[N], bool` of `share[label]` images of each class, drawn by the seed."""
+    rank = np.argsort(_noise(len(labels), seed, salt), kind="stable")
     mask = np.zeros(len(labels), dtype=bool)
-    for label in range(num_classes):
-        mask[rank[labels[rank] == label][: share[label]]] = True
+    for label, count in enumerate(share):
+        mask[rank[labels[rank] == label][:count]] = True
     return mask
 
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 as its authors publish it: downloaded, verified and read by torchvision."""
+"""CIFAR-10 and CIFAR-100 as their authors publish them: downloaded, verified and read by torchvision."""
 
 from __future__ import annotations
 
@@ -11,17 +11,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import MinLen
 
-from resnet_exp.interfaces import LabelledImages, LoadedData, Progress, RunError
+from resnet_exp.interfaces import DataSize, LabelledImages, LoadedData, Progress, RunError
 
 log = logging.getLogger(__name__)
-
-# Source: torchvision.datasets.CIFAR10.tgz_md5. Repeated here because a run's identity is asked for before torchvision
-# (seconds of import) is needed; a test holds the two together.
-ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
 
 # Without network the user hears of it within 10 s, an import of torchvision included.
 FIRST_BYTES_SECONDS = 3.0
@@ -29,61 +25,76 @@ FIRST_BYTES_SECONDS = 3.0
 SILENCE_SECONDS = 60.0
 
 
-class CIFAR10:
-    """50,000 training and 10,000 test images of 32×32 pixels in 10 classes.
+class _CIFAR:
+    """The way to a data set of this family; each of the two says which it is.
 
     What is there already, verified, is used: the extracted folder first, then the archive. Otherwise torchvision
     downloads the archive into a temporary directory inside `root`, and it gets its name after its md5 is right.
-
-    Args:
-        root: Folder that holds `cifar-10-python.tar.gz` and what is extracted from it; relative paths start at the
-            working directory.
-        download: Whether a missing or corrupt archive is downloaded.
     """
 
-    def __init__(self, root: Annotated[str, MinLen(1)], download: bool = True) -> None:
+    title: ClassVar[str]
+    reader: ClassVar[str]  # the class of torchvision.datasets
+    archive_md5: ClassVar[str]
+    holds: ClassVar[DataSize]
+
+    def __init__(self, root: str, download: bool) -> None:
         self.image_size = 32
-        self.root = Path(root).expanduser().resolve()
+        self.root = Path(os.path.expanduser(root)).absolute()
         self.download = download
 
     def identity(self) -> str:
-        """`cifar10-<md5 of the archive>`, a constant: every file is verified against it before it is used."""
-        return f"cifar10-{ARCHIVE_MD5}"
+        """`<name>-<md5 of the archive>`, a constant: every file is verified against it before it is used."""
+        return f"{self.reader.lower()}-{self.archive_md5}"
+
+    def size(self) -> DataSize:
+        """A constant too: torchvision is not imported for it."""
+        return self.holds
 
     def load(self, progress: Progress) -> LoadedData:
         """Both splits: images `[50000, 32, 32, 3]` and `[10000, 32, 32, 3], uint8, 0..255`.
 
         Raises:
-            RunError: The data set is missing or corrupt and cannot be downloaded.
+            RunError: The data set is missing or corrupt and cannot be downloaded, or `root` is of no use.
         """
-        loaded = self._read()
-        if loaded is None:
-            self._extract(self._verified_archive())
+        try:
             loaded = self._read()
+            if loaded is None:
+                self._extract(self._verified_archive())
+                loaded = self._read()
+        except OSError as error:
+            raise RunError(
+                f"data.root={self.root} cannot be read or written to ({error}): give it the rights or the room, or "
+                "choose another with data.root=..."
+            ) from error
         if loaded is None:
             raise RunError(f"The files that were just extracted into {self.root} are corrupt: the disk may be faulty.")
         return loaded
 
+    @property
+    def _torchvisions(self) -> Any:
+        """torchvision's class, which knows the archive and its files; naming its type would import torchvision."""
+        from torchvision import datasets
+
+        return getattr(datasets, self.reader)
+
     def _read(self) -> LoadedData | None:
         """Both splits from the extracted folder, or None where torchvision finds a file missing or its md5 wrong."""
-        from torchvision.datasets import CIFAR10 as Reader
-
         try:
-            train, test = (Reader(str(self.root), train=is_train) for is_train in (True, False))
+            train, test = (self._torchvisions(str(self.root), train=is_train) for is_train in (True, False))
         except RuntimeError:
             return None
         return LoadedData(_labelled(train), _labelled(test), tuple(train.classes))
 
     def _verified_archive(self) -> Path:
         """The path of an archive whose md5 is right, downloaded if need be."""
-        from torchvision.datasets import CIFAR10 as Reader
         from torchvision.datasets.utils import calculate_md5
 
-        archive = self.root / Reader.filename
+        published = self._torchvisions
+        archive = self.root / published.filename
         fault = "is missing"
         if archive.is_file():
             md5 = calculate_md5(archive)
-            if md5 == Reader.tgz_md5:
+            if md5 == published.tgz_md5:
                 return archive
             fault = f"is corrupt (md5 {md5})"
         if not self.download:
@@ -91,7 +102,7 @@ class CIFAR10:
         log.warning("%s %s; downloading it.", archive, fault)
         with self._workspace() as workspace:
             self._download(workspace, fault)
-            os.replace(workspace / Reader.filename, archive)
+            os.replace(workspace / published.filename, archive)
         return archive
 
     def _download(self, folder: Path, fault: str) -> None:
@@ -100,20 +111,20 @@ class CIFAR10:
         torchvision's download sets no time limit, and name resolution knows none: so it runs in a thread of its own,
         which is left behind when no data comes. Its files are in a folder that is then deleted.
         """
-        from torchvision.datasets import CIFAR10 as Reader
         from torchvision.datasets.utils import download_url
 
+        published = self._torchvisions
         errors: list[Exception] = []
 
         def download() -> None:
             try:
-                download_url(Reader.url, folder, Reader.filename, Reader.tgz_md5)
+                download_url(published.url, folder, published.filename, published.tgz_md5)
             except Exception as error:
                 errors.append(error)
 
-        thread = threading.Thread(target=download, name="cifar10-download", daemon=True)
+        thread = threading.Thread(target=download, name="cifar-download", daemon=True)
         thread.start()
-        silence = _wait(thread, folder / Reader.filename)
+        silence = _wait(thread, folder / published.filename)
         if silence is not None:
             raise self._unobtainable(fault, f"no data came from the network for {silence:g} s")
         if errors:
@@ -121,41 +132,70 @@ class CIFAR10:
 
     def _extract(self, archive: Path) -> None:
         """Puts the archive's folder in its place in one step, so that nobody meets half of it."""
-        from torchvision.datasets import CIFAR10 as Reader
         from torchvision.datasets.utils import extract_archive
 
-        final = self.root / Reader.base_folder
+        folder = self._torchvisions.base_folder
+        final = self.root / folder
         with self._workspace() as workspace:
             extract_archive(str(archive), str(workspace))
             if final.exists():
                 shutil.move(final, workspace / "replaced")
             try:
-                os.rename(workspace / Reader.base_folder, final)
+                os.rename(workspace / folder, final)
             except OSError:  # another process was faster; what it put there is verified when it is read
                 log.debug("%s was extracted by another process", final)
 
     @contextmanager
     def _workspace(self) -> Iterator[Path]:
         """A temporary directory on the file system of `root`, from which a rename is atomic."""
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            workspace = tempfile.TemporaryDirectory(prefix=".cifar10-", dir=self.root, ignore_cleanup_errors=True)
-        except OSError as error:
-            raise RunError(
-                f"data.root={self.root} cannot be written to ({error.strerror}): choose another with data.root=..."
-            ) from error
-        with workspace as name:
+        self.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".cifar-", dir=self.root, ignore_cleanup_errors=True) as name:
             yield Path(name)
 
     def _unobtainable(self, fault: str, reason: str) -> RunError:
-        from torchvision.datasets import CIFAR10 as Reader
-
+        published = self._torchvisions
         return RunError(
-            f"CIFAR-10: {self.root / Reader.filename} {fault}, and {reason}.\n"
-            f"Either download {Reader.url} on another machine (md5 {Reader.tgz_md5}) and put it into {self.root}, "
-            "or use a data set that needs no network: data=digits (8x8 digits, inside scikit-learn), "
+            f"{self.title}: {self.root / published.filename} {fault}, and {reason}.\n"
+            f"Either download {published.url} on another machine (md5 {published.tgz_md5}) and put it into "
+            f"{self.root}, or use a data set that needs no network: data=digits (8x8 digits, inside scikit-learn), "
             "or your own images with data=image_folder data.root=<folder with train/ and test/>."
         )
+
+
+class CIFAR10(_CIFAR):
+    """50,000 training and 10,000 test images of 32×32 pixels in 10 classes.
+
+    Args:
+        root: Folder that holds `cifar-10-python.tar.gz` and what is extracted from it; relative paths start at the
+            working directory.
+        download: Whether a missing or corrupt archive is downloaded.
+    """
+
+    title, reader = "CIFAR-10", "CIFAR10"
+    # Source: torchvision.datasets.CIFAR10.tgz_md5. Repeated here because a run's identity is asked for before
+    # torchvision (seconds of import) is needed; a test holds the two together.
+    archive_md5 = "c58f30108f718f92721af3b95e74349a"
+    holds = DataSize(num_train=50_000, num_classes=10)
+
+    def __init__(self, root: Annotated[str, MinLen(1)], download: bool = True) -> None:
+        super().__init__(root, download)
+
+
+class CIFAR100(_CIFAR):
+    """50,000 training and 10,000 test images of 32×32 pixels in 100 classes, the fine ones: 500 and 100 of each.
+
+    Args:
+        root: Folder that holds `cifar-100-python.tar.gz` and what is extracted from it; relative paths start at the
+            working directory.
+        download: Whether a missing or corrupt archive is downloaded.
+    """
+
+    title, reader = "CIFAR-100", "CIFAR100"
+    archive_md5 = "eb9058c3a382ffc7106e4002c42a8d85"  # Source: torchvision.datasets.CIFAR100.tgz_md5
+    holds = DataSize(num_train=50_000, num_classes=100)
+
+    def __init__(self, root: Annotated[str, MinLen(1)], download: bool = True) -> None:
+        super().__init__(root, download)
 
 
 def _labelled(split: Any) -> LabelledImages:  # a torchvision data set; naming its type would import torchvision
