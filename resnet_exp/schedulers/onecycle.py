@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
 from resnet_exp.interfaces import ConfigError, Schedule
-from resnet_exp.ranges import Count, FoundOrNumber
+from resnet_exp.ranges import Count, Factor, FoundOrNumber
+from resnet_exp.schedulers.lr import check_order, cosine, given, linear
 
 # What `find` takes for min_lr: max_lr / 8, the div_factor of the reference logs.
 DIV_FACTOR = 8.0
@@ -27,6 +27,7 @@ class OneCycle:
         peak_epoch: the peak is reached with the last step of this epoch, counted from 1.
         anneal: the shape of both phases, `cos` or `linear`.
         cycle_momentum: moves the momentum against the LR, 0.95 -> 0.85 -> 0.95.
+        find_factor: `find` takes this many times the LR that the range test suggests.
 
     Raises:
         ConfigError: min_lr is not below max_lr.
@@ -43,13 +44,13 @@ class OneCycle:
         peak_epoch: Count = 5,
         anneal: Literal["cos", "linear"] = "cos",
         cycle_momentum: bool = False,
+        find_factor: Factor = 1.0,
     ) -> None:
-        self.max_lr = None if max_lr == "find" else float(max_lr)
-        self.min_lr = None if min_lr == "find" else float(min_lr)
-        if self.max_lr is not None and self.min_lr is not None:
-            _check_order(self.min_lr, self.max_lr)
+        self.max_lr, self.min_lr = given(max_lr), given(min_lr)
+        check_order(self.min_lr, self.max_lr)
         self.final_lr, self.peak_epoch = float(final_lr), peak_epoch
         self.anneal, self.cycle_momentum = anneal, cycle_momentum
+        self.find_factor = float(find_factor)
 
     def check(self, epochs: int, steps_per_epoch: int | None = None) -> None:
         """Raises ConfigError where the peak does not fit into the run; steps are checked once they are known."""
@@ -75,7 +76,7 @@ class OneCycle:
         """
         self.check(epochs, steps_per_epoch)
         min_lr = self.first_lr(max_lr)
-        _check_order(min_lr, max_lr)
+        check_order(min_lr, max_lr)
         total, peak = epochs * steps_per_epoch, self.peak_epoch * steps_per_epoch - 1
         lrs = self._two_phases(total, peak, min_lr, max_lr, min_lr * self.final_lr)
         momenta = None
@@ -84,20 +85,7 @@ class OneCycle:
         return Schedule(lrs=lrs, momenta=momenta, max_lr=max_lr, min_lr=min_lr)
 
     def _two_phases(self, total: int, peak: int, first: float, top: float, last: float) -> tuple[float, ...]:
-        shape = _cos if self.anneal == "cos" else _linear
+        shape = cosine if self.anneal == "cos" else linear
         rise = [shape(first, top, step / peak) for step in range(peak + 1)]
         fall = [shape(top, last, (step - peak) / (total - 1 - peak)) for step in range(peak + 1, total)]
         return tuple(rise + fall)
-
-
-def _cos(start: float, end: float, part: float) -> float:
-    return end + (start - end) / 2.0 * (math.cos(math.pi * part) + 1)
-
-
-def _linear(start: float, end: float, part: float) -> float:
-    return (end - start) * part + start
-
-
-def _check_order(min_lr: float, max_lr: float) -> None:
-    if not min_lr < max_lr:
-        raise ConfigError(f"scheduler.min_lr={min_lr:g}: a number below max_lr={max_lr:g} is needed, or find")

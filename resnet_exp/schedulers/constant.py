@@ -1,0 +1,30 @@
+"""One LR from the first step to the last."""
+
+from __future__ import annotations
+
+from resnet_exp.interfaces import Schedule
+from resnet_exp.ranges import Factor, FoundOrNumber
+from resnet_exp.schedulers.lr import given
+
+
+class Constant:
+    """A schedule that stays at max_lr: what the others are measured against.
+
+    Args:
+        max_lr: the LR of every step, a number; or `find`, for the range test's.
+        find_factor: `find` takes this many times the LR that the range test suggests.
+    """
+
+    def __init__(self, max_lr: FoundOrNumber = "find", find_factor: Factor = 1.0) -> None:
+        self.max_lr, self.find_factor = given(max_lr), float(find_factor)
+
+    def check(self, epochs: int, steps_per_epoch: int | None = None) -> None:
+        """Nothing: it fits into every run."""
+
+    def first_lr(self, max_lr: float) -> float:
+        """max_lr, as everywhere."""
+        return max_lr
+
+    def plan(self, max_lr: float, epochs: int, steps_per_epoch: int) -> Schedule:
+        """max_lr, `epochs * steps_per_epoch` times."""
+        return Schedule(lrs=(max_lr,) * (epochs * steps_per_epoch), momenta=None, max_lr=max_lr, min_lr=max_lr)
