@@ -18,6 +18,7 @@ from resnet_exp.config import Config
 from resnet_exp.console import Console
 from resnet_exp.data.bank import Batch, in_order, num_batches, shuffled
 from resnet_exp.data.prepare import Data, prepare
+from resnet_exp.data.split import check_fit
 from resnet_exp.directory import open_run_directory
 from resnet_exp.engine import Learner, check_momentum, infer
 from resnet_exp.files import read_json, write_json
@@ -58,6 +59,8 @@ def run(config: Config, command: str) -> float | None:
     plugins = build.plugins(config)
     machine = runtime.start(config.device, config.train.precision, config.train.deterministic)
     check_momentum(bool(config.plugins["scheduler"].get("cycle_momentum")), machine)
+    images = check_fit(plugins.source.size(), config.split, config.train.batch_size)
+    plugins.scheduler.check(config.train.epochs, num_batches(images, config.train.batch_size))
     identity = plugins.source.identity()
     environment = runtime.environment(machine, config.plugin_folders)
     title, run_signature = config.title, signature(config, identity, machine.precision)
@@ -101,7 +104,6 @@ def _prepare(this: _Run) -> Data:
         device=this.machine.device,
         progress=this.console.progress,
     )
-    plugins.scheduler.check(config.train.epochs, num_batches(len(data.train), config.train.batch_size))
     this.record.data(data.info, data.digests)
     telling.tell_data(data.info, config.split.validation, this.console)
     return data

@@ -24,22 +24,23 @@ TIERS = (
     ("arguments",),
     ("redact", "files", "randomness", "journal"),
     ("checkpoint",),
-    ("settings",),
+    ("settings", "ignored", "plugin_folders"),
     ("config",),
+    ("command_line",),
     ("signature",),
     ("runtime", "directory", "console", "data", "augmentation", "models", "optimizers", "schedulers", "tracking"),
     ("engine",),
     ("stages",),
-    ("report", "build", "result"),
+    ("report", "build", "result", "trained"),
     ("record", "telling"),
     ("artifacts",),
-    ("run",),
+    ("run", "use"),
     ("__main__",),
 )
 # Where each heavy or far-reaching library may be imported, at the top of a module or inside a function.
 HOMES = {
-    "hydra": ("__main__", "build"),
-    "omegaconf": ("__main__", "config", "settings"),
+    "hydra": ("__main__", "command_line", "build"),
+    "omegaconf": ("__main__", "command_line", "config"),
     "mlflow": ("tracking",),
     "matplotlib": ("report",),
     "torchvision": ("data.cifar",),
@@ -50,7 +51,7 @@ HOMES = {
 WITHOUT_TORCH = (
     *("__init__", "__main__", "interfaces", "redact", "files", "journal", "schedulers", "tracking"),
     *("ranges", "arguments"),
-    *("settings", "config", "signature"),
+    *("settings", "ignored", "plugin_folders", "config", "command_line", "signature", "build"),
 )
 MOST_LINES = 260
 # Those that were larger when the limit was set; they may shrink.
@@ -141,7 +142,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
 @pytest.mark.parametrize("plugins", ["augmentation", "models", "optimizers", "schedulers"])
 def test_a_plugin_knows_no_other(plugins: str) -> None:
     for path in (PACKAGE / plugins).glob("*.py"):
-        assert own_imports(path) <= {"interfaces", "ranges", "randomness"}, path.name
+        assert own_imports(path) <= {"interfaces", "ranges", "randomness", "schedulers.lr"}, path.name
 
 
 @each_module

@@ -1,0 +1,137 @@
+"""A user's own plug-ins: a folder that `plugins=` names, its modules inside the whitelist, its yamls among the options."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "examples" / "plugins"
+QUICK = (
+    "data=digits", "data.image_size=8", "data.limit_train=100", "augmentation=none", "train.epochs=1",
+    "train.batch_size=50", "scheduler.max_lr=0.05", "scheduler.peak_epoch=1", "tracker=none",
+)  # fmt: skip
+HOSTILE = "import pathlib\npathlib.Path('executed').touch()\n"
+
+
+def command(
+    folder: Path, *arguments: str, python_path: Path = ROOT, heavy: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """`python -m resnet_exp` in a folder."""
+    return subprocess.run(
+        [sys.executable, *(["-X", "importtime"] if heavy else []), "-m", "resnet_exp", *arguments],
+        cwd=folder,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(python_path)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def own(folder: Path, name: str = "mine", code: str = HOSTILE) -> Path:
+    """A folder of plug-ins with one module, which says when it is run, and a yaml that names it."""
+    (folder / "own" / "conf" / "model").mkdir(parents=True)
+    (folder / "own" / f"{name}.py").write_text(code)
+    (folder / "own" / "conf" / "model" / f"{name}.yaml").write_text(f"# Mine.\n_target_: {name}.Net\n")
+    return folder / "own"
+
+
+def test_the_example_trains_and_its_network_is_used_again(tmp_path: Path) -> None:
+    done = command(tmp_path, f"plugins={EXAMPLE}", "model=lenet", "model.hidden=20", *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"model +lenet hidden=20", done.stdout)
+    (run,) = (tmp_path / "outputs").iterdir()
+    assert run.name.startswith("digits-lenet-onecycle-")
+    again = command(
+        tmp_path, "task=evaluate", f"checkpoint={run}", f"plugins={EXAMPLE}", "data=digits", "data.image_size=8",
+        "tracker=none",
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    accuracy = r"([\d.]+% test accuracy \(\d+ of 355\))"
+    assert re.search(accuracy, again.stdout).group(1) == re.search(accuracy, done.stdout).group(1)
+    without = command(tmp_path, "task=evaluate", f"checkpoint={run}", "data=digits", "tracker=none")
+    assert without.returncode == 2
+    assert "model._target_=lenet.LeNet" in without.stderr
+
+
+def test_a_wrong_setting_of_a_plugin_is_refused_before_it_is_imported(tmp_path: Path) -> None:
+    done = command(tmp_path, f"plugins={EXAMPLE}", "model=lenet", "model.hidden=0")
+    assert (done.returncode, done.stderr) == (2, "error: model.hidden=0: a whole number of at least 1 is needed\n")
+    done = command(tmp_path, f"plugins={EXAMPLE}", "model=lenet", "model.hiden=3")
+    assert (done.returncode, done.stderr) == (2, "error: model.hiden is no key; did you mean model.hidden?\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_module_that_no_plugins_names_is_neither_an_option_nor_run(tmp_path: Path) -> None:
+    own(tmp_path)
+    for arguments in (("model=mine",), ("model._target_=mine.Net",), ("model._target_=own.mine.Net",)):
+        done = command(tmp_path, *arguments, "data=digits")
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: model")
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("target", ["os.system", "own.os.system", "mine.os.system", "mine", "subprocess.run"])
+def test_naming_a_folder_admits_its_modules_and_no_other(target: str, tmp_path: Path) -> None:
+    folder = own(tmp_path, code="import os\n" + HOSTILE)
+    done = command(tmp_path, f"plugins={folder}", "model=mine", f"model._target_={target}", "data=digits")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: model._target_={target}: a name in resnet_exp.models or mine is needed")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_what_a_plugins_module_imported_is_not_a_plugin(tmp_path: Path) -> None:
+    folder = own(tmp_path, code="from subprocess import run\n")
+    done = command(tmp_path, f"plugins={folder}", "model=mine", "model._target_=mine.run", "data=digits")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: model")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["random", "torch", "resnet_exp"])
+def test_a_module_with_the_name_of_another_is_refused(name: str, tmp_path: Path) -> None:
+    """It would be ignored, and the other admitted in its place."""
+    folder = own(tmp_path, name)
+    done = command(tmp_path, f"plugins={folder}", f"model={name}", "data=digits")
+    assert done.returncode == 2
+    assert f"{name} is also the name of a module elsewhere" in done.stderr
+
+
+def test_a_yaml_with_the_name_of_one_of_ours_is_refused(tmp_path: Path) -> None:
+    folder = own(tmp_path)
+    (folder / "conf" / "model" / "custom_resnet.yaml").write_text("_target_: mine.Net\n")
+    done = command(tmp_path, f"plugins={folder}", "model=custom_resnet", "data=digits")
+    assert done.returncode == 2
+    assert "conf/model/custom_resnet.yaml has the name of one of resnet_exp's own; rename it" in done.stderr
+
+
+def test_the_whole_way_knows_when_a_plugins_code_changed(tmp_path: Path) -> None:
+    from resnet_exp.runtime import code_state
+
+    folder = own(tmp_path)
+    before = code_state([folder])["code_digest"]
+    assert before == code_state([folder])["code_digest"] != code_state()["code_digest"]
+    (folder / "mine.py").write_text("changed = True\n")
+    assert code_state([folder])["code_digest"] != before
+
+
+def test_a_model_is_added_by_one_file_and_one_yaml(tmp_path: Path) -> None:
+    """In a checkout: no other line changes, and every command knows it."""
+    for part in ("resnet_exp", "conf"):
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(EXAMPLE / "lenet.py", tmp_path / "resnet_exp" / "models" / "third.py")
+    yaml = (EXAMPLE / "conf" / "model" / "lenet.yaml").read_text().replace("lenet.", "resnet_exp.models.third.")
+    (tmp_path / "conf" / "model" / "third.yaml").write_text(yaml)
+    shown = command(tmp_path, "--help", python_path=tmp_path)
+    assert re.search(r"^model: .*\bthird\b", shown.stdout, flags=re.MULTILINE)
+    done = command(tmp_path, "model=third", "model.hidden=16", *QUICK, python_path=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"model +third hidden=16", done.stdout)
+    refused = command(tmp_path, "model=third", "model.hidden=none", *QUICK, python_path=tmp_path)
+    assert refused.stderr == "error: model.hidden=none: a whole number of at least 1 is needed\n"

@@ -1,0 +1,195 @@
+"""What cannot work is refused in a second, with the key, the value and what to do; slips of the finger are recognised."""
+
+from __future__ import annotations
+
+import random
+import string
+from functools import cache
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from resnet_exp import build
+from resnet_exp.command_line import CONF, check
+from resnet_exp.config import flat, typed
+from resnet_exp.interfaces import ConfigError
+
+# Together they hold every kind of key: with each option of a group its own.
+COMMANDS = (
+    ("data=digits",),
+    ("data=cifar100", "model=resnet18", "scheduler=cosine", "optimizer=adamw", "augmentation=crop_flip_cutmix"),
+    ("data=digits", "model=torchvision", "scheduler=cyclic", "optimizer=rmsprop", "augmentation=crop_flip"),
+    ("experiment=quickstart", "scheduler=multistep", "optimizer=adam"),
+)
+
+
+@cache
+def leaves(command: tuple[str, ...]) -> dict[str, Any]:
+    """Every key of the composed config, with its value."""
+    with initialize_config_dir(str(CONF)):
+        tree: Any = OmegaConf.to_container(compose("config", overrides=list(command)))
+    return {key: value for key, value in flat(tree).items() if not key.endswith("_target_") and key != "experiment"}
+
+
+def refusal(*arguments: str) -> str | None:
+    """What the command line is told before torch is imported, or None where it goes on."""
+    try:
+        check(arguments)
+        with initialize_config_dir(str(CONF)):
+            config = typed(compose("config", overrides=list(arguments)), arguments)
+        build.check_schedule(config)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def slip(word: str, rng: random.Random) -> str:
+    """The word with one letter left out, put in, changed, or swapped with the next."""
+    at = rng.randrange(len(word))
+    letter = rng.choice(string.ascii_lowercase)
+    return rng.choice(
+        [
+            word[:at] + word[at + 1 :],
+            word[:at] + letter + word[at:],
+            word[:at] + letter + word[at + 1 :],
+            word[:at] + word[at : at + 2][::-1] + word[at + 2 :],
+        ]
+    )
+
+
+def typos(count: int) -> list[tuple[tuple[str, ...], str, str]]:
+    """Commands, a key with one slip in its last part, and the key that was meant."""
+    rng = random.Random(0)
+    found: list[tuple[tuple[str, ...], str, str]] = []
+    while len(found) < count:
+        command = rng.choice(COMMANDS)
+        key = rng.choice(sorted(leaves(command)))
+        section, dot, last = key.rpartition(".")
+        wrong = f"{section}{dot}{slip(last, rng)}"
+        if wrong not in leaves(command) and not wrong.endswith(".") and wrong[0] not in "~+":
+            found.append((command, wrong, key))
+    return found
+
+
+TYPOS = typos(200)
+# For a value of each kind, what it cannot be; ranges are each argument's own, below.
+NOT_A = {
+    bool: ("3", "maybe", "null", "[true]", "nan"),
+    int: ("-1", "2.5", "abc", "nan", "[]", "null", "inf", "true"),
+    float: ("-1", "abc", "nan", "[]", "inf", "true"),
+    str: ("[]", "{a: 1}", "true"),
+    list: ("[]", "abc", "[a]", "-1", "nan"),
+    type(None): ("{a: 1}", "true", "nan", "[]"),
+}
+# What one of the values above is welcome for: any whole number is a seed, `find` is no text, and so on.
+WELCOME = {("seed", "-1"), ("name", "nan"), ("images", "nan"), ("checkpoint", "nan"), ("plugins", "[]")}
+
+
+def bad_values(count: int) -> list[tuple[tuple[str, ...], str]]:
+    rng = random.Random(1)
+    possible = [
+        (command, f"{key}={value}")
+        for command in COMMANDS
+        for key, current in leaves(command).items()
+        for value in NOT_A.get(type(current), ())
+        if (key, value) not in WELCOME
+    ]
+    return rng.sample(possible, count)
+
+
+def test_every_slip_in_a_key_is_refused_and_nearly_always_understood() -> None:
+    """200 keys with one letter wrong; also behind + and ++, where any schema would let them pass."""
+    understood = 0
+    for number, (command, wrong, meant) in enumerate(TYPOS):
+        message = refusal(*command, f"{('', '+', '++')[number % 3]}{wrong}=1")
+        assert message is not None, f"{wrong} for {meant} was taken"
+        assert message.startswith(f"{wrong} is no key")
+        understood += message.endswith(f"did you mean {meant}?")
+    assert understood >= 0.95 * len(TYPOS)
+
+
+def test_every_bad_value_is_refused_with_its_key() -> None:
+    for command, override in bad_values(100):
+        message = refusal(*command, override)
+        assert message is not None, f"{override} was taken"
+        assert message.startswith(override.partition("=")[0].partition(".")[0]), message
+
+
+@pytest.mark.parametrize("group", ["model", "augmentation", "scheduler", "optimizer", "data", "experiment", "tracker"])
+def test_a_slip_in_an_options_name_is_understood(group: str) -> None:
+    rng = random.Random(2)
+    for option in sorted(path.stem for path in (CONF / group).glob("*.yaml")):
+        wrong = next(word for word in iter(lambda: slip(option, rng), None) if word != option and word.isidentifier())  # noqa: B023
+        if (CONF / group / f"{wrong}.yaml").exists():
+            continue
+        message = refusal(f"{group}={wrong}")
+        assert message is not None
+        assert message.startswith(f"{group}={wrong} is no option of {group}; ")
+        assert "did you mean" in message or "known are" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("scheduler.max_lr=-5",), "scheduler.max_lr=-5: find, or a finite number above 0 is needed"),
+        (("scheduler.peak_epoch=0",), "scheduler.peak_epoch=0: a whole number of at least 1 is needed"),
+        (("scheduler.peak_epoch=25",), "scheduler.peak_epoch=25: a whole number from 1 to train.epochs=24 is needed"),
+        (("model.width=0",), "model.width=0: a whole number of at least 1 is needed"),
+        (("scheduler.max_lr=0.1", "scheduler.min_lr=0.2"), "scheduler.min_lr=0.2: a number below max_lr=0.1"),
+        (("scheduler=multistep", "scheduler.milestones=[]"), "scheduler.milestones=[]: a list"),
+        (("optimizer.momentum=0",), "optimizer.nesterov=true needs optimizer.momentum above 0"),
+        (
+            ("optimizer.momentum=0", "optimizer.nesterov=false", "scheduler.cycle_momentum=true"),
+            "optimizer.momentum=0 would be ignored",
+        ),
+        (("scheduler.cycle_momentum=true", "optimizer.momentum=0.8"), "optimizer.momentum=0.8 would be ignored"),
+        (("scheduler.max_lr=0.1", "scheduler.find_factor=2"), "scheduler.find_factor=2 would be ignored"),
+        (("scheduler.max_lr=0.1", "range_test=default"), "range_test=default would be ignored"),
+        (("tracker=none", "+tracker.uri=sqlite:///x.db"), "tracker.uri is no key"),
+        (("images=photos",), "images=photos would be ignored: task=train does not read it"),
+        (("task=predict", "checkpoint=x"), "task=predict needs images=...: an image, or a folder of images"),
+        (("task=evaluate", "checkpoint=x", "train.epochs=3"), "train.epochs=3 would be ignored: task=evaluate"),
+        (("task=evaluate", "checkpoint=x", "optimizer=adam"), "optimizer=adam would be ignored: task=evaluate"),
+        (("task=evaluate", "checkpoint=x", "data.limit_train=9"), "data.limit_train=9 would be ignored"),
+        (("task=predict", "checkpoint=x", "images=y", "data=digits"), "data=digits would be ignored: task=predict"),
+        (("task=predict", "checkpoint=x", "images=y", "predictions=z.jpg"), "predictions=z.jpg: a file that ends in"),
+        (("plugins=nowhere",), "plugins="),
+        (("train.epochs",), "train.epochs: key=value is needed"),
+        (("train.epochs=[",), "train.epochs=[: key=value is needed"),
+        (("+model=resnet18",), "+model: the group is there already"),
+        (("+train.epochs=3",), "+train.epochs: the key is there already"),
+    ],
+    ids=str,
+)
+def test_what_cannot_work_is_told_with_what_would(arguments: tuple[str, ...], message: str) -> None:
+    told = refusal(*arguments)
+    assert told is not None
+    assert told.startswith(message)
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, ("++train.epochs=30",), ("hydra/launcher=basic",), ("hydra.verbose=true",)])
+def test_what_can_work_is_not_refused(command: tuple[str, ...]) -> None:
+    assert refusal(*(argument for argument in command if not argument.startswith("hydra"))) is None
+    check(command)
+
+
+def test_the_keys_of_a_sweep_are_checked_too() -> None:
+    check(["--multirun", "scheduler.peak_epoch=2,5", "optimizer=sgd,adamw", "train.batch_size=choice(64,128)"])
+    check(["-m", "scheduler=onecycle,cosine", "scheduler.peak_epoch=range(1,4)"])  # of one of the two
+    with pytest.raises(ConfigError, match=r"scheduler\.peak_epok is no key; did you mean scheduler\.peak_epoch\?"):
+        check(["--multirun", "scheduler.peak_epok=2,5"])
+    with pytest.raises(ConfigError, match="optimizer=adamv is no option of optimizer; did you mean adamw?"):
+        check(["--multirun", "optimizer=sgd,adamv"])
+
+
+def test_what_only_shows_something_is_not_checked() -> None:
+    for flag in ("--help", "--hydra-help", "--version", "--info"):
+        check([flag, "no.such.key=1"])
+
+
+def test_an_open_mapping_takes_any_key() -> None:
+    check(["model=torchvision", "+model.kwargs.dropout=0.1"])
+    with pytest.raises(ConfigError, match=r"model\.kwarg\.dropout is no key"):
+        check(["model=torchvision", "+model.kwarg.dropout=0.1"])
