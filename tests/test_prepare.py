@@ -147,7 +147,7 @@ def test_as_many_are_trained_on_as_was_said_before_anything_was_loaded(make, set
     ({"limit_train": 1}, r"data\.limit_train=1: a whole number from 2, one image for each class"),
     ({"holdout": 59}, r"data\.holdout=59: a whole number from 1 to 58"),
     ({"batch_size": 55}, r"train\.batch_size=55: a whole number up to the 54 images"),
-    ({"holdout": 3}, r"train\.batch_size=8 makes a batch of one image of the 57"),
+    ({"holdout": 3}, r"train\.batch_size=8 leaves a last batch of one image of the 57"),
 ])  # fmt: skip
 def test_what_cannot_fit_is_refused_before_and_after_loading_in_the_same_words(photos, settings, message):
     source = ImageFolder(str(photos), image_size=8)
@@ -169,6 +169,6 @@ def test_images_that_were_left_out_count_no_more(photos):
     assert check_fit(source.size(), settings, 8) == 60
     with pytest.raises(ConfigError, match=r"data\.limit_train=60: .* to the 57 training images"):
         prepared(source, "none", limit_train=60)
-    with pytest.raises(ConfigError, match=r"train\.batch_size=8 makes a batch of one image of the 57"):
+    with pytest.raises(ConfigError, match=r"train\.batch_size=8 leaves a last batch of one image of the 57"):
         prepared(source, "none")
     assert prepared(source, "none", batch_size=9).info.num_train == 57

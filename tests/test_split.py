@@ -195,11 +195,11 @@ def test_what_fits_tells_how_many_images_are_trained_on(size, request_, batch_si
     (asked(limit_train=19), 8, "or take data.validation=none, or test"),
     (asked("none"), 101, "train.batch_size=101: a whole number up to the 100 images trained on is needed"),
     (asked(), 91, "train.batch_size=91: a whole number up to the 90 images trained on is needed"),
-    (asked(holdout=9), 15, "train.batch_size=15 makes a batch of one image of the 91 trained on"),
+    (asked(holdout=9), 15, "train.batch_size=15 leaves a last batch of one image of the 91: batch norm"),
     (asked(holdout=9), 15, "take 14 or 16"),
     (asked("none"), 33, "take 32 or 34"),
     (asked("none", limit_train=91), 9, "take 7 or 8"),  # 10 would leave one too
-    (asked("none"), 1, "train.batch_size=1 makes a batch of one image of the 100 trained on"),
+    (asked("none"), 1, "train.batch_size=1 makes batches of one image: batch normalisation needs two; take 2 or 4"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused_with_key_value_range_and_a_way_out(request_, batch_size, message):
     with pytest.raises(ConfigError) as caught:

@@ -32,12 +32,7 @@ def check_fit(size: DataSize, settings: SplitConfig, batch_size: int) -> int:
             f"train.batch_size={batch_size}: a whole number up to the {trained:,} images trained on is needed"
         )
     if 1 in (batch_size, trained % batch_size):
-        fitting = (number for number in range(2, trained + 1) if trained % number != 1)
-        nearest = sorted(fitting, key=lambda number: abs(number - batch_size))[:2]
-        raise ConfigError(
-            f"train.batch_size={batch_size} makes a batch of one image of the {trained:,} trained on: batch "
-            f"normalisation needs two; take {' or '.join(map(str, sorted(nearest)))}"
-        )
+        raise ConfigError(_batch_of_one(batch_size, trained))
     return trained
 
 
@@ -107,6 +102,14 @@ def _too_many_held_out(settings: SplitConfig, held: int, used: int, classes: int
         f"{asked}{meant}: a whole number from 1 to {used - classes:,} is needed, so that of the {images} one of each "
         f"class is trained on; or {_OTHERWISE}"
     )
+
+
+def _batch_of_one(batch_size: int, trained: int) -> str:
+    fault = "makes batches of one image" if batch_size == 1 else f"leaves a last batch of one image of the {trained:,}"
+    fitting = (number for number in range(2, trained + 1) if trained % number != 1)
+    nearest = sorted(sorted(fitting, key=lambda number: abs(number - batch_size))[:2])
+    take = " or ".join(map(str, nearest))
+    return f"train.batch_size={batch_size} {fault}: batch normalisation needs two; take {take}"
 
 
 def _take(split: LabelledImages, which: np.ndarray) -> LabelledImages:
