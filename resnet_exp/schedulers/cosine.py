@@ -28,7 +28,7 @@ class Cosine:
     Raises:
         ConfigError: min_lr is not below max_lr, or nothing depends on it.
 
-    Source: Loshchilov, Hutter: SGDR (2017), section 3, equation 5, without restarts; Goyal et al.: Accurate, Large
+    Source: Loshchilov, Hutter: SGDR (2017), section 3, without restarts; Goyal et al.: Accurate, Large
     Minibatch SGD (2017), section 2.2, for the gradual warm-up.
     """
 
@@ -62,8 +62,8 @@ class Cosine:
         total, warmup = epochs * steps_per_epoch, self._warmup_steps(steps_per_epoch)
         if warmup > total - 2:
             raise ConfigError(
-                f"scheduler.warmup_epochs={self.warmup_epochs:g}: the peak is the last of the run's {total} steps, and "
-                "the LR cannot fall; take a shorter warm-up, a smaller train.batch_size or more train.epochs"
+                f"scheduler.warmup_epochs={self.warmup_epochs:g} leaves none of the run's {total} steps for the LR to "
+                "fall; take a shorter warm-up, a smaller train.batch_size or more train.epochs"
             )
 
     def first_lr(self, max_lr: float) -> float:

@@ -45,7 +45,7 @@ class MultiStep:
         if self.milestones[-1] >= epochs:
             raise ConfigError(
                 f"scheduler.milestones={shown(self.milestones)}: whole numbers from 1 to below train.epochs={epochs} "
-                "are needed"
+                "are needed, or more train.epochs"
             )
 
     def first_lr(self, max_lr: float) -> float:
