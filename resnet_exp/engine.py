@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -154,18 +155,24 @@ class Learner:
         parts = self._train.grad_accum_steps
         total = torch.zeros((), device=self._runtime.device)
         right = torch.zeros((), dtype=torch.int64, device=self._runtime.device)
-        for images, labels in zip(batch.images.chunk(parts), batch.labels.chunk(parts), strict=True):
-            if not self._train.channels_last:
-                images = images.contiguous()
+        for part in batch.chunks(parts):
+            images = part.images if self._train.channels_last else part.images.contiguous()
             with self._runtime.autocast():
                 logits = self.model(images)
-            loss = F.cross_entropy(
-                logits.float(), labels, reduction="sum", label_smoothing=self._train.label_smoothing
-            ) / len(batch.labels)
+            loss = self._loss(logits.float(), part) / len(batch.labels)
             (loss * self._scale).backward()
             total = total + loss.detach()
-            right = right + (logits.detach().argmax(1) == labels).sum()
+            right = right + (logits.detach().argmax(1) == part.main_labels()).sum()
         return total, right
+
+    def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The sum of the images' losses; a mixed image's is shared by its two labels as its pixels are."""
+        loss = partial(F.cross_entropy, logits, label_smoothing=self._train.label_smoothing)
+        if batch.mixed is None:
+            return loss(batch.labels, reduction="sum")
+        share = batch.mixed.share
+        first, second = loss(batch.labels, reduction="none"), loss(batch.mixed.labels, reduction="none")
+        return (share * first + (1 - share) * second).sum()
 
     def _update(self, step: int, loss: Tensor) -> Tensor:
         """One optimizer step, a no-op if anything is or was not finite; returns its LR."""

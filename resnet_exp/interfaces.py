@@ -107,7 +107,8 @@ class Sampling:
     """Where each pixel of a batch is read from: the one index operation that crops, flips and erases.
 
     rows `[B, H], int64` and cols `[B, W], int64` point into the padded images; erase `[B, H, W], bool` marks
-    pixels that become the data set's mean (zero after normalisation). All on the device of the images.
+    pixels that become the data set's mean (zero after normalisation); mix is what is then mixed in. All on the
+    device of the images.
     """
 
     rows: Tensor
@@ -118,10 +119,11 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Mix:
-    """A second image for each of a batch, in a view of its own, and how much of the first is kept.
+    """A second training image for each of a batch, in a view of its own, and how much of the first is kept.
 
-    keys `[B], int64`, 0 or more: the second is training image `key % N`; share `[B, H, W], float32`, 0..1, of the
-    first at each pixel. The labels share as the pixels do on average.
+    keys `[B], int64`, 0 or more: the second is training image `key % N`, so that it depends on its key alone; view has
+    no mix itself; share of the first at each pixel `[B, H, W], float32`, 0..1, or `[B, 1, 1]` where it is the same at
+    all. The labels share as the pixels do on average.
     """
 
     keys: Tensor

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
-import torch
 from annotated_types import Ge
 from torch import Tensor
 
+from resnet_exp.augmentation.views import crop_flip, square
 from resnet_exp.interfaces import Sampling
-from resnet_exp.randomness import below
 
 Pixels = Annotated[int, Ge(0)]
 
@@ -31,22 +31,5 @@ class CropFlipCutout:
 
     def sample(self, keys: Tensor, image_size: int) -> Sampling:
         """The views of the images with these keys, `[B], int64`."""
-        pixels = torch.arange(image_size, device=keys.device)
-        shifts = 2 * self.padding + 1
-        rows = below(keys, 0, shifts)[:, None] + pixels
-        columns = pixels.expand(len(keys), -1)
-        if self.flip:
-            columns = torch.where(below(keys, 2, 2).bool()[:, None], columns.flip(1), columns)
-        cols = below(keys, 1, shifts)[:, None] + columns
-        return Sampling(rows, cols, self._erase(keys, pixels) if self.cutout else None)
-
-    def _erase(self, keys: Tensor, pixels: Tensor) -> Tensor:
-        size = len(pixels)
-        return (
-            (self._span(below(keys, 3, size), pixels)[:, :, None])
-            & (self._span(below(keys, 4, size), pixels)[:, None, :])
-        )
-
-    def _span(self, centre: Tensor, pixels: Tensor) -> Tensor:
-        start = centre[:, None] - self.cutout // 2
-        return (pixels >= start) & (pixels < start + self.cutout)
+        view = crop_flip(keys, image_size, self.padding, self.flip)
+        return replace(view, erase=square(keys, image_size, self.cutout)) if self.cutout else view

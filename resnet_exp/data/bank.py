@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -11,18 +12,41 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from resnet_exp import randomness
-from resnet_exp.interfaces import Augmentation, LabelledImages, Sampling
+from resnet_exp.interfaces import Augmentation, LabelledImages, Mix, Sampling
 
 # How much of the device's free memory the images may take; the network needs the rest.
 _SHARE_OF_FREE_MEMORY = 0.4
 
 
 @dataclass(frozen=True)
+class Mixed:
+    """The labels of the images that were mixed in, `[B], int64`, and the first images' share, `[B], float32`, 0..1."""
+
+    labels: Tensor
+    share: Tensor
+
+
+@dataclass(frozen=True)
 class Batch:
-    """images `[B, C, H, W], float32, normalised, channels_last`; labels `[B], int64`; both on the run's device."""
+    """images `[B, C, H, W], float32, normalised, channels_last`; labels `[B], int64`; all on the run's device."""
 
     images: Tensor
     labels: Tensor
+    mixed: Mixed | None = None
+
+    def main_labels(self) -> Tensor:
+        """The label of the larger part of each image, `[B], int64`."""
+        if self.mixed is None:
+            return self.labels
+        return torch.where(self.mixed.share >= 0.5, self.labels, self.mixed.labels)
+
+    def chunks(self, parts: int) -> Iterator[Batch]:
+        """The batch in so many parts, or fewer where it has fewer images."""
+        images, labels = self.images.chunk(parts), self.labels.chunk(parts)
+        mixed: Iterable[Mixed | None] = repeat(None, len(labels))
+        if self.mixed is not None:
+            mixed = map(Mixed, self.mixed.labels.chunk(parts), self.mixed.share.chunk(parts))
+        return map(Batch, images, labels, mixed)
 
 
 @dataclass(frozen=True)
@@ -72,11 +96,21 @@ class ImageBank:
         view = self._whole(indices)
         if augmentation is not None:
             view = augmentation.sample(randomness.keys(indices, *salt), self.size)
+        batch = Batch(self._seen(indices, view), self._to_device(self.labels[indices]))
+        return batch if view.mix is None else self._mixed(batch, view.mix)
+
+    def _mixed(self, batch: Batch, mix: Mix) -> Batch:
+        others, share = mix.keys % len(self), self._to_device(mix.share)
+        images = self._seen(others, mix.view).lerp_(batch.images, share[:, None])
+        return Batch(images, batch.labels, Mixed(self._to_device(self.labels[others]), share.mean((1, 2))))
+
+    def _seen(self, indices: Tensor, view: Sampling) -> Tensor:
+        """The images as the network sees them, `[B, C, H, W]`, before others are mixed in."""
         pixels = self._to_device(self._read(indices, view))
         images = pixels.flatten(1).float().sub_(self._mean).mul_(self._scale).view(pixels.shape)
         if view.erase is not None:
             images.masked_fill_(self._to_device(view.erase)[..., None], 0.0)
-        return Batch(images.permute(0, 3, 1, 2), self._to_device(self.labels[indices]))
+        return images.permute(0, 3, 1, 2)
 
     def _whole(self, indices: Tensor) -> Sampling:
         pixels = torch.arange(self.padding, self.padding + self.size, device=self.store).expand(len(indices), -1)
