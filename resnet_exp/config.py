@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from resnet_exp.arguments import check_settings
 from resnet_exp.ignored import refuse_ignored
 from resnet_exp.interfaces import ConfigError
-from resnet_exp.plugin_folders import folders_of, is_module, open_folders
+from resnet_exp.plugin_folders import folders_of, open_folders
 from resnet_exp.redact import redact
 from resnet_exp.settings import (
     RangeTestConfig,
@@ -160,9 +160,7 @@ def check_plugin(group: str, plugin: dict[str, Any], modules: Sequence[str]) -> 
     """
     target = str(plugin.get("_target_"))
     ours = re.fullmatch(rf"{re.escape(PACKAGES[group])}\.[a-z]\w*\.[A-Za-z]\w*", target)
-    module = target.rpartition(".")[0]
-    theirs = module.partition(".")[0] in modules and is_module(module)
-    if not (ours or theirs):
+    if not ours and target.rpartition(".")[0] not in modules:
         where = " or ".join([PACKAGES[group], *modules])
         raise ConfigError(f"{group}._target_={target}: a name in {where} is needed; choose one with {group}=...")
     if "lr" in plugin and group == "optimizer":

@@ -40,7 +40,7 @@ def conf_of(folder: Path, ours: Path) -> Path | None:
 
 
 def open_folders(folders: Iterable[Path]) -> tuple[str, ...]:
-    """Makes the folders' modules importable, and returns their names: those that a config may name.
+    """Makes the folders' modules importable, and returns their dotted names: those that a config may name.
 
     Raises:
         ConfigError: a module has the name of one that is importable from elsewhere.
@@ -49,27 +49,21 @@ def open_folders(folders: Iterable[Path]) -> tuple[str, ...]:
     for folder in folders:
         if str(folder) not in sys.path:
             sys.path.append(str(folder))  # behind everything else: it can shadow nothing
-        names += [_checked(name, folder) for name in _modules(folder)]
+        modules = _modules(folder)
+        for name in {module.partition(".")[0] for module in modules}:
+            _check_name(name, folder)
+        names += modules
     return tuple(names)
 
 
-def is_module(name: str) -> bool:
-    """Whether there is a module of this dotted name; what a module has imported is none of its own."""
-    try:
-        return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):
-        return False
-
-
 def _modules(folder: Path) -> list[str]:
-    files = [path.stem for path in folder.glob("*.py") if path.stem.isidentifier()]
-    packages = [path.parent.name for path in folder.glob("*/__init__.py") if path.parent.name.isidentifier()]
-    return sorted(files + packages)
+    paths = [path.relative_to(folder).with_suffix("") for path in folder.rglob("*.py")]
+    parts = [path.parts[:-1] if path.name == "__init__" else path.parts for path in paths]
+    return sorted(".".join(part) for part in parts if part and all(name.isidentifier() for name in part))
 
 
-def _checked(name: str, folder: Path) -> str:
+def _check_name(name: str, folder: Path) -> None:
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None or folder.resolve() not in Path(spec.origin).resolve().parents:
         origin = "Python itself" if spec is None or spec.origin is None else spec.origin
         raise ConfigError(f"plugins={folder}: {name} is also the name of a module elsewhere ({origin}); rename yours")
-    return name

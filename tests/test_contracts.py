@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,21 @@ from omegaconf import DictConfig
 
 from resnet_exp import build, randomness
 from resnet_exp.command_line import CONF
-from resnet_exp.config import GROUPS, Config, typed
-from resnet_exp.interfaces import DatasetInfo, LoadedData
+from resnet_exp.config import GIVEN, GROUPS, Config, typed
+from resnet_exp.interfaces import DatasetInfo, DataSize, LoadedData
+from resnet_exp.journal import metric_history
+from resnet_exp.run import run
 
 YAMLS = sorted(path for path in CONF.glob("*/*.yaml") if path.parent.name != "hydra")
 OPTIONS = [(path.parent.name, path.stem) for path in YAMLS if path.parent.name != "experiment"]
 EXPERIMENTS = [path.stem for path in YAMLS if path.parent.name == "experiment"]
 # What every data set's yaml holds beside its plug-in's arguments.
 SHARED_DATA_KEYS = {"validation", "holdout", "limit_train"}
-# What the run, not the yaml, tells a plug-in.
-GIVEN = {"model": {"num_classes", "in_channels", "image_size"}}
+# Small enough for a run of every option, with as many epochs as any scheduler's defaults need.
+SMALL = (
+    "data=digits", "data.image_size=32", "data.limit_train=40", "train.epochs=20", "train.batch_size=36",
+    "scheduler.max_lr=0.001", "tracker=none",
+)  # fmt: skip
 COLOUR = DatasetInfo("colour", tuple("abcdefghij"), 32, 3, 100, 10, 10)
 GREY = DatasetInfo("grey", ("x", "y", "z"), 32, 1, 100, 10, 10)
 
@@ -77,6 +83,35 @@ def test_an_option_composes_with_the_defaults(group: str, name: str, folder: Pat
     for key, value in content(group, name).items():
         if value != "???" and "${" not in str(value):
             assert config.tree[group][key] == value
+
+
+@pytest.mark.parametrize(
+    ("group", "name"), [(group, name) for group, name in OPTIONS if group in GROUPS and group != "data"]
+)
+def test_an_option_runs(group: str, name: str, tmp_path: Path) -> None:
+    """The whole way with it, one step an epoch, on 36 digits."""
+    narrow = [
+        f"model.width={width}"
+        for width in (4,)
+        if "width" in content("model", name if group == "model" else "custom_resnet")
+    ]
+    arguments = [*SMALL, f"output_dir={tmp_path}", f"{group}={name}", *narrow]
+    assert run(typed(composed(*arguments), arguments), "") is not None
+    (journal,) = tmp_path.glob("*/journal.jsonl")
+    losses = [loss for _, loss, _ in metric_history(journal)["train/loss"]]
+    assert len(losses) == 20
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", options("model"))
+def test_a_model_has_the_parameters_that_its_yaml_says(name: str, folder: Path) -> None:
+    """For 10 classes of colour images of 32x32 pixels."""
+    head = (CONF / "model" / f"{name}.yaml").read_text().partition("_target_")[0]
+    said = re.search(r"([\d,]+) parameters", head)
+    assert said, "the comment above a model's yaml says how many parameters it has"
+    with torch.device("meta"):
+        model = build.model(with_option("model", name, folder), COLOUR)
+    assert sum(parameter.numel() for parameter in model.parameters()) == int(said.group(1).replace(",", ""))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -208,7 +243,7 @@ def test_an_augmentation_gives_equal_views_for_equal_keys(name: str, folder: Pat
         assert torch.equal(together.erase[40:41], alone.erase)
 
 
-@pytest.mark.parametrize(("epochs", "steps"), [(5, 1), (24, 98), (6, 3)])
+@pytest.mark.parametrize(("epochs", "steps"), [(24, 1), (24, 98), (25, 3)])
 @pytest.mark.parametrize("name", options("scheduler"))
 def test_a_scheduler_plans_every_step(name: str, epochs: int, steps: int, folder: Path) -> None:
     scheduler = build.plugins(with_option("scheduler", name, folder)).scheduler
@@ -257,6 +292,8 @@ def test_a_data_set_names_itself_without_being_read(name: str, folder: Path) -> 
     assert identity == sources[1].identity()
     assert identity.startswith(name), "the options of a group are told apart"
     assert str(folder) not in identity
+    size = sources[0].size()
+    assert size.num_train >= size.num_classes >= 2
 
 
 def test_digits_fulfil_the_contract_of_a_data_set(folder: Path) -> None:
@@ -270,6 +307,9 @@ def test_digits_fulfil_the_contract_of_a_data_set(folder: Path) -> None:
         assert split.images.shape == (len(split), 32, 32, 1)
         assert split.labels.dtype == "int64"
         assert set(split.labels) == set(range(len(loaded.class_names)))
+    assert build.plugins(with_option("data", "digits", folder)).source.size() == DataSize(
+        len(loaded.train), len(loaded.class_names)
+    )
 
 
 def locate(target: str) -> Any:

@@ -76,7 +76,7 @@ def test_a_reference_says_what_is_fact_and_what_is_inferred(name: str) -> None:
     config = config_of(name)
     assert config.split.validation == "test", "as the notebooks did; marked so in every report"
     assert not config.needs_range_test
-    assert config.short_names["data"] == "cifar10"
+    assert config.plugins["data"]["_target_"] == "resnet_exp.data.cifar.CIFAR10"
 
 
 @pytest.mark.parametrize("name", [name for name in REFERENCES if name.startswith("custom")])

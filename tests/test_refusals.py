@@ -169,7 +169,9 @@ def test_what_cannot_work_is_told_with_what_would(arguments: tuple[str, ...], me
     assert told.startswith(message)
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, ("++train.epochs=30",), ("hydra/launcher=basic",), ("hydra.verbose=true",)])
+@pytest.mark.parametrize(
+    "command", [*COMMANDS, ("++train.epochs=30",), ("hydra/launcher=basic",), ("hydra.verbose=true",)]
+)
 def test_what_can_work_is_not_refused(command: tuple[str, ...]) -> None:
     assert refusal(*(argument for argument in command if not argument.startswith("hydra"))) is None
     check(command)

@@ -171,7 +171,9 @@ def changed(trained: Path, path: Path, **metadata: object) -> Path:
     with safe_open(trained / "model.safetensors", "pt") as file:
         known = dict(file.metadata())
     save_file(
-        load_file(trained / "model.safetensors"), path, known | {key: json.dumps(value) for key, value in metadata.items()}
+        load_file(trained / "model.safetensors"),
+        path,
+        known | {key: json.dumps(value) for key, value in metadata.items()},
     )
     return path
 
