@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from resnet_exp import randomness
 from resnet_exp.data.bank import Batch
 from resnet_exp.interfaces import Advance, ConfigError, OptimizerFactory, RunError, Schedule
+from resnet_exp.parameter_groups import check_momentum_is_there, set_momentum
 from resnet_exp.runtime import Runtime
 from resnet_exp.settings import TrainConfig
 
@@ -66,7 +67,8 @@ class Learner:
     """A network, its optimizer and its schedule: all that an optimizer step changes.
 
     The host never waits for the device within an epoch. A step that must not count (a non-finite loss or gradient) is
-    made a no-op on the device; `check()` tells the host afterwards.
+    made a no-op on the device; `check()` tells the host afterwards. One exception: an optimizer without a fused kernel
+    under fp16, which skips steps in the ordinary course. No-ops would wear its state down, so the host waits and skips.
     """
 
     def __init__(
@@ -83,6 +85,8 @@ class Learner:
         device = runtime.device
         self.model = model.to(device).to(memory_format=layout)
         self.optimizer = make_optimizer(self.model)
+        if schedule.momenta is not None:
+            check_momentum_is_there(self.optimizer)
         self._train, self._runtime, self._schedule, self._seed = train, runtime, schedule, seed
         # The device looks its LR up by the updates made so far: a skipped step does not move the schedule.
         self._lrs = torch.tensor(schedule.lrs, device=device, dtype=_lr_dtype(device))
@@ -212,14 +216,16 @@ class Learner:
         if fused:  # the kernel itself leaves weights and state alone
             # The attributes by which torch.amp.GradScaler tells a fused optimizer.
             self.optimizer.__dict__.update(grad_scale=None, found_inf=skip.float())
-        else:  # no gradient and no LR leaves the weights alone
+        elif self._runtime.scales_loss and bool(skip):  # the host waits, as torch.amp.GradScaler does
+            return
+        else:  # no gradient and no LR leaves the weights alone; the state decays, but no update follows
             lr = torch.where(skip, 0.0, lr)
             for grad in grads:
                 grad.masked_fill_(skip, 0.0)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
             if self._schedule.momenta is not None:
-                group["momentum"] = self._schedule.momenta[step]
+                set_momentum(group, self._schedule.momenta[step])
         self.optimizer.step()
 
 

@@ -22,7 +22,7 @@ TIERS = (
     ("interfaces",),
     ("ranges",),
     ("arguments",),
-    ("redact", "files", "randomness", "journal"),
+    ("redact", "files", "randomness", "journal", "parameter_groups"),
     ("checkpoint",),
     ("settings", "ignored", "plugin_folders"),
     ("config",),
@@ -54,7 +54,7 @@ HOMES = {
 # Imported for a config error, `--help`, or a look at a run directory: torch would take seconds.
 WITHOUT_TORCH = (
     *("__init__", "__main__", "interfaces", "redact", "files", "journal", "schedulers", "tracking"),
-    *("ranges", "arguments"),
+    *("ranges", "arguments", "optimizers", "parameter_groups"),
     *("settings", "ignored", "plugin_folders", "config", "command_line", "signature", "build"),
 )
 MOST_LINES = 260
@@ -147,7 +147,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
 def test_a_plugin_knows_no_other(plugins: str) -> None:
     for path in (PACKAGE / plugins).glob("*.py"):
         shared = {"schedulers.lr", "augmentation.views"} | ({"arguments"} if path.stem == "torchvision" else set())
-        assert own_imports(path) <= {"interfaces", "ranges", "randomness", *shared}, path.name
+        assert own_imports(path) <= {"interfaces", "ranges", "randomness", "parameter_groups", *shared}, path.name
 
 
 @each_module
@@ -166,7 +166,8 @@ def test_what_must_be_light_does_not_import_torch(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["__main__", "interfaces", "config", "journal", "schedulers.onecycle", "tracking.mlflow"]
+    "module",
+    ["__main__", "interfaces", "config", "journal", "schedulers.onecycle", "optimizers.sgd", "tracking.mlflow"],
 )
 def test_what_must_be_light_loads_no_torch_through_others(module: str) -> None:
     code = f"import sys, resnet_exp.{module}; print([m for m in ('torch', 'mlflow', 'matplotlib') if m in sys.modules])"

@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
-from resnet_exp.interfaces import ConfigError
+from resnet_exp.interfaces import ConfigError, OptimizerFactory
+from resnet_exp.parameter_groups import check_spared, decay_groups
 from resnet_exp.ranges import Fraction, NotNegative
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import SGD
 
 
 def sgd(
-    momentum: Fraction = 0.9, nesterov: bool = True, weight_decay: NotNegative = 5e-4
-) -> Callable[[nn.Module], torch.optim.SGD]:
+    momentum: Fraction = 0.9,
+    nesterov: bool = True,
+    weight_decay: NotNegative = 5e-4,
+    decay_norms_and_biases: bool = True,
+) -> OptimizerFactory:
     """A factory of SGD optimizers over all parameters of a model.
 
     Args:
-        momentum: the share of the last update that is kept.
+        momentum: the share of the last update that is kept; a schedule may cycle it.
         nesterov: Nesterov's form, which needs a momentum above 0.
         weight_decay: the L2 penalty's factor; the reference networks' 5e-4.
+        decay_norms_and_biases: false spares them the weight decay; true as the reference notebooks.
 
     Raises:
-        ConfigError: Nesterov without momentum.
+        ConfigError: Nesterov without momentum; norms and biases spared a weight decay of 0.
     """
     if nesterov and momentum == 0:
         raise ConfigError("optimizer.nesterov=true needs optimizer.momentum above 0; set optimizer.nesterov=false")
+    check_spared(weight_decay, decay_norms_and_biases)
 
-    def make(model: nn.Module) -> torch.optim.SGD:
+    def make(model: nn.Module) -> SGD:
+        import torch
+
         # fused: one kernel for all parameters, and the only form that can skip an update without asking the host.
-        optimizer = torch.optim.SGD(
-            model.parameters(), lr=0.0, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, fused=True
-        )
+        groups = decay_groups(model, weight_decay, decay_norms_and_biases)
+        optimizer = torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=nesterov, fused=True)
         if momentum:
             # torch allocates these in the first step and leaves them uninitialised if that step is skipped. From zero
             # the first step is the same: 0.9 * 0 + gradient.

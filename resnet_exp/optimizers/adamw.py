@@ -1,0 +1,48 @@
+"""AdamW: Adam with a weight decay of its own, apart from the gradient."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from resnet_exp.interfaces import OptimizerFactory
+from resnet_exp.parameter_groups import check_spared, decay_groups
+from resnet_exp.ranges import Factor, Fraction, NotNegative
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import AdamW
+
+
+def adamw(
+    betas: tuple[Fraction, Fraction] = [0.9, 0.999],  # type: ignore[assignment]  # a list, as yaml has it
+    eps: Factor = 1e-8,
+    weight_decay: NotNegative = 1e-2,
+    decay_norms_and_biases: bool = True,
+) -> OptimizerFactory:
+    """A factory of AdamW optimizers over all parameters of a model.
+
+    Args:
+        betas: how much of the running means of the gradient and of its square is kept; a schedule that cycles the
+            momentum sets the first.
+        eps: added to the root of the second mean; 0 would divide 0 by 0 where a gradient vanishes.
+        weight_decay: each step takes lr * weight_decay of every weight away, whatever its gradient: decoupled, where
+            adam's is an L2 penalty. The default is torch's.
+        decay_norms_and_biases: false spares them the weight decay.
+
+    Raises:
+        ConfigError: norms and biases spared a weight decay of 0.
+
+    Source: Loshchilov, Hutter: Decoupled Weight Decay Regularization (2017), algorithm 2; betas and eps are those of
+    Kingma, Ba: Adam: A Method for Stochastic Optimization (2014), algorithm 1.
+    """
+    check_spared(weight_decay, decay_norms_and_biases)
+
+    def make(model: nn.Module) -> AdamW:
+        import torch
+
+        # fused: one kernel for all parameters that reads the LR on the device and skips an update there. What torch
+        # allocates in the first step is zero, also where that step is skipped.
+        groups = decay_groups(model, weight_decay, decay_norms_and_biases)
+        return torch.optim.AdamW(groups, lr=0.0, betas=(float(betas[0]), float(betas[1])), eps=eps, fused=True)
+
+    return make
