@@ -76,6 +76,7 @@ def with_target(config: Config, group: str, target: Any, **settings: Any) -> Con
 
 
 def make_all(config: Config) -> None:
+    build.check_schedule(config)
     build.plugins(config)
     build.model(config, INFO)
 

@@ -130,6 +130,7 @@ def test_what_only_the_plugins_or_the_machine_can_refuse_leaves_nothing_either(
     assert not list(tmp_path.iterdir()), "no run directory, no mlflow.db"
 
 
+@pytest.mark.slow
 def test_a_run_can_be_made_from_anywhere_and_keeps_no_password(tmp_path: Path) -> None:
     closed = "tracker.uri=http://me:SECRET@127.0.0.1:9"
     done = command(tmp_path, *TINY[:-1], "name=first", closed, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")

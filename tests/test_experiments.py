@@ -29,7 +29,7 @@ LR037 = {
 LR268 = (
     "0.05598 0.11480 0.18741 0.24596 0.26800 0.26614 0.26067 0.25174 0.23961 0.22459 0.20710 0.18762 0.16668 0.14484 "
     "0.12271 0.10089 0.07997 0.06052 0.04308 0.02812 0.01605 0.00719 0.00179 0.00000"
-).split()
+)
 
 
 def config_of(name: str, *overrides: str) -> Config:
@@ -107,7 +107,7 @@ def test_lr268_printed_one_step_late_and_its_last_one_past_the_end(
     history = history_of("custom_resnet_lr268", tmp_path, monkeypatch)
     to_come = [epoch["lr_start"] for epoch in history[1:]]
     past_the_end = one_step_past_the_end(0.268, 5 / 24, 8, 1e4, "cos")
-    assert [f"{lr:.5f}" for lr in [*to_come, past_the_end]] == LR268
+    assert [f"{lr:.5f}" for lr in [*to_come, past_the_end]] == LR268.split()
     assert history[-1]["lr_end"] == pytest.approx(0.268 / 8 * 1e-4, rel=1e-9), "the last LR that is applied"
     assert history[4]["lr_end"] == 0.268, "the peak is the last step of epoch 5"
 
@@ -119,9 +119,10 @@ def test_resnet18_onecycle_printed_its_last_lr_one_step_past_the_end(
     assert history[-1]["lr_start"] == 0.01678010204081637, "step 2254 is the first of epoch 24"
     assert one_step_past_the_end(0.3, 0.25, 10, 100, "linear") == 0.0001301020408163156
     assert history[-1]["lr_end"] == pytest.approx(0.0003, rel=1e-9), "the last LR that is applied"
-    assert history[5]["lr_end"] == 0.3
+    assert history[5]["lr_end"] == pytest.approx(0.3, rel=1e-15), "the peak, to a rounding as in torch"
 
 
+@pytest.mark.slow
 def test_resnet18_baseline_makes_391_steps_an_epoch_at_one_lr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     history = history_of("resnet18_baseline", tmp_path, monkeypatch, epochs=20, steps=391)
     assert {lr for epoch in history for lr in (epoch["lr_start"], epoch["lr_end"])} == {0.01}

@@ -1,4 +1,4 @@
-"""A user's own plug-ins: a folder that `plugins=` names, its modules inside the whitelist, its yamls among the options."""
+"""A user's own plug-ins: a folder that `plugins=` names, its modules whitelisted, its yamls among the options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trained network used again: measured on a data set, asked about images; and checkpoints that do not fit, refused."""
+"""A trained network used again: measured on a data set, asked about images; what does not fit it is refused."""
 
 from __future__ import annotations
 
