@@ -62,7 +62,7 @@ class CropFlipMix:
 
     def _share(self, keys: Tensor, image_size: int) -> Tensor:
         """Of the first image, at each pixel of its own or, `[B, 1, 1]`, at all."""
-        self._shares = self._shares.to(keys.device, non_blocking=True)  # copied once
+        self._shares = self._shares.to(keys.device)  # copied once
         share = self._shares.take(below(keys, _KEPT, _QUANTILES))
         mixed = below(keys, _WHETHER, _ALL) < round(self.probability * _ALL)
         share = torch.where(mixed, share, 1.0)
