@@ -47,9 +47,12 @@ def check_schedule(config: Config) -> None:
     if config.task == "train":
         _make("scheduler", config).check(config.train.epochs)
     _make("optimizer", config)
-    if config.plugins["scheduler"].get("cycle_momentum") and config.plugins["optimizer"].get("momentum") == 0:
+    settings = config.plugins["optimizer"]
+    momentum = settings["betas"][0] if settings.get("betas") else settings.get("momentum")
+    if config.plugins["scheduler"].get("cycle_momentum") and not momentum:
         raise ConfigError(
-            "scheduler.cycle_momentum=true needs a momentum to cycle, and optimizer.momentum=0; leave one of them out"
+            "scheduler.cycle_momentum=true needs a momentum to cycle, and the optimizer has none: set "
+            "optimizer.momentum (or betas) above 0, or scheduler.cycle_momentum=false"
         )
 
 

@@ -107,7 +107,10 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, 
     modules = open_folders(folders)
     split = {key: plugins["data"].pop(key, None) for key in SplitConfig.__dataclass_fields__}
     for group, plugin in plugins.items():
-        check_plugin(group, plugin, modules)
+        try:
+            check_plugin(group, plugin, modules)
+        except ConfigError as error:
+            raise ConfigError(f"{error}{_by_an_experiment(str(error), overrides, choices or {})}") from error
     config = Config(
         **top,
         split=from_values(SplitConfig, "data.", split),
@@ -173,6 +176,15 @@ def check_plugin(group: str, plugin: dict[str, Any], modules: Sequence[str]) -> 
             )
     settings = {key: value for key, value in plugin.items() if key != "_target_"}
     check_settings(group, target, settings, GIVEN.get(group, ()))
+
+
+def _by_an_experiment(message: str, overrides: Sequence[str], choices: Mapping[str, Any]) -> str:
+    """What to do about a key that a group's other option had, and the experiment sets."""
+    key, about_a_key, _ = message.partition(" is no key")
+    on_command_line = any(override.lstrip("+").startswith(f"{key}=") for override in overrides)
+    if not about_a_key or on_command_line or not choices.get("experiment"):
+        return ""
+    return f"; experiment={choices['experiment']} sets it, and ~{key} takes it out"
 
 
 def _short_names(plugins: dict[str, dict[str, Any]], choices: Mapping[str, Any]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from resnet_exp.interfaces import ConfigError
 
 Count = Annotated[int, Ge(1)]
+Pixels = Annotated[int, Ge(0)]
 ImageSize = Annotated[int, Ge(8), Le(1024)]  # pixels of a side
 FoundOrNumber = Literal["find"] | Annotated[float, Gt(0)]  # an LR: from the range test, or given
 Factor = Annotated[float, Gt(0)]

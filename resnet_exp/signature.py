@@ -37,6 +37,8 @@ def signature(config: Config, data_identity: str, precision: str) -> str:
         "train": {**train, "precision": precision},
         **{group: config.plugins[group] for group in groups},
     }
+    if not config.needs_range_test:  # then nothing is multiplied by it
+        determines["scheduler"] = {k: v for k, v in config.plugins["scheduler"].items() if k != "find_factor"}
     return _hash(determines)
 
 

@@ -153,7 +153,7 @@ def test_the_first_yaml_of_a_plugin_has_the_defaults_of_its_signature(group: str
         by_target.setdefault(settings.pop("_target_"), []).append(settings)
     for target, variants in by_target.items():
         defaults = {
-            key: argument.default
+            key: list(argument.default) if isinstance(argument.default, tuple) else argument.default
             for key, argument in inspect.signature(locate(target)).parameters.items()
             if argument.default is not inspect.Parameter.empty
         }

@@ -147,6 +147,10 @@ def test_a_slip_in_an_options_name_is_understood(group: str) -> None:
             ("optimizer.momentum=0", "optimizer.nesterov=false", "scheduler.cycle_momentum=true"),
             "optimizer.momentum=0 would be ignored",
         ),
+        (
+            ("optimizer=adam", "optimizer.betas=[0,0.999]", "scheduler.cycle_momentum=true"),
+            "scheduler.cycle_momentum=true needs a momentum to cycle",
+        ),
         (("scheduler.cycle_momentum=true", "optimizer.momentum=0.8"), "optimizer.momentum=0.8 would be ignored"),
         (("scheduler.max_lr=0.1", "scheduler.find_factor=2"), "scheduler.find_factor=2 would be ignored"),
         (("scheduler.max_lr=0.1", "range_test=default"), "range_test=default would be ignored"),

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
 
-from annotated_types import Ge
 from torch import Tensor
 
 from resnet_exp.augmentation.views import crop_flip, square
 from resnet_exp.interfaces import Sampling
-
-Pixels = Annotated[int, Ge(0)]
+from resnet_exp.ranges import Pixels
 
 
 class CropFlipCutout:

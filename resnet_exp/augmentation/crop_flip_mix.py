@@ -6,15 +6,14 @@ from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Ge, Gt, Le
+from annotated_types import Gt, Le
 from torch import Tensor
 
 from resnet_exp.augmentation.views import crop_flip, square
 from resnet_exp.interfaces import Mix, Sampling
 from resnet_exp.randomness import below
-from resnet_exp.ranges import Factor
+from resnet_exp.ranges import Factor, Pixels
 
-Pixels = Annotated[int, Ge(0)]
 Probability = Annotated[float, Gt(0), Le(1)]
 
 # Streams of the keys beside those of the views.

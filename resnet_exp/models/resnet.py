@@ -30,8 +30,7 @@ class ResNet(nn.Module):
         num_classes: int,
         in_channels: int,
         image_size: int,
-        # A list, as a yaml has it; never changed.
-        blocks: tuple[Count, Count, Count, Count] = [2, 2, 2, 2],  # type: ignore[assignment]
+        blocks: tuple[Count, Count, Count, Count] = (2, 2, 2, 2),
         width: Count = 64,
     ) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def adam(
-    betas: tuple[Fraction, Fraction] = [0.9, 0.999],  # type: ignore[assignment]  # a list, as yaml has it
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999),
     eps: Factor = 1e-8,
     weight_decay: NotNegative = 1e-4,
     decay_norms_and_biases: bool = True,
