@@ -67,10 +67,11 @@ def plugins(config: Config) -> Plugins:
     for group in PACKAGES:
         _check_names(group, config)
     source = _make("data", config)
-    # Two classes and three channels stand for the data's, which are known when they are read.
+    # Three classes and channels stand for the data's, which are known when they are read.
     check_input_size(
-        lambda image_size: _make("model", config, num_classes=2, in_channels=3, image_size=image_size),
+        lambda image_size: _called("model", config, num_classes=3, in_channels=3, image_size=image_size),
         source.image_size,
+        num_classes=3,
     )
     return Plugins(
         scheduler=_make("scheduler", config),
@@ -125,17 +126,23 @@ def _make(group: str, config: Config, **arguments: Any) -> Any:
         ConfigError: the target lies outside its group's package and the user's folders, or does not take these
             arguments.
     """
-    settings = config.plugins[group]
-    whitelist = [f"{package}.*" for package in (PACKAGES[group], *config.plugin_modules)]
     try:
-        return instantiate(settings, **arguments, _convert_="all", _execution_whitelist_=whitelist)
-    except InstantiationException as error:
-        raise ConfigError(f"{group}: {_first_lines(error)}") from error
+        return _called(group, config, **arguments)
     except ConfigError:
         raise
     except (TypeError, ValueError) as error:  # a value of a kind that the plug-in did not expect
+        settings = config.plugins[group]
         shown = ", ".join(f"{key}={value}" for key, value in settings.items() if key != "_target_")
         raise ConfigError(f"{group}: {settings['_target_']} does not take {shown} ({error})") from error
+
+
+def _called(group: str, config: Config, **arguments: Any) -> Any:
+    """What the group's target returns; its own errors pass."""
+    whitelist = [f"{package}.*" for package in (PACKAGES[group], *config.plugin_modules)]
+    try:
+        return instantiate(config.plugins[group], **arguments, _convert_="all", _execution_whitelist_=whitelist)
+    except InstantiationException as error:
+        raise ConfigError(f"{group}: {_first_lines(error)}") from error
 
 
 def _first_lines(error: Exception) -> str:
