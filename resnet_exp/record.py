@@ -42,8 +42,7 @@ class Record:
             "git_dirty": environment["git_dirty"],
             "mlflow.source.name": "resnet_exp",
             "mlflow.source.git.commit": environment["git_commit"],
-            "validation": config.split.validation,
-            "max_lr_source": "range test" if config.needs_range_test else "given",
+            **_of_training(config),
             "mlflow.note.content": f"running\n\n`{command}`",
         }
         self.journal.tags({key: value for key, value in known.items() if value is not None})
@@ -117,6 +116,14 @@ class Record:
         self.tags({"mlflow.note.content": f"{headline(result)}\n\n`{self._command}`"})
         self.file(self.paths.result, result)
         return result
+
+
+def _of_training(config: Config) -> dict[str, str]:
+    """What only a training, or the range test before it, can be told by."""
+    if config.task == "evaluate":
+        return {"task": "evaluate"}
+    max_lr_source = "range test" if config.needs_range_test else "given"
+    return {"validation": config.split.validation, "max_lr_source": max_lr_source}
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from resnet_exp.interfaces import ConfigError, DatasetInfo
 from resnet_exp.ranges import shown
 
 _MODEL = "model.safetensors"
+_OF_TRAINING = ("augmentation", "optimizer", "scheduler", "range_test")  # nothing that its use depends on
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,13 @@ def with_trained_model(config: Config, trained: Trained) -> Config:
         )
     check_plugin("model", trained.plugin, config.plugin_modules)
     names = {**config.short_names, "model": str(trained.plugin["_target_"]).split(".")[-2]}
-    return replace(config, plugins={**config.plugins, "model": trained.plugin}, short_names=names)
+    tree = {key: value for key, value in config.tree.items() if key not in _OF_TRAINING}
+    return replace(
+        config,
+        plugins={**config.plugins, "model": trained.plugin},
+        short_names=names,
+        tree={**tree, "model": trained.plugin, "checkpoint": str(trained.path)},
+    )
 
 
 def check_classes(trained: Trained, num_classes: int, class_names: tuple[str, ...] = ()) -> None:

@@ -82,6 +82,8 @@ def test_a_checkpoint_measures_as_its_run_did(name: str, trained: Path, tmp_path
     assert after["test"]["loss"] == pytest.approx(before["test"]["loss"], rel=1e-5)
     assert after["per_class"] == before["per_class"]
     assert after["checkpoint"] == str(trained / "model.safetensors")
+    assert "width: 4" in (directory / "config.yaml").read_text(), "the model that was measured, not the default"
+    assert "scheduler" not in (directory / "config.yaml").read_text()
     assert last_status(directory / "journal.jsonl") == "FINISHED"
     assert set(metric_history(directory / "journal.jsonl")) == {"test/accuracy", "test/loss"}
     logits = [np.load(path / "predictions.npz")["logits"] for path in (trained, directory)]
