@@ -1,4 +1,4 @@
-"""OneCycle: torch's schedule to every digit, and what a learner really applies. (The references' logs: test_experiments.)"""
+"""OneCycle: torch's schedule to every digit, and what a learner really applies."""
 
 from __future__ import annotations
 
