@@ -28,8 +28,8 @@ def keep_range_test(
     record.file(record.paths.range_test, found.to_json())
     verdict = found.verdict
     record.tags({"max_lr_source": f"range test: {verdict.status}{' (remembered)' if reused else ''}"})
-    if verdict.max_lr is not None:
-        record.metrics({"range_test/max_lr": verdict.max_lr})
+    lrs = {"range_test/suggestion": verdict.suggestion, "range_test/max_lr": max_lr}
+    record.metrics({name: lr for name, lr in lrs.items() if lr is not None})
     png, svg = record.paths.report / "range_test.png", record.paths.report / "range_test.svg"
     record.paths.report.mkdir(exist_ok=True)
     try:

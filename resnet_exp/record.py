@@ -113,7 +113,8 @@ class Record:
         """Writes the result, last of all, and returns it with how long this process took, in seconds."""
         result = {**result, "seconds": seconds, "command": self._command}
         self.metrics(once_metrics(result))
-        self.tags({"mlflow.note.content": f"{headline(result)}\n\n`{self._command}`"})
+        tags = {"mlflow.note.content": f"{headline(result)}\n\n`{self._command}`"}
+        self.tags(tags | {key: result[key] for key in ("max_lr_source",) if key in result})
         self.file(self.paths.result, result)
         return result
 

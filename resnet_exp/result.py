@@ -18,12 +18,12 @@ MEASURED_ON_TEST = "the test set was measured each epoch (data.validation=test);
 
 
 def of_range_test(config: Config, found: RangeTest) -> dict[str, Any]:
-    """The result of a run that only looks for max_lr."""
+    """The result of a range test alone."""
     return {
         "task": config.task,
-        "objective": found.verdict.max_lr,
-        "max_lr": found.verdict.max_lr,
-        "max_lr_source": _source(found, 1),
+        "objective": found.verdict.suggestion,
+        "suggestion": found.verdict.suggestion,
+        "status": found.verdict.status,
         "reason": found.verdict.reason,
     }
 
@@ -92,7 +92,10 @@ def once_metrics(result: dict[str, Any]) -> dict[str, float]:
 def headline(result: dict[str, Any]) -> str:
     """The result in one line."""
     if "test" not in result:
-        return f"max_lr {result['max_lr']:.4g} ({result['max_lr_source']})"
+        return (
+            f"the range test suggests {result['suggestion']:.4g} ({result['status']}); "
+            "scheduler.max_lr=find takes scheduler.find_factor times that"
+        )
     test = result["test"]
     line = f"{test['accuracy']:.2%} test accuracy ({test['correct']:,} of {test['count']:,})"
     if result["best_val_accuracy"] is not None:
@@ -103,5 +106,4 @@ def headline(result: dict[str, Any]) -> str:
 def _source(found: RangeTest | None, factor: float) -> str:
     if found is None:
         return "given"
-    times = "" if factor == 1 else f", {factor:g} x {found.verdict.max_lr:.4g}"
-    return f"range test: {found.verdict.status}{times}"
+    return f"range test: {found.verdict.status}, {factor:g} x {found.verdict.suggestion:.4g}"

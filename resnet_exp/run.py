@@ -48,7 +48,7 @@ def run(config: Config, command: str) -> float | None:
     """Runs what the config says, or what is left of it; returns the objective for a sweep.
 
     That is the best validation accuracy; with `data.validation=test` the last epoch's test accuracy; with `none`
-    nothing honest is there to choose by, and it is None. For `task=range_test` it is max_lr.
+    nothing honest is there to choose by, and it is None. For `task=range_test` it is the suggested LR.
 
     Raises:
         ConfigError: a setting that cannot work; nothing was computed.
@@ -137,7 +137,7 @@ def _find_max_lr(this: _Run, data: Data) -> RangeTest | None:
     min_lr = this.plugins.scheduler.first_lr(max_lr) if max_lr else None
     artifacts.keep_range_test(found, max_lr, min_lr, this.record, reused=bool(known))
     telling.tell_range_test(found, max_lr, this.console, reused=bool(known))
-    if found.verdict.max_lr is None:
+    if found.verdict.suggestion is None:
         raise RunError(
             f"the LR range test failed: {found.verdict.reason}. Set scheduler.max_lr to a number, or look at "
             f"{paths.report / 'range_test.png'} and change range_test.start_lr or range_test.end_lr"
@@ -150,7 +150,7 @@ def _max_lr(this: _Run, found: RangeTest | None) -> float | None:
     scheduler = this.plugins.scheduler
     if found is None:
         return scheduler.max_lr
-    return None if found.verdict.max_lr is None else scheduler.find_factor * found.verdict.max_lr
+    return None if found.verdict.suggestion is None else scheduler.find_factor * found.verdict.suggestion
 
 
 def _schedule(this: _Run, data: Data, found: RangeTest | None) -> Schedule:

@@ -112,14 +112,15 @@ def tell_range_test(found: RangeTest, max_lr: float | None, console: Console, *,
     console.heading("LR range test" + (" (remembered: nothing that determines it has changed)" if reused else ""))
     for event in found.history:
         console.line(f"  {event}")
-    if verdict.max_lr is None:
+    if verdict.suggestion is None:
         return
     others = ", ".join(f"{name} {lr:.3g}" for name, lr in verdict.rules.items() if name != "minimum")
-    console.facts({"suggestion": f"{verdict.max_lr:.4g} ({verdict.reason})", "other rules": others or "none applies"})
+    facts = {"suggestion": f"{verdict.suggestion:.4g} ({verdict.reason})", "other rules": others or "none applies"}
     if max_lr is not None:
-        console.facts({"max_lr": f"{max_lr:.4g}, {max_lr / verdict.max_lr:g} times the suggestion"})
+        facts["max_lr"] = f"{max_lr:.4g}, {max_lr / verdict.suggestion:g} times the suggestion (scheduler.find_factor)"
+    console.facts(facts)
     if verdict.status != "ok":
-        console.warn(f"low confidence in this max_lr: {verdict.reason}")
+        console.warn(f"low confidence in this LR: {verdict.reason}")
 
 
 def tell_result(
@@ -132,7 +133,7 @@ def tell_result(
         facts["per class"] = "  ".join(
             f"{name} {part['correct'] / part['count']:.0%}" for name, part in result["per_class"].items()
         )
-    if "max_lr" in result and "test" in result:
+    if "max_lr" in result:
         facts["max_lr"] = f"{result['max_lr']:.4g} ({result['max_lr_source']})"
     facts["seconds"] = f"{result['seconds']:.0f}"
     facts["run directory"] = directory.paths.root

@@ -90,7 +90,7 @@ def test_measured_linear_sweeps_diverge_early_whatever_they_recover_to(seed):
 
 def test_three_measured_repeats_agree():
     verdict = judge(EXP100, 10)
-    assert (verdict.status, verdict.max_lr) == ("ok", pytest.approx(0.0093259, rel=1e-3))
+    assert (verdict.status, verdict.suggestion) == ("ok", pytest.approx(0.0093259, rel=1e-3))
     assert verdict.spread_decades == pytest.approx(0.182, abs=1e-3)
     assert verdict.rules == pytest.approx(
         {"minimum": 0.0093259, "valley": 0.0012619, "steep": 0.00020565, "minimum/10": 0.0043288, "slide": 0.012915},
@@ -121,7 +121,7 @@ def test_each_status_arises_and_only_usable_ones_carry_an_lr(status):
 
 def test_nan_at_step_5_is_an_early_divergence():
     verdict = judge([scripted(falling(5))] * 3, 10)
-    assert (verdict.status, verdict.max_lr, diverged_at_once(verdict)) == ("failed", None, True)
+    assert (verdict.status, verdict.suggestion, diverged_at_once(verdict)) == ("failed", None, True)
     assert "step 5" in verdict.reason
 
 
@@ -130,8 +130,8 @@ def test_nan_on_a_falling_curve_pulls_the_lr_back_and_is_doubted(recorded):
     # However much of the NaN tail was recorded: the reading must not depend on it.
     verdict = judge([scripted(falling(60)[:recorded])] * 3, 10)
     assert verdict.status == "low_confidence" and "non-finite" in verdict.reason
-    assert LRS[60] / 10 < verdict.max_lr < LRS[60] / 2
-    assert verdict.max_lr == judge([CURVES["cliff"]] * 3, 10).max_lr
+    assert LRS[60] / 10 < verdict.suggestion < LRS[60] / 2
+    assert verdict.suggestion == judge([CURVES["cliff"]] * 3, 10).suggestion
 
 
 def test_nan_after_the_loss_has_risen_is_ok():
@@ -179,20 +179,20 @@ def test_repeats_far_apart_lower_the_confidence():
     shifted = Curve(tuple(lr / 10 for lr in CURVES["ok"].lrs), CURVES["ok"].losses)
     verdict = judge([CURVES["ok"], shifted], 10)
     assert (verdict.status, verdict.spread_decades) == ("low_confidence", pytest.approx(1.0))
-    assert verdict.max_lr == pytest.approx(read_curve(CURVES["ok"], 10).lr / math.sqrt(10))
+    assert verdict.suggestion == pytest.approx(read_curve(CURVES["ok"], 10).lr / math.sqrt(10))
     assert "decades apart" in verdict.reason
 
 
 @pytest.mark.parametrize("others", [[], ["flat", "flat"], ["diverged_early"], ["non_finite", "too_short"]])
 def test_fewer_than_two_usable_repeats_lower_the_confidence(others):
     verdict = judge([CURVES["ok"], *(CURVES[name] for name in others)], 10)
-    assert (verdict.status, verdict.max_lr) == ("low_confidence", read_curve(CURVES["ok"], 10).lr)
+    assert (verdict.status, verdict.suggestion) == ("low_confidence", read_curve(CURVES["ok"], 10).lr)
     assert "only" in verdict.reason and not diverged_at_once(verdict)
 
 
 def test_one_unusable_repeat_of_three_is_left_out():
     verdict = judge([CURVES["ok"], CURVES["flat"], CURVES["ok"]], 10)
-    assert (verdict.status, verdict.max_lr) == ("ok", read_curve(CURVES["ok"], 10).lr)
+    assert (verdict.status, verdict.suggestion) == ("ok", read_curve(CURVES["ok"], 10).lr)
 
 
 def test_a_minimum_at_the_end_asks_for_a_longer_sweep():
@@ -204,7 +204,7 @@ def test_a_minimum_at_the_end_asks_for_a_longer_sweep():
 def test_the_mean_is_not_taken_where_a_repeat_was_non_finite():
     early = scripted(falling(45))
     verdict = judge([CURVES["ok"], CURVES["ok"], early], 10)
-    assert verdict.max_lr == read_curve(early, 10).lr < LRS[45]
+    assert verdict.suggestion == read_curve(early, 10).lr < LRS[45]
     assert verdict.status == "low_confidence" and "lowest suggestion" in verdict.reason
 
 
@@ -216,7 +216,7 @@ def test_a_sweep_that_was_stopped_is_not_called_non_finite():
 @pytest.mark.parametrize("status", [name for name in CURVES if name not in USABLE])
 def test_a_failed_verdict_has_a_reason_and_no_lr(status):
     verdict = judge([CURVES[status]] * 3, 10)
-    assert (verdict.status, verdict.max_lr, verdict.spread_decades, verdict.rules) == ("failed", None, None, {})
+    assert (verdict.status, verdict.suggestion, verdict.spread_decades, verdict.rules) == ("failed", None, None, {})
     assert status.replace("_", " ") in verdict.reason
 
 
@@ -263,7 +263,7 @@ def test_any_curve_gives_a_verdict_within_what_was_swept(curves, num_classes):
     with np.errstate(all="raise", under="ignore"):
         verdict = judge(curves, num_classes)
     json.dumps(asdict(verdict), allow_nan=False)
-    assert (verdict.max_lr is None) == (verdict.status == "failed")
+    assert (verdict.suggestion is None) == (verdict.status == "failed")
     for curve, reading in zip(curves, verdict.readings, strict=True):
         assert all(lr is None or curve.lrs[0] / 10 <= lr <= curve.lrs[-1] for lr in suggestions(curve).values())
         if reading.lr is None:
@@ -271,10 +271,10 @@ def test_any_curve_gives_a_verdict_within_what_was_swept(curves, num_classes):
         bad = [lr for lr, loss in zip(curve.lrs, curve.losses, strict=False) if not math.isfinite(loss)]
         assert curve.lrs[0] <= reading.lr <= curve.lrs[len(curve.losses) - 1]
         assert reading.lr < min(bad, default=math.inf)
-        assert verdict.max_lr < min(bad, default=math.inf)
-    if verdict.max_lr is not None:
+        assert verdict.suggestion < min(bad, default=math.inf)
+    if verdict.suggestion is not None:
         usable = [reading.lr for reading in verdict.readings if reading.lr is not None]
-        assert min(usable) <= verdict.max_lr <= max(usable)
+        assert min(usable) <= verdict.suggestion <= max(usable)
 
 
 @settings(max_examples=60, deadline=None)
@@ -306,7 +306,7 @@ def test_the_figure_of_each_status_is_a_whole_png(name, tmp_path):
 
     curves = EXP100 if name == "exp100" else [CURVES[name]]
     verdict = judge(curves, 10)
-    max_lr = verdict.max_lr and verdict.max_lr * 4
+    max_lr = verdict.suggestion and verdict.suggestion * 4
     min_lr = max_lr and max_lr / 8
     range_test_figure(verdict, curves, max_lr, min_lr, tmp_path / "a.png", tmp_path / "a.svg", title=name)
     picture = imread(tmp_path / "a.png")

@@ -66,7 +66,7 @@ def real(tiny_learner, bank):
 def test_on_images_that_can_be_learnt_it_finds_an_lr_that_learns_them(real, tiny_learner, bank):
     found = real()
     assert found.verdict.status in ("ok", "low_confidence")
-    assert 1e-3 < found.verdict.max_lr < 3
+    assert 1e-3 < found.verdict.suggestion < 3
     assert len(found.curves) == 2
     for curve in found.curves:
         assert curve.lrs[0] == 1e-5
@@ -74,7 +74,7 @@ def test_on_images_that_can_be_learnt_it_finds_an_lr_that_learns_them(real, tiny
         ratios = np.diff(np.log(curve.lrs))
         np.testing.assert_allclose(ratios, ratios[0], rtol=1e-9)
     assert found.curves[0].losses != found.curves[1].losses  # other images
-    schedule = OneCycle(peak_epoch=2).plan(found.verdict.max_lr, 8, 3)
+    schedule = OneCycle(peak_epoch=2).plan(found.verdict.suggestion, 8, 3)
     learner = tiny_learner(schedule)
     for epoch in range(8):
         steps = learner.train(shuffled(bank, CropFlipCutout(cutout=4), 16, 0, epoch), 3 * epoch, lambda n=1: None)
@@ -172,7 +172,7 @@ def test_a_sweep_that_overflows_ends_with_nan_and_the_others_go_on(tiny_learner)
     assert broken[:47] == sound[:47]
     assert len(sound) == 60
     assert progress.advanced == progress.totals == [120]
-    assert found.verdict.max_lr is not None
+    assert found.verdict.suggestion is not None
     assert "NaN" not in json.dumps(found.to_json())
     again = RangeTest.from_json(found.to_json())
     assert math.isnan(again.curves[0].losses[-1])
@@ -232,7 +232,7 @@ def close(sweeps):
 def test_a_valley_within_the_sweep_is_read_from_one_sweep_a_repeat():
     found, sweeps = scripted(valley(-1.0))
     assert found.verdict.status == "ok"
-    assert math.log10(found.verdict.max_lr) == pytest.approx(-1.0, abs=0.1)
+    assert math.log10(found.verdict.suggestion) == pytest.approx(-1.0, abs=0.1)
     assert sweeps == close([(1e-5, 10.0, 60)] * 2)
     assert found.history == ()
 
@@ -242,15 +242,15 @@ def test_steps_that_fp16_skips_do_not_shift_the_curve():
     found, _ = scripted(valley(-1.0), skipped=(0, 1, 2, 30))
     for curve, expected in zip(found.curves, whole.curves, strict=True):
         assert curve.losses == pytest.approx(expected.losses[:56])  # the four last LRs are not reached
-    assert found.verdict.max_lr == pytest.approx(whole.verdict.max_lr, rel=0.01)
+    assert found.verdict.suggestion == pytest.approx(whole.verdict.suggestion, rel=0.01)
 
 
 def test_a_sweep_that_diverges_at_once_is_made_again_from_a_hundredth_at_the_same_density():
     found, sweeps = scripted(valley(-5.5, wall=0.5))
     # 59 intervals for 6 decades: 79 for 8.
     assert sweeps == close([(1e-5, 10.0, 60)] * 2 + [(1e-7, 10.0, 80)] * 2)
-    assert found.verdict.max_lr is not None
-    assert math.log10(found.verdict.max_lr) == pytest.approx(-5.5, abs=0.2)
+    assert found.verdict.suggestion is not None
+    assert math.log10(found.verdict.suggestion) == pytest.approx(-5.5, abs=0.2)
     assert found.history == ("diverged at once from LR 1e-05: again from 1e-07",)
 
 
@@ -258,7 +258,7 @@ def test_one_that_diverges_from_a_hundredth_too_has_failed():
     found, sweeps = scripted(lambda lr: min(2.5 * (lr / 1e-9), 1e30))
     assert len(sweeps) == 4
     assert found.verdict.status == "failed"
-    assert found.verdict.max_lr is None
+    assert found.verdict.suggestion is None
     assert all(len(curve.losses) < len(curve.lrs) for curve in found.curves)  # stopped, not swept to LR 10
 
 
@@ -266,7 +266,7 @@ def test_a_loss_that_still_falls_at_the_end_is_followed_ten_times_further():
     found, sweeps = scripted(valley(1.5))
     assert sweeps == close([(1e-5, 10.0, 60)] * 2 + [(1e-5, 100.0, 70)] * 2)
     assert found.verdict.status == "ok"
-    assert math.log10(found.verdict.max_lr) == pytest.approx(1.5, abs=0.1)
+    assert math.log10(found.verdict.suggestion) == pytest.approx(1.5, abs=0.1)
     assert found.history == ("the loss still fell at LR 10: again up to 100",)
 
 
@@ -285,7 +285,7 @@ def test_a_diverged_sweep_is_not_carried_on_to_the_end():
         assert len(curve.losses) % 10 == 0
         assert min(curve.losses[-10:]) > 4 * min(curve.losses)
     assert found.verdict.status in ("ok", "low_confidence")
-    assert math.log10(found.verdict.max_lr) == pytest.approx(-3.0, abs=0.2)
+    assert math.log10(found.verdict.suggestion) == pytest.approx(-3.0, abs=0.2)
 
 
 def test_every_repeat_sees_batches_of_its_own():

@@ -43,7 +43,7 @@ TINY = (
 )  # fmt: skip
 GIVEN = "scheduler.max_lr=0.1"
 EACH_EPOCH = {"train/loss", "train/accuracy", "lr/start", "lr/end", "perf/epoch_s", "perf/images_per_s"}
-ONCE = {"range_test/max_lr", "best/val_accuracy", "test/loss", "test/accuracy"}
+ONCE = {"range_test/suggestion", "range_test/max_lr", "best/val_accuracy", "test/loss", "test/accuracy"}
 # What the clock says differs from run to run, and the command is how it was called.
 TIMED = ("seconds", "images_per_s", "command")
 
@@ -382,7 +382,8 @@ def test_more_images_are_never_asked_for_than_there_are(go: Callable[..., Done])
 def test_a_range_test_alone_stops_after_it(go: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(way, "_train", never)
     done = go("task=range_test")
-    assert done.objective == done.result["max_lr"] == done.metrics["range_test/max_lr"][0]
+    assert done.objective == done.result["suggestion"] == done.metrics["range_test/suggestion"][0]
+    assert "range_test/max_lr" not in done.metrics, "that is a schedule's"
     assert done.paths.root.name.startswith("digits-custom_resnet-onecycle-range_test-")
     assert (done.paths.report / "range_test.png").stat().st_size > 1000
     assert not done.paths.model.exists()
@@ -394,9 +395,11 @@ def test_a_range_test_is_remembered_by_runs_that_share_all_that_determines_it(
     first = go("task=range_test")
     with monkeypatch.context() as patch:
         patch.setattr(way, "range_test", never)
-        second = go("name=other", "scheduler.peak_epoch=2", "train.epochs=2")
+        second = go("name=other", "scheduler.peak_epoch=2", "train.epochs=2", "scheduler.find_factor=3")
     assert "remembered" in capsys.readouterr().out
-    assert second.result["max_lr"] == first.objective
+    assert first.objective is not None
+    assert second.result["max_lr"] == second.metrics["range_test/max_lr"][0] == 3 * first.objective
+    assert second.result["max_lr_source"].endswith(f", 3 x {first.objective:.4g}")
     assert json.loads(second.paths.range_test.read_text()) == json.loads(first.paths.range_test.read_text())
     assert (second.paths.report / "range_test.png").exists()
 
@@ -419,7 +422,7 @@ def test_training_after_a_range_test_is_training_at_its_max_lr_bit_for_bit(go: C
     given = go(f"scheduler.max_lr={found.result['max_lr']!r}")
     assert found.paths != given.paths
     assert given.result["max_lr_source"] == "given"
-    assert "range_test/max_lr" not in given.metrics
+    assert not given.metrics.keys() & {"range_test/max_lr", "range_test/suggestion"}
     assert not given.paths.range_test.exists()
     for done in (found, given):
         done.paths.result.write_text(json.dumps(done.result | {"max_lr_source": None}))

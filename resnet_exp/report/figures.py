@@ -93,8 +93,8 @@ def _draw_repeats(axes: Axes, verdict: Verdict, curves: Sequence[Curve]) -> None
 def _chosen(verdict: Verdict, max_lr: float | None, min_lr: float | None) -> dict[str, tuple[float, str, str, float]]:
     """What the rule suggests and what the schedule takes, by name: LR, colour, marker, its size."""
     marks: dict[str, tuple[float, str, str, float]] = {}
-    if verdict.max_lr is not None and verdict.max_lr != max_lr:
-        marks["suggestion"] = (verdict.max_lr, INK, "o", 9)
+    if verdict.suggestion is not None and verdict.suggestion != max_lr:
+        marks["suggestion"] = (verdict.suggestion, INK, "o", 9)
     if max_lr is not None:
         marks["max_lr"] = (max_lr, VERMILLION, "*", 17)
     if min_lr is not None:
@@ -172,6 +172,5 @@ def _write_title(figure: Figure, verdict: Verdict, title: str) -> None:
         lines = textwrap.wrap(f"{headline}: {verdict.reason}", 125, max_lines=2, placeholder=" …")
         figure.text(0.02, 0.928, "\n".join(lines), fontsize=10, va="top", color="#A33E00", linespacing=1.25)
     else:
-        figure.text(
-            0.02, 0.928, f"max_lr {verdict.max_lr:.3g}: {verdict.reason}", fontsize=10, va="top", color="#333333"
-        )
+        told = f"suggestion {verdict.suggestion:.3g}: {verdict.reason}"
+        figure.text(0.02, 0.928, told, fontsize=10, va="top", color="#333333")

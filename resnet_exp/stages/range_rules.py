@@ -1,4 +1,4 @@
-"""Reading of LR range tests: recorded losses in, one suggested `max_lr` and a verdict on it out.
+"""Reading of LR range tests: recorded losses in, one suggested LR and a verdict on it out.
 
 Pure functions over recorded curves: no model, no device. The default rule and its
 constants were measured by this project (decision 4); the rules of others are computed beside it, for comparison.
@@ -60,18 +60,18 @@ class Verdict:
     """What all repeats together say.
 
     Attributes:
-        status: `ok`, `low_confidence` (max_lr is given, and should be doubted) or `failed`.
+        status: `ok`, `low_confidence` (there is one, and it should be doubted) or `failed`.
         reason: a sentence for the user.
-        max_lr: geometric mean over the usable repeats (see `judge` for the exception); None if failed.
+        suggestion: the LR; geometric mean over the usable repeats (see `judge` for the exception); None if failed.
         spread_decades: log10 of the largest over the smallest usable LR; None if failed.
         readings: one per repeat.
-        rules: geometric mean of each rule over the usable repeats, where defined; `minimum` is max_lr.
+        rules: geometric mean of each rule over the usable repeats, where defined; `minimum` is the suggestion.
         chance_loss: ln C, nats, the loss of guessing.
     """
 
     status: str
     reason: str
-    max_lr: float | None
+    suggestion: float | None
     spread_decades: float | None
     readings: tuple[CurveReading, ...]
     rules: dict[str, float]
@@ -123,11 +123,11 @@ def read_curve(curve: Curve, num_classes: int) -> CurveReading:
 
 
 def judge(curves: Sequence[Curve], num_classes: int) -> Verdict:
-    """Returns the verdict over all repeats; `max_lr` is the geometric mean of the usable ones.
+    """Returns the verdict over all repeats; `suggestion` is the geometric mean of the usable ones.
 
     Low confidence: fewer than two usable repeats (also when only one was run), repeats further apart than
     MAX_SPREAD_DECADES, one that still fell at the sweep's end or off a cliff, or one that had ended (non-finite, or
-    stopped) at the mean of all: max_lr is then the lowest suggestion instead. Failed: none usable.
+    stopped) at the mean of all: it is then the lowest suggestion instead. Failed: none usable.
 
     Raises:
         ValueError: there is no curve, or num_classes is below 2.
@@ -142,14 +142,14 @@ def judge(curves: Sequence[Curve], num_classes: int) -> Verdict:
     if not lrs:
         return Verdict("failed", _why_failed(readings), None, None, readings, {}, chance)
     spread = math.log10(max(lrs)) - math.log10(min(lrs))
-    max_lr, doubts = _geometric_mean(lrs), _doubts(readings, spread)
+    suggestion, doubts = _geometric_mean(lrs), _doubts(readings, spread)
     cliff = min((c.lrs[n] for c in curves if (n := len(finite_start(c))) < len(c.lrs)), default=math.inf)
-    if max_lr >= cliff:
-        max_lr = min(lrs)
+    if suggestion >= cliff:
+        suggestion = min(lrs)
         doubts.append(f"a repeat had ended by LR {cliff:.3g}, so the lowest suggestion is taken, not the mean")
-    rules = {"minimum": max_lr} | _mean_suggestions(curves, readings)
+    rules = {"minimum": suggestion} | _mean_suggestions(curves, readings)
     reason = "; ".join(doubts) or f"{len(lrs)} of {len(readings)} repeats agree within {spread:.2f} decade"
-    return Verdict("low_confidence" if doubts else "ok", reason, max_lr, spread, readings, rules, chance)
+    return Verdict("low_confidence" if doubts else "ok", reason, suggestion, spread, readings, rules, chance)
 
 
 def diverged_at_once(verdict: Verdict) -> bool:

@@ -1,4 +1,4 @@
-"""The LR range test: loss against LR on fresh networks, and the max_lr that the curves suggest.
+"""The LR range test: loss against LR on fresh networks, and the LR that the curves suggest.
 
 Source: Smith, Cyclical Learning Rates for Training Neural Networks (2017), section 3.3; the exponential sweep is
 fastai's. How a curve is read is in `range_rules`.
@@ -61,7 +61,7 @@ def range_test(
     num_classes: int,
     progress: Progress,
 ) -> RangeTest:
-    """The max_lr that sweeps on fresh networks suggest, with a status and the curves.
+    """The LR that sweeps on fresh networks suggest, with a status and the curves.
 
     A sweep that diverges at once is made again from start_lr / 100; one whose loss still falls at its end, up to
     end_lr * 10. Both at the same density of steps.
