@@ -35,7 +35,7 @@ class Cyclic:
         self,
         max_lr: FoundOrNumber = "find",
         min_lr: FoundOrNumber = "find",
-        cycles: Count = 2,
+        cycles: Count = 3,
         mode: Literal["triangular", "triangular2"] = "triangular",
         find_factor: Factor = 1.0,
     ) -> None:
