@@ -127,8 +127,8 @@ def test_cycles_that_divide_evenly_are_torchs(mode, cycles, half, min_lr):
 
 
 def test_cyclic_by_hand():
-    assert Cyclic(min_lr=0.1).plan(0.5, 9, 1).lrs == close([0.1, 0.3, 0.5, 0.3, 0.1, 0.3, 0.5, 0.3, 0.1])
-    halved = Cyclic(min_lr=0.1, mode="triangular2").plan(0.5, 3, 3).lrs
+    assert Cyclic(min_lr=0.1, cycles=2).plan(0.5, 9, 1).lrs == close([0.1, 0.3, 0.5, 0.3, 0.1, 0.3, 0.5, 0.3, 0.1])
+    halved = Cyclic(min_lr=0.1, cycles=2, mode="triangular2").plan(0.5, 3, 3).lrs
     assert halved == close([0.1, 0.3, 0.5, 0.3, 0.1, 0.2, 0.3, 0.2, 0.1])
 
 
