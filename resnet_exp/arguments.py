@@ -11,22 +11,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import annotated_types
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from resnet_exp import ranges
 from resnet_exp.interfaces import ConfigError
+from resnet_exp.nearest import unknown_key
 
-# What an annotation may be made of; a name from elsewhere leaves its argument unchecked here.
+# What an annotation may be made of, and the modules that these names come from. Any other name leaves its argument
+# unchecked here.
 _NAMES: dict[str, Any] = {
-    **{name: value for name, value in vars(annotated_types).items() if not name.startswith("_")},
-    **{name: value for name, value in vars(ranges).items() if not name.startswith("_")},
+    **{bound.__name__: bound for bound in (Ge, Gt, Le, Lt, MinLen)},
+    **{name: value for name, value in vars(ranges).items() if typing.get_origin(value) is not None},
     **{kind.__name__: kind for kind in (bool, int, float, str, list, tuple, dict)},
     **{name: getattr(typing, name) for name in ("Annotated", "Any", "Literal", "Optional", "Union")},
     "__builtins__": {},
 }
-
-
-_MANY = 24  # names that a message lists
+_HOMES = ("annotated_types", "resnet_exp.ranges", "typing")
 
 
 @dataclass(frozen=True)
@@ -59,65 +59,37 @@ def arguments_of(target: str) -> Arguments | None:
     with_default = len(spec.defaults)
     required = [arg.arg for arg in positional[: len(positional) - with_default]]
     required += [arg.arg for arg, default in zip(spec.kwonlyargs, spec.kw_defaults, strict=True) if default is None]
-    constants = _constants(tree)
-    annotations = {arg.arg: _annotation(arg.annotation, constants) for arg in [*positional, *spec.kwonlyargs]}
+    bound = _bound(tree)
+    annotations = {arg.arg: _annotation(arg.annotation, bound) for arg in [*positional, *spec.kwonlyargs]}
     return Arguments(annotations, tuple(required), spec.kwarg is not None)
 
 
-def check_settings(group: str, target: str, settings: dict[str, Any], given: Iterable[str] = ()) -> None:
-    """Raises ConfigError unless the target takes each setting by its name, type and range, and none is missing.
+def checked_settings(group: str, target: str, settings: dict[str, Any], given: Iterable[str] = ()) -> dict[str, Any]:
+    """The settings as the target's types have them, if it takes each by its name and range, and none is missing.
 
     Args:
         group: what stands before the keys on the command line, such as `model`.
         target: `module.Name`; where its source does not say what it takes, nothing is checked here.
         settings: by key.
         given: arguments that the run gives, not the config.
+
+    Raises:
+        ConfigError: an unknown or missing key, or a value of another type or out of range.
     """
     arguments = arguments_of(target)
     if arguments is None:
-        return
+        return settings
     known = [name for name in arguments.annotations if name not in given]
-    for key, value in settings.items():
-        if key in known:
-            ranges.admitted(f"{group}.{key}", value, arguments.annotations[key])
-        elif not arguments.takes_any or key in given:
+    for key in settings:
+        if key not in known and (key in given or not arguments.takes_any):
             raise ConfigError(unknown_key(f"{group}.{key}", [f"{group}.{name}" for name in known], f" of {target}"))
     for name in arguments.required:
         if name not in settings and name not in given:
             raise ConfigError(f"{group}.{name} is missing: {target} has no default for it; set {group}.{name}=...")
-
-
-def unknown_key(key: str, known: Iterable[str], of: str = "") -> str:
-    """The message about a key that nobody reads, with the nearest known one."""
-    known = list(known)
-    near = nearest(key, known)
-    if near:
-        return f"{key} is no key{of}; did you mean {near}?"
-    shown = ", ".join(name.rpartition(".")[2] for name in known) or "none"
-    return f"{key} is no key{of}; " + (f"known are {shown}" if len(known) <= _MANY else "--help lists them")
-
-
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that the fewest typing slips lead to; None where none is near."""
-    distance, found = min(((_slips(name, one), one) for one in known), default=(len(name), None))
-    return found if distance <= max(1, len(name.rpartition(".")[2]) // 3) else None
-
-
-def _slips(typed: str, meant: str) -> int:
-    """Letters left out, put in, changed or swapped with the next.
-
-    Source: optimal string alignment; Damerau, A technique for computer detection and correction of spelling errors
-    (CACM 7, 1964).
-    """
-    before: list[int] = []
-    row = list(range(len(meant) + 1))
-    for i, letter in enumerate(typed, 1):
-        before, last, row = row, before, [i]
-        for j, other in enumerate(meant, 1):
-            row.append(min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != other)))
-            if i > 1 and j > 1 and typed[i - 2 : i] == meant[j - 2 : j][::-1]:
-                row[j] = min(row[j], last[j - 2] + 1)
-    return row[-1]
+    return {
+        key: ranges.admitted(f"{group}.{key}", value, arguments.annotations.get(key, Any))
+        for key, value in settings.items()
+    }
 
 
 def _source(module: str) -> ast.Module | None:
@@ -128,26 +100,33 @@ def _source(module: str) -> ast.Module | None:
         return None
 
 
-def _constants(tree: ast.Module) -> dict[str, ast.expr]:
-    """The module's `NAME = expression`, by name."""
-    return {
-        target.id: node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
+def _bound(tree: ast.Module) -> dict[str, ast.expr | None]:
+    """What the module itself calls by a name: the expression of `NAME = expression`; None where that does not show."""
+    bound: dict[str, ast.expr | None] = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            bound |= {target.id: node.value for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef):
+            bound[node.name] = None
+        elif isinstance(node, ast.ImportFrom) and node.module not in _HOMES:
+            bound |= {alias.asname or alias.name: None for alias in node.names}
+    return bound
 
 
-def _annotation(node: ast.expr | None, constants: dict[str, ast.expr]) -> Any:
-    """The annotation's value; Any where there is none, or one that only running the module would tell."""
+def _annotation(node: ast.expr | None, bound: dict[str, ast.expr | None]) -> Any:
+    """The annotation's value; Any where there is none, or one that only running the module would tell.
+
+    Evaluating it is no sandbox: the module is one that a config may name, and is imported after this.
+    """
     if node is None:
         return Any
-    names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} - _NAMES.keys()
-    known = {
-        name: value for name, value in constants.items() if name not in names
-    }  # `A = f(A)` would go round for ever
-    local = {name: _annotation(constants[name], known) for name in names & constants.keys()}
+    names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+    others = {name: value for name, value in bound.items() if name not in names}  # or `A = f(A)` would never end
+    local = {}
+    for name in names & bound.keys():
+        if bound[name] is None:
+            return Any
+        local[name] = _annotation(bound[name], others)
     try:
         return eval(compile(ast.Expression(node), "<annotation>", "eval"), {**_NAMES, **local})
     except Exception:

@@ -66,7 +66,8 @@ def keep_model(config: Config, data: Data, model: nn.Module, record: Record) -> 
         "model": config.plugins["model"],
     }
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, record.paths.model, {key: json.dumps(value) for key, value in metadata.items()})
+    # Under one key: safetensors writes several in any order, and equal networks would be unequal files.
+    save_file(weights, record.paths.model, {"resnet_exp": json.dumps(metadata, sort_keys=True)})
     record.file(record.paths.model)
     if config.tracker.kind == "mlflow":
         _keep_mlflow_model(model, (info.in_channels, info.image_size, info.image_size), record)

@@ -13,7 +13,6 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from resnet_exp.arguments import unknown_key
 from resnet_exp.config import GIVEN, PACKAGES, Config
 from resnet_exp.interfaces import (
     Augmentation,
@@ -25,6 +24,7 @@ from resnet_exp.interfaces import (
     Scheduler,
     Tracker,
 )
+from resnet_exp.nearest import unknown_key
 from resnet_exp.tracking.mlflow import MlflowTracker
 from resnet_exp.tracking.null import NullTracker
 
@@ -48,8 +48,9 @@ def check_schedule(config: Config) -> None:
         _make("scheduler", config).check(config.train.epochs)
     _make("optimizer", config)
     settings = config.plugins["optimizer"]
-    momentum = settings["betas"][0] if settings.get("betas") else settings.get("momentum")
-    if config.plugins["scheduler"].get("cycle_momentum") and not momentum:
+    betas = settings.get("betas")
+    momentum = betas[0] if isinstance(betas, (list, tuple)) and betas else settings.get("momentum")
+    if config.plugins["scheduler"].get("cycle_momentum") and momentum == 0:
         raise ConfigError(
             "scheduler.cycle_momentum=true needs a momentum to cycle, and the optimizer has none: set "
             "optimizer.momentum (or betas) above 0, or scheduler.cycle_momentum=false"
@@ -62,23 +63,33 @@ def plugins(config: Config) -> Plugins:
     Raises:
         ConfigError: one does not take its settings, or the model does not take the images' size.
     """
-    from resnet_exp.input_size import check_input_size
-
     for group in PACKAGES:
         _check_names(group, config)
     source = _make("data", config)
-    # Three classes and channels stand for the data's, which are known when they are read.
-    check_input_size(
-        lambda image_size: _called("model", config, num_classes=3, in_channels=3, image_size=image_size),
-        source.image_size,
-        num_classes=3,
-    )
+    num_classes = source.size().num_classes
+    try:
+        check_model(config, source.image_size, 3, num_classes)
+    except ConfigError as refusal:  # whether the images are grey is known when they are read
+        try:
+            check_model(config, source.image_size, 1, num_classes)
+        except ConfigError:
+            raise refusal from None
     return Plugins(
         scheduler=_make("scheduler", config),
         source=source,
         augmentation=_make("augmentation", config),
         optimizer=_make("optimizer", config),
     )
+
+
+def check_model(config: Config, image_size: int, in_channels: int, num_classes: int) -> None:
+    """Raises ConfigError unless the model makes logits for so many classes of such images."""
+    from resnet_exp.input_size import check_input_size
+
+    def make(size: int) -> Any:
+        return _called("model", config, num_classes=num_classes, in_channels=in_channels, image_size=size)
+
+    check_input_size(make, image_size, in_channels, num_classes)
 
 
 def source(config: Config) -> DataSource:
@@ -109,8 +120,11 @@ def _check_names(group: str, config: Config) -> None:
     given = GIVEN.get(group, ())
     try:
         signature = inspect.signature(getattr(importlib.import_module(module), name))
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ConfigError(f"{group}._target_={target}: there is no such plug-in ({error})") from error
+    except Exception as error:  # importing it runs it: whatever its author got wrong
+        raise ConfigError(
+            f"{group}._target_={target}: there is no such plug-in, or it cannot be imported "
+            f"({type(error).__name__}: {error})"
+        ) from error
     if any(argument.kind is inspect.Parameter.VAR_KEYWORD for argument in signature.parameters.values()):
         return
     known = [argument for argument in signature.parameters if argument not in given]

@@ -12,44 +12,51 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
-from resnet_exp.arguments import nearest, unknown_key
 from resnet_exp.config import NO_OPTIMIZER_LR
 from resnet_exp.interfaces import ConfigError
+from resnet_exp.nearest import nearest, unknown_key
 from resnet_exp.plugin_folders import conf_of, folders_of
 
 _HERE = Path(__file__).resolve().parent
 # At the top of the repository; inside the package once a wheel is installed.
 CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
 # With these Hydra shows something and runs nothing.
-_SHOWS = {"--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc"}
+_SHOWS = {"--help", "-h", "--hydra-help", "--version", "--info", "-i"}
+_COMPLETION = {"--shell-completion", "-sc"}
 _CONFIG_DIR = ("--config-dir", "-cd")
 # What people look for elsewhere.
-_ELSEWHERE = {"optimizer.lr": NO_OPTIMIZER_LR}
+_UNTRACKED = "would be ignored: tracker=none mirrors the run nowhere; leave it out"
+_ELSEWHERE = {
+    "optimizer.lr": NO_OPTIMIZER_LR,
+    "tracker.uri": f"tracker.uri {_UNTRACKED}",
+    "tracker.experiment": f"tracker.experiment {_UNTRACKED}",
+}
 
 
 class PluginFolders(SearchPathPlugin):
     """Puts the `conf/` of each folder that `plugins=` names behind ours on Hydra's search path."""
 
-    folders: tuple[Path, ...] = ()
+    folders: tuple[str, ...] = ()
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Appends them."""
         for folder in self.folders:
-            search_path.append("plugins", f"file://{folder}")
+            search_path.append("plugins", folder if "://" in folder else f"file://{folder}")
 
 
 def check(arguments: Sequence[str]) -> None:
     """Raises ConfigError unless every override names a key, and every group's choice an option, that is there.
 
-    From here on the folders that `plugins=` names are on Hydra's search path.
+    From here on the folders that `plugins=` names are on Hydra's search path. Of a command that only shows something,
+    the choices are checked.
     """
-    if _SHOWS & set(arguments):
+    if _COMPLETION & set(arguments):
         return
     overrides = [_parsed(text) for text in _overrides(arguments)]
     _open_plugin_folders(overrides, arguments)
@@ -59,10 +66,12 @@ def check(arguments: Sequence[str]) -> None:
         chosen = [override for override in overrides if override.key_or_group in groups]
         for override in chosen:
             _check_option(override, groups)
-        known = set().union(*(_keys(tree) for tree in _compositions(chosen)))
+        if _SHOWS & set(arguments):
+            return
+        compositions = {label: set(_keys(tree)) for label, tree in _compositions(chosen, groups)}
     for override in overrides:
         if override.key_or_group not in groups:
-            _check_key(override, known, list(groups))
+            _check_key(override, compositions, list(groups))
 
 
 def _overrides(arguments: Sequence[str]) -> Iterator[str]:
@@ -84,13 +93,26 @@ def _parsed(text: str) -> Override:
 
 
 def _open_plugin_folders(overrides: Sequence[Override], arguments: Sequence[str]) -> None:
-    named = [override.value() for override in overrides if override.key_or_group == "plugins"]
-    folders = [conf for value in named for folder in folders_of(value) if (conf := conf_of(folder, CONF))]
+    named = [override for override in overrides if override.key_or_group == "plugins"]
+    if any(override.is_sweep_override() for override in named):
+        raise ConfigError(f"{named[0].input_line}: plugins cannot be swept over; several folders are plugins=[A,B]")
+    folders = [conf for override in named for each in folders_of(override.value()) if (conf := conf_of(each, CONF))]
+    PluginFolders.folders = (*map(str, folders), *_search_path(overrides), *_config_dirs(arguments))
+    Plugins.instance().register(PluginFolders)
+
+
+def _search_path(overrides: Sequence[Override]) -> Iterator[str]:
+    """What the user puts on Hydra's search path: Hydra itself reads it when it composes, later than here."""
+    for override in overrides:
+        paths = override.value() if override.key_or_group == "hydra.searchpath" else None
+        if isinstance(paths, list):
+            yield from map(str, paths)
+
+
+def _config_dirs(arguments: Sequence[str]) -> list[str]:
     flags = [text.partition("=") for text in arguments if text.startswith(_CONFIG_DIR)]
     follows = [after for flag, after in itertools.pairwise(arguments) if flag in _CONFIG_DIR]
-    folders += [Path(name).absolute() for name in [*(value for _, _, value in flags if value), *follows]]
-    PluginFolders.folders = tuple(folders)
-    Plugins.instance().register(PluginFolders)
+    return [str(Path(name).absolute()) for name in [*(value for _, _, value in flags if value), *follows]]
 
 
 def _groups(loader: ConfigLoader) -> Iterator[str]:
@@ -100,20 +122,26 @@ def _groups(loader: ConfigLoader) -> Iterator[str]:
         yield f"hydra/{group}"
 
 
-def _choices(override: Override) -> list[Any]:
+def _choices(override: Override, options: list[str]) -> list[Any]:
     """What the override sets: one value, or those of a sweep."""
     value = override.value()
+    if isinstance(value, Glob):
+        return value.filter(options)
     return list(value.list) if isinstance(value, ChoiceSweep) else [value]
 
 
 def _check_option(override: Override, groups: dict[str, list[str]]) -> None:
-    group = override.key_or_group
+    group, options = override.key_or_group, groups[override.key_or_group]
     if override.is_delete() or group == "hydra":
         return
     if override.is_add():
         raise ConfigError(f"+{group}: the group is there already; choose with {group}=..., without the +")
-    for choice in _choices(override):
-        options = groups[group]
+    choices = _choices(override, options)
+    if not choices:
+        raise ConfigError(f"{override.input_line}: no option of {group} is like that; known are {', '.join(options)}")
+    for choice in choices:
+        if choice is None and group != "experiment":
+            raise ConfigError(f"{group}=null: an option is needed; known are {', '.join(options)}")
         if choice is None or not isinstance(choice, (str, int, float)) or str(choice) in options:
             continue
         near = nearest(str(choice), options)
@@ -121,14 +149,15 @@ def _check_option(override: Override, groups: dict[str, list[str]]) -> None:
         raise ConfigError(f"{group}={choice} is no option of {group}; {hint}")
 
 
-def _compositions(chosen: Sequence[Override]) -> Iterator[dict[str, Any]]:
+def _compositions(chosen: Sequence[Override], groups: dict[str, list[str]]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The config with the choices; of a sweep's choices each in turn, beside the first ones of the other groups."""
-    variants = [[_fixed(override, choice) for choice in _choices(override)] for override in chosen]
+    variants = [[_fixed(override, choice) for choice in _choices(override, groups[override.key_or_group])]
+                for override in chosen]  # fmt: skip
     firsts = [each[0] for each in variants]
-    yield _composed(firsts)
+    yield " ".join(firsts), _composed(firsts)
     for place, each in enumerate(variants):
         for other in each[1:]:
-            yield _composed([*firsts[:place], other, *firsts[place + 1 :]])
+            yield other, _composed([*firsts[:place], other, *firsts[place + 1 :]])
 
 
 def _fixed(override: Override, choice: Any) -> str:
@@ -139,7 +168,7 @@ def _fixed(override: Override, choice: Any) -> str:
 def _composed(overrides: list[str]) -> dict[str, Any]:
     try:
         tree: Any = OmegaConf.to_container(compose("config", overrides=overrides), resolve=False)
-    except HydraException as error:
+    except (HydraException, ValueError) as error:
         raise ConfigError(str(error).splitlines()[0]) from error
     return tree
 
@@ -152,16 +181,27 @@ def _keys(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _keys(value, f"{prefix}{key}.") if value else (f"{prefix}{key}.*",)
 
 
-def _check_key(override: Override, known: set[str], groups: Sequence[str]) -> None:
-    key = override.key_or_group
-    if key in _ELSEWHERE:
-        raise ConfigError(_ELSEWHERE[key])
+def _check_key(override: Override, compositions: dict[str, set[str]], groups: Sequence[str]) -> None:
+    """Raises ConfigError unless the key is there with every choice of the command line's groups."""
+    key, known = override.key_or_group, set().union(*compositions.values())
     if key.startswith("hydra.") or any(f"{parent}.*" in known for parent in _parents(key)):
         return
+    if f"{key}.*" in known:
+        return _check_mapping(override)
     if key not in known:
-        raise ConfigError(unknown_key(key, sorted(name for name in known | set(groups) if "*" not in name)))
+        names = sorted(name for name in known | set(groups) if "*" not in name)
+        raise ConfigError(_ELSEWHERE.get(key) or unknown_key(key, names))
+    for label, keys in compositions.items():
+        if key not in keys:
+            raise ConfigError(f"{key} is no key with {label}; every job of a sweep gets it, so each must have it")
     if override.is_add():
         raise ConfigError(f"+{key}: the key is there already; set it with {key}=..., without the +")
+
+
+def _check_mapping(override: Override) -> None:
+    """An empty mapping takes any key, but Hydra adds none without a +."""
+    if isinstance(override.value(), dict) and not (override.is_add() or override.is_force_add()):
+        raise ConfigError(f"{override.input_line}: what is new in a mapping is added with +{override.input_line}")
 
 
 def _parents(key: str) -> Iterator[str]:

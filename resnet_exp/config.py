@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from resnet_exp.arguments import check_settings
+from resnet_exp.arguments import checked_settings
 from resnet_exp.ignored import refuse_ignored
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.plugin_folders import folders_of, open_folders
@@ -108,7 +108,7 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, 
     split = {key: plugins["data"].pop(key, None) for key in SplitConfig.__dataclass_fields__}
     for group, plugin in plugins.items():
         try:
-            check_plugin(group, plugin, modules)
+            plugins[group] = checked_plugin(group, plugin, modules)
         except ConfigError as error:
             raise ConfigError(f"{error}{_by_an_experiment(str(error), overrides, choices or {})}") from error
     config = Config(
@@ -125,6 +125,8 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, 
         tree=_without_secrets(tree),
     )
     refuse_ignored(config.task, overrides, plugins)
+    if config.task == "evaluate" and overrides and not config.is_set("data", "experiment"):
+        raise ConfigError("task=evaluate needs data=...: the data set whose test images are measured")
     return config
 
 
@@ -156,16 +158,20 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
     return tree
 
 
-def check_plugin(group: str, plugin: dict[str, Any], modules: Sequence[str]) -> None:
-    """Raises ConfigError unless it names something that the group may name, with plain values that it takes.
+def checked_plugin(group: str, plugin: dict[str, Any], modules: Sequence[str]) -> dict[str, Any]:
+    """The plug-in's settings with values of its own types; what `_target_` leads to `build` sees when it imports it.
 
-    What the name leads to `build` sees when it imports it.
+    Raises:
+        ConfigError: it names what the group may not name, or has values that it does not take, or that are not plain.
     """
     target = str(plugin.get("_target_"))
     ours = re.fullmatch(rf"{re.escape(PACKAGES[group])}\.[a-z]\w*\.[A-Za-z]\w*", target)
     if not ours and target.rpartition(".")[0] not in modules:
         where = " or ".join([PACKAGES[group], *modules])
-        raise ConfigError(f"{group}._target_={target}: a name in {where} is needed; choose one with {group}=...")
+        raise ConfigError(
+            f"{group}._target_={target}: a name in {where} is needed; choose one with {group}=..., or name the folder "
+            "that holds yours with plugins=DIR"
+        )
     if "lr" in plugin and group == "optimizer":
         raise ConfigError(NO_OPTIMIZER_LR)
     for key, value in plugin.items():
@@ -174,8 +180,10 @@ def check_plugin(group: str, plugin: dict[str, Any], modules: Sequence[str]) -> 
             raise ConfigError(
                 f"{group}.{key}: {special[0]} is not taken: a plug-in's values are plain, no _target_ makes them"
             )
+        if "${" in str(value):  # it would be resolved after this check
+            raise ConfigError(f"{group}.{key}={value}: a plain value is needed, not one that ${{...}} stands for")
     settings = {key: value for key, value in plugin.items() if key != "_target_"}
-    check_settings(group, target, settings, GIVEN.get(group, ()))
+    return {"_target_": target, **checked_settings(group, target, settings, GIVEN.get(group, ()))}
 
 
 def _by_an_experiment(message: str, overrides: Sequence[str], choices: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_exp.files import read_json
-from resnet_exp.interfaces import RunError, RunPaths
+from resnet_exp.interfaces import ConfigError, RunError, RunPaths
 from resnet_exp.journal import last_status
 
 
@@ -35,6 +35,7 @@ def open_run_directory(output_dir: str, title: str, signature: str, rerun: bool)
     of these is unfinished and goes on.
 
     Raises:
+        ConfigError: the directory cannot be made.
         RunError: another process works in it.
     """
     root = Path(output_dir).absolute() / f"{title}-{signature}"
@@ -42,7 +43,12 @@ def open_run_directory(output_dir: str, title: str, signature: str, rerun: bool)
     while rerun and _result(_numbered(root, number)) is not None:
         number += 1
     paths = RunPaths(_numbered(root, number))
-    paths.root.mkdir(parents=True, exist_ok=True)
+    try:
+        paths.root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"output_dir={output_dir}: nothing can be written there ({error.strerror}); choose another folder"
+        ) from error
     with (paths.root / ".lock").open("w") as lock:  # the kernel lets go of it even when the process is killed
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

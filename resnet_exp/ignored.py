@@ -60,7 +60,7 @@ def _reason_of_a_training(key: str, task: str, scheduler: Mapping[str, Any]) -> 
         return None  # a training's whole command may be given: what comes after the range test is for later
     if max_lr != "find" and (_within(key, "range_test") or key == "scheduler.find_factor"):
         return f"scheduler.max_lr={max_lr} is given, so no range test runs; set scheduler.max_lr=find or leave it out"
-    if key == "optimizer.momentum" and scheduler.get("cycle_momentum"):
+    if key == "optimizer.momentum" and max_lr != "find" and scheduler.get("cycle_momentum"):  # a range test has it
         return "scheduler.cycle_momentum=true moves the momentum from 0.95 to 0.85 and back; leave one of them out"
     return None
 

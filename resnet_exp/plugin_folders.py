@@ -19,9 +19,9 @@ def folders_of(value: Any) -> list[Path]:
     """
     names = [] if value is None else value if isinstance(value, (list, tuple)) else [value]
     folders = [Path(str(name)).expanduser().absolute() for name in names]
-    for folder in folders:
-        if not folder.is_dir():
-            raise ConfigError(f"plugins={folder}: a folder is needed, with your modules and their conf/ in it")
+    for name, folder in zip(names, folders, strict=True):
+        if name == "" or not folder.is_dir():
+            raise ConfigError(f"plugins={name}: a folder is needed, with your modules and their conf/ in it")
     return folders
 
 
@@ -57,9 +57,11 @@ def open_folders(folders: Iterable[Path]) -> tuple[str, ...]:
 
 
 def _modules(folder: Path) -> list[str]:
-    paths = [path.relative_to(folder).with_suffix("") for path in folder.rglob("*.py")]
-    parts = [path.parts[:-1] if path.name == "__init__" else path.parts for path in paths]
-    return sorted(".".join(part) for part in parts if part and all(name.isidentifier() for name in part))
+    """The dotted names of `*.py`, and of packages, folders with an `__init__.py`, and what is in them."""
+    names = [path.stem for path in folder.glob("*.py") if path.stem.isidentifier() and not path.stem.startswith("__")]
+    packages = [path.parent for path in folder.glob("*/__init__.py") if path.parent.name.isidentifier()]
+    inside = [f"{package.name}.{name}" for package in packages for name in _modules(package)]
+    return sorted([*names, *(package.name for package in packages), *inside])
 
 
 def _check_name(name: str, folder: Path) -> None:

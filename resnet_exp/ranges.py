@@ -6,7 +6,7 @@ A range is written where the type stands: `width: Annotated[int, Ge(1)]`, `annea
 
 from __future__ import annotations
 
-import math
+import sys
 import types
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -16,6 +16,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from resnet_exp.interfaces import ConfigError
 
 Count = Annotated[int, Ge(1)]
+Text = Annotated[str, MinLen(1)]
 Pixels = Annotated[int, Ge(0)]
 ImageSize = Annotated[int, Ge(8), Le(1024)]  # pixels of a side
 FoundOrNumber = Literal["find"] | Annotated[float, Gt(0)]  # an LR: from the range test, or given
@@ -25,6 +26,7 @@ NotNegative = Annotated[float, Ge(0)]
 
 _NOUNS = {int: "whole number", float: "finite number", str: "text", dict: "mapping"}
 _REFUSED = object()
+_LARGEST = sys.float_info.max  # NaN compares false with it, infinity and whole numbers beyond it are larger
 
 
 def admitted(key: str, value: Any, annotation: Any) -> Any:
@@ -47,6 +49,9 @@ def admitted(key: str, value: Any, annotation: Any) -> Any:
 def needed(annotation: Any) -> str:
     """What the annotation admits, in words: `a whole number of at least 1`."""
     origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated and get_origin(arguments[0]) is list:
+        least = next(bound.min_length for bound in arguments[1:] if isinstance(bound, MinLen))
+        return needed(arguments[0]).replace("a list", f"a list of {least} or more", 1)
     if origin is Annotated:
         return needed(arguments[0]) + _bounds(arguments[1:])
     if origin in (Union, types.UnionType):
@@ -56,15 +61,21 @@ def needed(annotation: Any) -> str:
         choices = [shown(choice) for choice in arguments]
         return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
     if origin in (list, tuple):
-        items = [item for item in arguments if item is not Ellipsis]
-        if origin is list or Ellipsis in arguments:
-            return f"a list of values, each {needed(items[0])}" if items else "a list"
-        return f"a list of {len(items)}: {', '.join(map(needed, items))}"
+        return _needed_list(origin, [item for item in arguments if item is not Ellipsis], Ellipsis in arguments)
     if annotation is bool:
         return "true or false"
     if annotation is type(None):
         return "null"
     return f"a {_NOUNS.get(annotation, 'value')}"
+
+
+def _needed_list(kind: type, items: Sequence[Any], any_length: bool) -> str:
+    words = [needed(item) for item in items]
+    if kind is list or any_length:
+        return f"a list, each {words[0]}" if words else "a list"
+    if len(set(words)) == 1:
+        return f"a list of {len(words)}, each {words[0]}"
+    return f"a list of {len(words)}: {', '.join(words)}"
 
 
 def shown(value: Any) -> str:
@@ -80,6 +91,8 @@ def shown(value: Any) -> str:
 
 def _admit(value: Any, annotation: Any) -> Any:
     origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is dict:
+        return _admit_plain(value, dict)
     if origin is Annotated:
         result = _admit(value, arguments[0])
         return result if result is not _REFUSED and _within(result, arguments[1:]) else _REFUSED
@@ -97,8 +110,8 @@ def _admit_plain(value: Any, kind: Any) -> Any:
     if kind is type(None):
         return None if value is None else _REFUSED
     if kind is float:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        return float(value) if number else _REFUSED
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return float(value) if number and -_LARGEST <= value <= _LARGEST else _REFUSED
     if kind is int:
         return value if isinstance(value, int) and not isinstance(value, bool) else _REFUSED
     if kind is str:  # name=7 is the text 7
@@ -148,7 +161,7 @@ def _bounds(bounds: Sequence[Any]) -> str:
             case Lt(most):
                 high = f"below {most}"
             case MinLen(length):
-                return f" with {length} or more in it"
+                return f" of {length} or more letters"
     if low and high:
         return f" {low} to {high}" if low.startswith("above") else f" from {low} to {high}"
     if low:

@@ -42,6 +42,7 @@ class Record:
             "git_dirty": environment["git_dirty"],
             "mlflow.source.name": "resnet_exp",
             "mlflow.source.git.commit": environment["git_commit"],
+            "task": config.task,
             **_of_training(config),
             "mlflow.note.content": f"running\n\n`{command}`",
         }
@@ -122,7 +123,7 @@ class Record:
 def _of_training(config: Config) -> dict[str, str]:
     """What only a training, or the range test before it, can be told by."""
     if config.task == "evaluate":
-        return {"task": "evaluate"}
+        return {}
     max_lr_source = "range test" if config.needs_range_test else "given"
     return {"validation": config.split.validation, "max_lr_source": max_lr_source}
 

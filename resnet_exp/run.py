@@ -76,6 +76,7 @@ def run(config: Config, command: str) -> float | None:
             this = _Run(config, plugins, identity, machine, environment, record, console)
             data = _prepare(this)
             record.mirror()
+            build.check_model(config, data.info.image_size, data.info.in_channels, data.info.num_classes)
             found = _find_max_lr(this, data)
             if config.task == "range_test" and found:
                 outcome = result.of_range_test(config, found)
@@ -118,9 +119,10 @@ def _find_max_lr(this: _Run, data: Data) -> RangeTest | None:
     config, paths = this.config, this.record.paths
     if not config.needs_range_test:
         return None
-    key = range_test_signature(config, this.identity, this.environment)
+    # Of the images their bytes count, not only their names and sizes: another run's sweeps were made on these.
+    key = range_test_signature(config, f"{this.identity} {data.digests['train']}", this.environment)
     memo = Path(config.output_dir) / "range_tests" / f"{key}.json"
-    known = read_json(paths.range_test) or read_json(memo)
+    known = _usable(read_json(paths.range_test)) or read_json(memo)
     if known:
         found = RangeTest.from_json(known)
     else:
@@ -143,6 +145,11 @@ def _find_max_lr(this: _Run, data: Data) -> RangeTest | None:
             f"{paths.report / 'range_test.png'} and change range_test.start_lr or range_test.end_lr"
         )
     return found
+
+
+def _usable(known: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What this run found before, unless it failed: what made it fail may have been mended."""
+    return known if known and known["verdict"]["suggestion"] is not None else None
 
 
 def _max_lr(this: _Run, found: RangeTest | None) -> float | None:

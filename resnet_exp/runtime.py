@@ -22,7 +22,7 @@ import torch
 from resnet_exp.interfaces import ConfigError
 
 _PACKAGES = (
-    *("torch", "torchvision", "numpy", "pillow", "scikit-learn"),
+    *("torch", "torchvision", "numpy", "scipy", "pillow", "scikit-learn"),
     *("hydra-core", "omegaconf", "optuna", "mlflow", "grad-cam"),
 )
 _PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, Literal, get_type_hints
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
-from resnet_exp.arguments import unknown_key
 from resnet_exp.interfaces import ConfigError
-from resnet_exp.ranges import Count, Factor, Fraction, NotNegative, admitted
+from resnet_exp.nearest import unknown_key
+from resnet_exp.ranges import Count, Factor, Fraction, NotNegative, Text, admitted
 from resnet_exp.redact import redact
 
 
@@ -47,7 +47,7 @@ class RangeTestConfig:
 class TrainConfig:
     """`train`: the loop."""
 
-    epochs: Count
+    epochs: Annotated[int, Ge(1), Le(100_000)]
     batch_size: Count
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     channels_last: bool
@@ -105,12 +105,12 @@ class TopLevelConfig:
     name: str | None
     seed: int
     device: Literal["auto", "cpu", "cuda"]
-    output_dir: str
+    output_dir: Text
     rerun: bool
-    checkpoint: str | None
-    images: str | None
-    predictions: str
-    plugins: str | list[str] | None
+    checkpoint: Text | None
+    images: Text | None
+    predictions: Text
+    plugins: Text | list[Text] | None
 
     def __post_init__(self) -> None:
         for key, tasks in (("checkpoint", ("evaluate", "predict")), ("images", ("predict",))):
@@ -138,7 +138,7 @@ def from_values(schema: type[Any], prefix: str, values: dict[str, Any]) -> Any:
         if key not in kinds:
             raise ConfigError(unknown_key(f"{prefix}{key}", [f"{prefix}{known}" for known in kinds]))
     checked = {key: admitted(f"{prefix}{key}", value, kinds[key]) for key, value in values.items()}
-    try:
-        return schema(**checked)
-    except TypeError as error:  # one without a default is missing
-        raise ConfigError(f"{prefix.rstrip('.')}: {error}") from error
+    for field in fields(schema):
+        if field.name not in values and field.default is MISSING:
+            raise ConfigError(f"{prefix}{field.name} is missing; leave ~{prefix}{field.name} out")
+    return schema(**checked)

@@ -13,7 +13,7 @@ from resnet_exp.config import Config
 SIGNATURE_VERSION = 1
 # What of the environment a range test's curves depend on.
 _CURVES_DEPEND_ON = ("device", "precision", "threads", "cuda", "cudnn", "code_digest")
-_PACKAGES = ("torch", "numpy", "pillow", "scikit-learn")
+_PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pillow", "scikit-learn")
 
 
 def signature(config: Config, data_identity: str, precision: str) -> str:

@@ -77,11 +77,17 @@ def tell_changed(before: dict[str, Any], now: dict[str, Any], console: Console) 
     facts = {
         "code": (before["code_digest"], now["code_digest"]),
         "device": (before["device"], now["device"]),
-        **{name: (before["packages"][name], now["packages"][name]) for name in ("torch", "numpy", "pillow")},
+        **{
+            name: (before["packages"][name], now["packages"][name])
+            for name in ("torch", "torchvision", "numpy", "pillow")
+        },
     }
     changed = [f"{name} {then} -> {today}" for name, (then, today) in facts.items() if then != today]
     if changed:
-        console.warn(f"since this run began: {', '.join(changed)}; rerun=true makes a new one")
+        console.warn(
+            f"since this run began: {', '.join(changed)}; another name=... makes a new one, and rerun=true "
+            "one beside a finished one"
+        )
 
 
 def _shown(config: Config, group: str) -> str:
@@ -109,7 +115,7 @@ def tell_data(info: DatasetInfo, validation: str, console: Console) -> None:
 def tell_range_test(found: RangeTest, max_lr: float | None, console: Console, *, reused: bool) -> None:
     """Says what the range test suggests, what the schedule makes of it, and what the other rules would have taken."""
     verdict = found.verdict
-    console.heading("LR range test" + (" (remembered: nothing that determines it has changed)" if reused else ""))
+    console.heading("LR range test" + (" (remembered)" if reused else ""))
     for event in found.history:
         console.line(f"  {event}")
     if verdict.suggestion is None:

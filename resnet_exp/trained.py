@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from resnet_exp.config import Config, check_plugin
+from resnet_exp.config import Config, checked_plugin
 from resnet_exp.data.bank import Normalisation
 from resnet_exp.interfaces import ConfigError, DatasetInfo
 from resnet_exp.ranges import shown
@@ -65,7 +65,7 @@ def read_trained(checkpoint: str) -> Trained:
         raise ConfigError(f"checkpoint={given}: {found}; a run directory, or its {_MODEL}, is needed")
     try:
         with safe_open(path, "pt") as file:
-            values = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            values = json.loads((file.metadata() or {})["resnet_exp"])
         channels, height, _ = values["input_shape"]
         return Trained(
             path=path,
@@ -93,12 +93,12 @@ def with_trained_model(config: Config, trained: Trained) -> Config:
             f"checkpoint={trained.path} is of another model ({_told(trained.plugin)}) than the command line's "
             f"({_told(config.plugins['model'])}); leave model out: the checkpoint knows it"
         )
-    check_plugin("model", trained.plugin, config.plugin_modules)
+    plugin = checked_plugin("model", trained.plugin, config.plugin_modules)
     names = {**config.short_names, "model": str(trained.plugin["_target_"]).split(".")[-2]}
     tree = {key: value for key, value in config.tree.items() if key not in _OF_TRAINING}
     return replace(
         config,
-        plugins={**config.plugins, "model": trained.plugin},
+        plugins={**config.plugins, "model": plugin},
         short_names=names,
         tree={**tree, "model": trained.plugin, "checkpoint": str(trained.path)},
     )
@@ -125,7 +125,7 @@ def check_images(trained: Trained, image_size: int, in_channels: int | None = No
     if image_size != trained.image_size:
         raise ConfigError(
             f"data.image_size={image_size}: checkpoint={trained.path} was trained on {trained.image_size} pixels; "
-            f"set data.image_size={trained.image_size}"
+            f"set data.image_size={trained.image_size} where the data set has it (image_folder, digits)"
         )
     if in_channels not in (None, trained.in_channels):
         kinds = {1: "grey", 3: "colour"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +18,10 @@ from resnet_exp.console import Console
 from resnet_exp.data.bank import Batch, ImageBank, in_order
 from resnet_exp.data.decode_pool import decode_all
 from resnet_exp.data.image_listing import ENDINGS
-from resnet_exp.data.prepare_test import TestData, prepare_test
+from resnet_exp.data.prepare_test import prepare_test
 from resnet_exp.directory import open_run_directory
 from resnet_exp.engine import infer
-from resnet_exp.files import write_durably
+from resnet_exp.files import read_json, write_durably
 from resnet_exp.interfaces import ConfigError, LabelledImages, RunError
 from resnet_exp.record import recorded
 from resnet_exp.runtime import Runtime
@@ -57,6 +58,7 @@ def evaluate_checkpoint(config: Config, command: str) -> float:
     check_images(trained, data.info.image_size, data.info.in_channels)
     with open_run_directory(config.output_dir, config.title, signature, config.rerun) as directory:
         tracker = build.tracker(config, directory.paths)
+        telling.tell_changed(read_json(directory.paths.environment) or environment, environment, console)
         if directory.result is not None:
             return telling.tell_finished(directory, config, tracker, console) or 0.0
         telling.tell_evaluation_plan(config, str(trained.path), machine, directory, console)
@@ -64,18 +66,14 @@ def evaluate_checkpoint(config: Config, command: str) -> float:
             record.begin(config, environment, command, directory.is_new)
             record.data(data.info, {"test": data.digest})
             record.mirror()
-            logits, labels = _logits(config, trained, data, machine)
+            model = _network(config, trained, machine)
+            logits, labels = infer(model, in_order(data.bank, config.train.batch_size), machine)
             tested = evaluate(logits, labels)
             artifacts.keep_predictions(logits, labels, tested, data.info, record)
             outcome = result.of_evaluation(config, data.info, str(trained.path), tested)
             outcome = record.finish(outcome, time.time() - start)
         telling.tell_result(outcome, config, directory, record.link, console)
         return tested.accuracy
-
-
-def _logits(config: Config, trained: Trained, data: TestData, machine: Runtime) -> tuple[torch.Tensor, torch.Tensor]:
-    model = _network(config, trained, machine)
-    return infer(model, in_order(data.bank, config.train.batch_size), machine)
 
 
 def _network(config: Config, trained: Trained, machine: Runtime) -> torch.nn.Module:
@@ -95,6 +93,9 @@ def predict_images(config: Config) -> Path:
     trained = read_trained(str(config.checkpoint))
     config = with_trained_model(config, trained)
     files = _images(Path(str(config.images)).expanduser().absolute())
+    path = Path(config.predictions).absolute()
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"predictions={path}: a file in a folder that can be written to is needed")
     machine = runtime.start(config.device, config.train.precision, config.train.deterministic)
     model = _network(config, trained, machine)
     console.heading(f"{len(files):,} image{'s' if len(files) > 1 else ''} and {trained.path}")
@@ -107,7 +108,6 @@ def predict_images(config: Config) -> Path:
             advance(len(names) + len(faults))
     if not rows:
         raise RunError(f"images={config.images}: not one can be read ({unreadable[0][0]}: {unreadable[0][1]})")
-    path = Path(config.predictions).absolute()
     write_durably(path, _table(rows))
     telling.tell_predictions(rows[:_SHOWN], len(rows), unreadable, path, console)
     return path

@@ -95,12 +95,12 @@ def tiny_learner(cpu, train_config):
 @pytest.fixture
 def refused():
     """Makes the message about a plug-in's wrong setting, as the user reads it before anything is imported."""
-    from resnet_exp.arguments import check_settings
+    from resnet_exp.arguments import checked_settings
     from resnet_exp.interfaces import ConfigError
 
     def make(group, target, **settings):
         with pytest.raises(ConfigError) as caught:
-            check_settings(group, f"resnet_exp.{target}", settings, ("num_classes", "in_channels", "image_size")
+            checked_settings(group, f"resnet_exp.{target}", settings, ("num_classes", "in_channels", "image_size")
                            if group == "model" else ())  # fmt: skip
         return str(caught.value)
 

@@ -21,6 +21,7 @@ PATHS = sorted(PACKAGE.rglob("*.py"))
 TIERS = (
     ("interfaces",),
     ("ranges",),
+    ("nearest",),
     ("arguments",),
     ("redact", "files", "randomness", "journal", "parameter_groups"),
     ("checkpoint",),
@@ -54,7 +55,7 @@ HOMES = {
 # Imported for a config error, `--help`, or a look at a run directory: torch would take seconds.
 WITHOUT_TORCH = (
     *("__init__", "__main__", "interfaces", "redact", "files", "journal", "schedulers", "tracking"),
-    *("ranges", "arguments", "optimizers", "parameter_groups"),
+    *("ranges", "nearest", "arguments", "optimizers", "parameter_groups"),
     *("settings", "ignored", "plugin_folders", "config", "command_line", "signature", "build"),
 )
 MOST_LINES = 260
@@ -146,7 +147,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
 @pytest.mark.parametrize("plugins", ["augmentation", "models", "optimizers", "schedulers"])
 def test_a_plugin_knows_no_other(plugins: str) -> None:
     for path in (PACKAGE / plugins).glob("*.py"):
-        shared = {"schedulers.lr", "augmentation.views"} | ({"arguments"} if path.stem == "torchvision" else set())
+        shared = {"schedulers.lr", "augmentation.views"} | ({"nearest"} if path.stem == "torchvision" else set())
         assert own_imports(path) <= {"interfaces", "ranges", "randomness", "parameter_groups", *shared}, path.name
 
 

@@ -8,8 +8,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+from annotated_types import Ge
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "plugins"
@@ -66,6 +68,57 @@ def test_a_wrong_setting_of_a_plugin_is_refused_before_it_is_imported(tmp_path: 
     done = command(tmp_path, f"plugins={EXAMPLE}", "model=lenet", "model.hiden=3")
     assert (done.returncode, done.stderr) == (2, "error: model.hiden is no key; did you mean model.hidden?\n")
     assert not list(tmp_path.iterdir())
+
+
+def test_only_modules_are_taken_from_a_folder_not_what_else_lies_there(tmp_path: Path) -> None:
+    from resnet_exp.plugin_folders import open_folders
+
+    folder = own(tmp_path)
+    (folder / "__main__.py").touch()
+    (folder / "scripts").mkdir()
+    (folder / "scripts" / "prepare.py").touch()
+    (folder / "nets").mkdir()
+    for name in ("__init__", "wide"):
+        (folder / "nets" / f"{name}.py").touch()
+    try:
+        assert open_folders([folder]) == ("mine", "nets", "nets.wide")
+    finally:
+        sys.path.remove(str(folder))
+
+
+def test_an_annotation_means_what_the_module_means_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names of our own ranges too, where the module calls something else by them."""
+    from typing import Any
+
+    from resnet_exp.arguments import arguments_of
+
+    (tmp_path / "names_of_its_own.py").write_text(
+        "from fractions import Fraction\n"
+        "from typing import Annotated\n"
+        "from annotated_types import Ge\n"
+        "Count = Annotated[int, Ge(0)]\n"
+        "class Net:\n"
+        "    def __init__(self, extra: Count, part: Fraction, own: list[Count]): ...\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = arguments_of("names_of_its_own.Net")
+    assert found is not None
+    assert found.annotations == {"extra": Annotated[int, Ge(0)], "part": Any, "own": list[Annotated[int, Ge(0)]]}
+
+
+def test_a_folder_from_hydras_own_search_path_is_known_as_well(tmp_path: Path) -> None:
+    done = command(tmp_path, f"hydra.searchpath=[file://{EXAMPLE}/conf]", "model=lenet", "data=digits")
+    assert done.returncode == 2
+    assert "model._target_=lenet.LeNet: a name in resnet_exp.models is needed" in done.stderr
+    assert "plugins=DIR" in done.stderr
+
+
+def test_a_plugin_that_cannot_be_imported_is_told_in_a_line(tmp_path: Path) -> None:
+    folder = own(tmp_path, code="class Net(:\n")
+    done = command(tmp_path, f"plugins={folder}", "model=mine", "data=digits")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: model._target_=mine.Net: there is no such plug-in, or it cannot be imported")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_module_that_no_plugins_names_is_neither_an_option_nor_run(tmp_path: Path) -> None:

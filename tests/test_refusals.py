@@ -145,16 +145,19 @@ def test_a_slip_in_an_options_name_is_understood(group: str) -> None:
         (("optimizer.momentum=0",), "optimizer.nesterov=true needs optimizer.momentum above 0"),
         (
             ("optimizer.momentum=0", "optimizer.nesterov=false", "scheduler.cycle_momentum=true"),
-            "optimizer.momentum=0 would be ignored",
+            "scheduler.cycle_momentum=true needs a momentum to cycle",
         ),
         (
             ("optimizer=adam", "optimizer.betas=[0,0.999]", "scheduler.cycle_momentum=true"),
             "scheduler.cycle_momentum=true needs a momentum to cycle",
         ),
-        (("scheduler.cycle_momentum=true", "optimizer.momentum=0.8"), "optimizer.momentum=0.8 would be ignored"),
+        (
+            ("scheduler.max_lr=0.1", "scheduler.cycle_momentum=true", "optimizer.momentum=0.8"),
+            "optimizer.momentum=0.8 would be ignored",
+        ),
         (("scheduler.max_lr=0.1", "scheduler.find_factor=2"), "scheduler.find_factor=2 would be ignored"),
         (("scheduler.max_lr=0.1", "range_test=default"), "range_test=default would be ignored"),
-        (("tracker=none", "+tracker.uri=sqlite:///x.db"), "tracker.uri is no key"),
+        (("tracker=none", "+tracker.uri=sqlite:///x.db"), "tracker.uri would be ignored: tracker=none mirrors"),
         (("images=photos",), "images=photos would be ignored: task=train does not read it"),
         (("task=predict", "checkpoint=x"), "task=predict needs images=...: an image, or a folder of images"),
         (("task=evaluate", "checkpoint=x", "train.epochs=3"), "train.epochs=3 would be ignored: task=evaluate"),
@@ -164,6 +167,21 @@ def test_a_slip_in_an_options_name_is_understood(group: str) -> None:
         (("task=predict", "checkpoint=x", "images=y", "predictions=z.jpg"), "predictions=z.jpg: a file that ends in"),
         (("plugins=nowhere",), "plugins="),
         (("train.epochs",), "train.epochs: key=value is needed"),
+        (("model=null",), "model=null: an option is needed; known are custom_resnet"),
+        (("~seed",), "seed is missing; leave ~seed out"),
+        (("~train.epochs",), "train.epochs is missing; leave ~train.epochs out"),
+        (("plugins=",), "plugins=: a folder is needed"),
+        (("train.label_smoothing=1" + "0" * 400,), "train.label_smoothing=1"),
+        (("train.epochs=99999999999",), "train.epochs=99999999999: a whole number from 1 to 100000"),
+        (
+            ("scheduler=multistep", "scheduler.milestones=5"),
+            "scheduler.milestones=5: a list of 1 or more, each a whole",
+        ),
+        (
+            ("model=resnet18", "model.blocks=[1,1]"),
+            "model.blocks=[1,1]: a list of 4, each a whole number of at least 1",
+        ),
+        (("task=evaluate", "checkpoint=x"), "task=evaluate needs data=...: the data set"),
         (("train.epochs=[",), "train.epochs=[: key=value is needed"),
         (("experiment=quickstart", "scheduler=constant"), "scheduler.peak_epoch is no key of resnet_exp.schedulers."),
         (("+model=resnet18",), "+model: the group is there already"),
@@ -195,7 +213,11 @@ def test_what_can_work_is_not_refused(command: tuple[str, ...]) -> None:
 
 def test_the_keys_of_a_sweep_are_checked_too() -> None:
     check(["--multirun", "scheduler.peak_epoch=2,5", "optimizer=sgd,adamw", "train.batch_size=choice(64,128)"])
-    check(["-m", "scheduler=onecycle,cosine", "scheduler.peak_epoch=range(1,4)"])  # of one of the two
+    check(["-m", "scheduler=onecycle", "scheduler.peak_epoch=range(1,4)", "model=glob(resnet*)"])
+    with pytest.raises(ConfigError, match=r"scheduler\.peak_epoch is no key with scheduler=cosine; every job"):
+        check(["-m", "scheduler=onecycle,cosine", "scheduler.peak_epoch=2,5"])
+    with pytest.raises(ConfigError, match="plugins cannot be swept over"):
+        check(["-m", "plugins=a,b"])
     with pytest.raises(ConfigError, match=r"scheduler\.peak_epok is no key; did you mean scheduler\.peak_epoch\?"):
         check(["--multirun", "scheduler.peak_epok=2,5"])
     with pytest.raises(ConfigError, match=r"optimizer=rmsprp is no option of optimizer; did you mean rmsprop\?"):
@@ -205,9 +227,15 @@ def test_the_keys_of_a_sweep_are_checked_too() -> None:
 def test_what_only_shows_something_is_not_checked() -> None:
     for flag in ("--help", "--hydra-help", "--version", "--info"):
         check([flag, "no.such.key=1"])
+        with pytest.raises(ConfigError, match="did you mean quickstart"):
+            check([flag, "experiment=quikstart"])
+    check(["-sc", "query=bash"])
 
 
 def test_an_open_mapping_takes_any_key() -> None:
     check(["model=torchvision", "+model.kwargs.dropout=0.1"])
+    check(["model=torchvision", "+model.kwargs={dropout: 0.1}"])
+    with pytest.raises(ConfigError, match=r"is added with \+model\.kwargs="):
+        check(["model=torchvision", "model.kwargs={dropout: 0.1}"])
     with pytest.raises(ConfigError, match=r"model\.kwarg\.dropout is no key"):
         check(["model=torchvision", "+model.kwarg.dropout=0.1"])

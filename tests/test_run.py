@@ -168,7 +168,7 @@ def test_the_recorded_numbers_agree_with_one_another(go: Callable[..., Done]) ->
     assert correct == done.result["test"]["correct"] == sum(row[label] for label, row in enumerate(confusion))
 
     with safe_open(done.paths.model, "pt") as file:
-        said = {key: json.loads(value) for key, value in file.metadata().items()}
+        said = json.loads(file.metadata()["resnet_exp"])
     assert said["class_names"] == [str(digit) for digit in range(10)]
     assert said["input_shape"] == [1, 8, 8]
     model = CustomResNet(num_classes=10, in_channels=1, image_size=8, width=4).eval()
@@ -414,6 +414,27 @@ def test_a_range_test_is_made_anew_where_its_curves_would_differ(override: str, 
         with suppress(RunError):  # what it finds is not the point
             go("task=range_test", override)
     assert calls
+
+
+def test_a_range_test_is_made_anew_on_other_pixels_of_the_same_name(
+    go: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder's identity is names and sizes: files rewritten with as many bytes keep it."""
+    first = go("task=range_test")
+    monkeypatch.setattr(Digits, "load", darkened(Digits.load))
+    capsys.readouterr()
+    second = go("task=range_test", "name=other")
+    assert "remembered" not in capsys.readouterr().out
+    assert second.paths.range_test.read_text() != first.paths.range_test.read_text()
+
+
+def test_a_failed_range_test_is_made_anew_by_the_same_command(go: Callable[..., Done]) -> None:
+    """What made it fail may have been mended; the run's own file is no reason to fail again."""
+    done = go()
+    result = json.loads(done.paths.range_test.read_text())
+    assert way._usable(result) == result
+    assert way._usable(result | {"verdict": result["verdict"] | {"suggestion": None}}) is None
+    assert way._usable(None) is None
 
 
 def test_training_after_a_range_test_is_training_at_its_max_lr_bit_for_bit(go: Callable[..., Done]) -> None:

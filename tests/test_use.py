@@ -25,6 +25,7 @@ TRAINING = (
     "data=digits", "data.image_size=16", "augmentation=none", "model.width=4", "train.epochs=3", "train.batch_size=64",
     "scheduler.max_lr=0.1", "scheduler.peak_epoch=1", "tracker=none", "name=trained",
 )  # fmt: skip
+TORCHVISION = "resnet_exp.models.torchvision.TorchvisionModel"
 EVALUATION = ("task=evaluate", "data=digits", "data.image_size=16", "tracker=none", "train.batch_size=100")
 
 
@@ -171,12 +172,8 @@ def changed(trained: Path, path: Path, **metadata: object) -> Path:
     from safetensors.torch import load_file
 
     with safe_open(trained / "model.safetensors", "pt") as file:
-        known = dict(file.metadata())
-    save_file(
-        load_file(trained / "model.safetensors"),
-        path,
-        known | {key: json.dumps(value) for key, value in metadata.items()},
-    )
+        known = json.loads(file.metadata()["resnet_exp"])
+    save_file(load_file(trained / "model.safetensors"), path, {"resnet_exp": json.dumps(known | metadata)})
     return path
 
 
@@ -193,6 +190,7 @@ def test_a_checkpoint_of_another_model_or_other_classes_is_refused(trained: Path
         ({"model": {"_target_": target, "width": 0}}, "model.width=0: a whole number of at least 1"),
         ({"model": {"_target_": "os.system", "command": "touch executed"}}, r"model\._target_=os\.system: a name in"),
         ({"model": {"_target_": target, "width": {"_target_": "os.getcwd"}}}, "no _target_ makes them"),
+        ({"model": {"_target_": TORCHVISION, "name": "${oc.env:HOME}"}}, "a plain value is needed, not one that"),
     ):
         with pytest.raises(ConfigError, match=words):
             evaluate(changed(trained, tmp_path / "changed.safetensors", **metadata))

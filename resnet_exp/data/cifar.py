@@ -11,11 +11,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
-
-from annotated_types import MinLen
+from typing import Any, ClassVar
 
 from resnet_exp.interfaces import DataSize, LabelledImages, LoadedData, Progress, RunError
+from resnet_exp.ranges import Text
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +176,7 @@ class CIFAR10(_CIFAR):
     archive_md5 = "c58f30108f718f92721af3b95e74349a"
     holds = DataSize(num_train=50_000, num_classes=10)
 
-    def __init__(self, root: Annotated[str, MinLen(1)], download: bool = True) -> None:
+    def __init__(self, root: Text, download: bool = True) -> None:
         super().__init__(root, download)
 
 
@@ -194,7 +193,7 @@ class CIFAR100(_CIFAR):
     archive_md5 = "eb9058c3a382ffc7106e4002c42a8d85"  # Source: torchvision.datasets.CIFAR100.tgz_md5
     holds = DataSize(num_train=50_000, num_classes=100)
 
-    def __init__(self, root: Annotated[str, MinLen(1)], download: bool = True) -> None:
+    def __init__(self, root: Text, download: bool = True) -> None:
         super().__init__(root, download)
 
 

@@ -7,10 +7,9 @@ import logging
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
-from annotated_types import MinLen
 
 from resnet_exp.data import decode_cache
 from resnet_exp.data.decode_cache import CachedImages
@@ -18,7 +17,7 @@ from resnet_exp.data.decode_pool import decode_all
 from resnet_exp.data.decoding import decode_run
 from resnet_exp.data.image_listing import Listing, check_root, list_images
 from resnet_exp.interfaces import DataSize, LabelledImages, LoadedData, Progress, RunError
-from resnet_exp.ranges import Count, ImageSize
+from resnet_exp.ranges import Count, ImageSize, Text
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +47,12 @@ class ImageFolder:
 
     def __init__(
         self,
-        root: Annotated[str, MinLen(1)],
+        root: Text,
         image_size: ImageSize = 32,
         channels: Literal["auto", 1, 3] = "auto",
         unreadable: Literal["error", "skip"] = "error",
         workers: Literal["auto"] | Count = "auto",
-        cache: Annotated[str, MinLen(1)] | None = None,
+        cache: Text | None = None,
     ) -> None:
         self.image_size, self.channels, self.unreadable = image_size, channels, unreadable
         self.workers = None if workers == "auto" else workers
