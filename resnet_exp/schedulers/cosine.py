@@ -38,7 +38,7 @@ class Cosine:
         min_lr: FoundOrNumber = "find",
         final_lr: Annotated[float, Ge(0), Le(1)] = 0.0,
         warmup_epochs: NotNegative = 1.0,
-        find_factor: Factor = 1.0,
+        find_factor: Factor = 4.0,
     ) -> None:
         self.max_lr, self.min_lr = given(max_lr), given(min_lr)
         check_order(self.min_lr, self.max_lr)

@@ -37,7 +37,7 @@ class Cyclic:
         min_lr: FoundOrNumber = "find",
         cycles: Count = 3,
         mode: Literal["triangular", "triangular2"] = "triangular",
-        find_factor: Factor = 1.0,
+        find_factor: Factor = 4.0,
     ) -> None:
         self.max_lr, self.min_lr = given(max_lr), given(min_lr)
         check_order(self.min_lr, self.max_lr)

@@ -44,7 +44,7 @@ class OneCycle:
         peak_epoch: Count = 5,
         anneal: Literal["cos", "linear"] = "cos",
         cycle_momentum: bool = False,
-        find_factor: Factor = 1.0,
+        find_factor: Factor = 8.0,
     ) -> None:
         self.max_lr, self.min_lr = given(max_lr), given(min_lr)
         check_order(self.min_lr, self.max_lr)
