@@ -88,7 +88,7 @@ def test_it_can_be_traced_and_exported():
 @pytest.mark.parametrize(("setting", "message"), [
     ({"blocks": [2, 2, 2]}, "model.blocks=[2,2,2]: a list of 4"),
     ({"blocks": [2, 2, 2, 2, 2]}, "model.blocks=[2,2,2,2,2]: a list of 4"),
-    ({"blocks": [2, 0, 2, 2]}, "model.blocks=[2,0,2,2]: a list of 4: a whole number of at least 1"),
+    ({"blocks": [2, 0, 2, 2]}, "model.blocks=[2,0,2,2]: a list of 4, each a whole number of at least 1"),
     ({"blocks": 18}, "model.blocks=18: a list of 4"),
     ({"width": 0}, "model.width=0: a whole number of at least 1"),
 ])  # fmt: skip

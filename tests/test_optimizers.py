@@ -476,7 +476,7 @@ def test_nesterov_without_momentum_is_refused():
     ("rmsprop.rmsprop", {"alpha": 1}, "optimizer.alpha=1: a finite number from 0 to below 1"),
     ("rmsprop.rmsprop", {"eps": 0}, "optimizer.eps=0: a finite number above 0"),
     ("rmsprop.rmsprop", {"centered": True}, "optimizer.centered is no key"),
-    ("adam.adam", {"betas": [0.9]}, "optimizer.betas=[0.9]: a list of 2: a finite number from 0 to below 1, a"),
+    ("adam.adam", {"betas": [0.9]}, "optimizer.betas=[0.9]: a list of 2, each a finite number from 0 to below 1"),
     ("adam.adam", {"betas": [0.9, 1]}, "optimizer.betas=[0.9,1]"),
     ("adam.adam", {"betas": 0.9}, "optimizer.betas=0.9"),
     ("adamw.adamw", {"eps": -1e-8}, "optimizer.eps=-1e-08"),
