@@ -161,7 +161,8 @@ class Scheduler(Protocol):
     """A learning-rate schedule (`conf/scheduler/*.yaml`): a pure function of the step."""
 
     max_lr: float | None  # None: to be found by the range test
-    find_factor: float  # a found max_lr is this many times the LR that the range test suggests
+    find_factor: float | None  # a found max_lr is this many times the suggested LR; None: not given, as follows
+    sgd_find_factor: float  # the factor that was measured, with SGD; other optimizers take the suggestion itself
 
     def check(self, epochs: int, steps_per_epoch: int | None = None) -> None:
         """Raises ConfigError where the schedule does not fit into the run; the steps are given once they are known."""

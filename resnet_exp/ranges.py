@@ -20,6 +20,7 @@ Text = Annotated[str, MinLen(1)]
 Pixels = Annotated[int, Ge(0)]
 ImageSize = Annotated[int, Ge(8), Le(1024)]  # pixels of a side
 FoundOrNumber = Literal["find"] | Annotated[float, Gt(0)]  # an LR: from the range test, or given
+AutoOrNumber = Literal["auto"] | Annotated[float, Gt(0)]
 Factor = Annotated[float, Gt(0)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
 NotNegative = Annotated[float, Ge(0)]

@@ -46,7 +46,7 @@ def of_training(
         "note": MEASURED_ON_TEST if validation == "test" else None,
         "max_lr": schedule.max_lr,
         "min_lr": schedule.min_lr,
-        "max_lr_source": _source(found, config.plugins["scheduler"].get("find_factor", 1)),
+        "max_lr_source": _source(found, schedule.max_lr),
         "epochs": config.train.epochs,
         "chosen_epoch": training.chosen_epoch,
         "best_val_accuracy": training.best_val_accuracy,
@@ -103,7 +103,8 @@ def headline(result: dict[str, Any]) -> str:
     return line + (f"; {result['note']}" if result["note"] else "")
 
 
-def _source(found: RangeTest | None, factor: float) -> str:
-    if found is None:
+def _source(found: RangeTest | None, max_lr: float) -> str:
+    if found is None or found.verdict.suggestion is None:
         return "given"
-    return f"range test: {found.verdict.status}, {factor:g} x {found.verdict.suggestion:.4g}"
+    suggestion = found.verdict.suggestion
+    return f"range test: {found.verdict.status}, {max_lr / suggestion:g} x {suggestion:.4g}"

@@ -154,10 +154,21 @@ def _usable(known: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def _max_lr(this: _Run, found: RangeTest | None) -> float | None:
     """The given max_lr, or the scheduler's multiple of the LR that the range test suggests; None where it failed."""
-    scheduler = this.plugins.scheduler
     if found is None:
-        return scheduler.max_lr
-    return None if found.verdict.suggestion is None else scheduler.find_factor * found.verdict.suggestion
+        return this.plugins.scheduler.max_lr
+    return None if found.verdict.suggestion is None else _find_factor(this.plugins) * found.verdict.suggestion
+
+
+def _find_factor(plugins: build.Plugins) -> float:
+    """The given factor, or the measured one.
+
+    Adam and its like scale their steps by themselves: what SGD bears as a multiple loses them (results/README.md).
+    """
+    scheduler = plugins.scheduler
+    if scheduler.find_factor is not None:
+        return scheduler.find_factor
+    is_sgd = isinstance(plugins.optimizer(nn.Linear(1, 1)), torch.optim.SGD)
+    return scheduler.sgd_find_factor if is_sgd else 1.0
 
 
 def _schedule(this: _Run, data: Data, found: RangeTest | None) -> Schedule:

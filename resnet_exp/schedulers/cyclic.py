@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Literal
 
 from resnet_exp.interfaces import ConfigError, Schedule
-from resnet_exp.ranges import Count, Factor, FoundOrNumber
+from resnet_exp.ranges import AutoOrNumber, Count, FoundOrNumber
 from resnet_exp.schedulers.lr import check_order, given, linear
 
 # What `find` takes for min_lr: max_lr / 4. Source: Smith (below), section 3.3, which says 1/3 or 1/4.
@@ -21,7 +21,8 @@ class Cyclic:
         min_lr: where each cycle begins and ends, a number below max_lr; or `find`, for max_lr / 4.
         cycles: whole cycles in the run. Where its steps do not divide by them, some are a step longer.
         mode: `triangular`: all peaks are max_lr; `triangular2`: each is half as far above min_lr as the one before.
-        find_factor: `find` takes this many times the LR that the range test suggests.
+        find_factor: `find` takes this many times the LR that the range test suggests; `auto`: `sgd_find_factor` times
+            with SGD, else the suggestion itself.
 
     Raises:
         ConfigError: min_lr is not below max_lr.
@@ -31,17 +32,19 @@ class Cyclic:
     step_size_up is (steps - 1) / (2 * cycles): the first and the last step are both min_lr.
     """
 
+    sgd_find_factor = 4.0  # measured: results/README.md
+
     def __init__(
         self,
         max_lr: FoundOrNumber = "find",
         min_lr: FoundOrNumber = "find",
         cycles: Count = 3,
         mode: Literal["triangular", "triangular2"] = "triangular",
-        find_factor: Factor = 4.0,
+        find_factor: AutoOrNumber = "auto",
     ) -> None:
         self.max_lr, self.min_lr = given(max_lr), given(min_lr)
         check_order(self.min_lr, self.max_lr)
-        self.cycles, self.mode, self.find_factor = cycles, mode, float(find_factor)
+        self.cycles, self.mode, self.find_factor = cycles, mode, given(find_factor)
 
     def check(self, epochs: int, steps_per_epoch: int | None = None) -> None:
         """Raises ConfigError where there are more cycles than the steps, once they are known, can hold."""

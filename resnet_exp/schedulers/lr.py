@@ -8,9 +8,9 @@ from typing import Literal
 from resnet_exp.interfaces import ConfigError
 
 
-def given(lr: float | Literal["find"]) -> float | None:
-    """The number; None for `find`."""
-    return None if lr == "find" else float(lr)
+def given(number: float | Literal["find", "auto"]) -> float | None:
+    """The number; None for `find` and `auto`."""
+    return None if isinstance(number, str) else float(number)
 
 
 def check_order(min_lr: float | None, max_lr: float | None) -> None:
