@@ -416,6 +416,24 @@ def test_a_range_test_is_made_anew_where_its_curves_would_differ(override: str, 
     assert calls
 
 
+@pytest.mark.parametrize(
+    ("overrides", "factor"),
+    [
+        ((), 8.0),
+        (("optimizer=adam",), 1.0),  # measured: what SGD bears as a multiple loses Adam
+        (("optimizer=adam", "scheduler.find_factor=2"), 2.0),
+    ],
+    ids=str,
+)
+def test_a_schedule_takes_its_multiple_of_the_suggestion(
+    overrides: tuple[str, ...], factor: float, go: Callable[..., Done], capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = go("train.epochs=1", "train.batch_size=64", *overrides)
+    suggestion = done.metrics["range_test/suggestion"][0]
+    assert done.result["max_lr"] == pytest.approx(factor * suggestion, rel=1e-15)
+    assert f"{factor:g} times the suggestion" in capsys.readouterr().out
+
+
 def test_a_range_test_is_made_anew_on_other_pixels_of_the_same_name(
     go: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -285,7 +285,7 @@ def test_a_min_lr_that_is_not_below_max_lr_is_refused(make, min_lr):
 
 @pytest.mark.parametrize(("target", "wrong", "message"), [
     ("constant.Constant", {"max_lr": 0}, "scheduler.max_lr=0: find, or a finite number above 0"),
-    ("constant.Constant", {"find_factor": 0}, "scheduler.find_factor=0: a finite number above 0"),
+    ("constant.Constant", {"find_factor": 0}, "scheduler.find_factor=0: auto, or a finite number above 0"),
     ("constant.Constant", {"min_lr": 0.1}, "scheduler.min_lr is no key"),
     ("cosine.Cosine", {"warmup_epochs": -1}, "scheduler.warmup_epochs=-1: a finite number of at least 0"),
     ("cosine.Cosine", {"warmup_epochs": math.nan}, "scheduler.warmup_epochs=nan"),
