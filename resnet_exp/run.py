@@ -60,7 +60,8 @@ def run(config: Config, command: str) -> float | None:
     machine = runtime.start(config.device, config.train.precision, config.train.deterministic)
     check_momentum(bool(config.plugins["scheduler"].get("cycle_momentum")), machine)
     images = check_fit(plugins.source.size(), config.split, config.train.batch_size)
-    plugins.scheduler.check(config.train.epochs, num_batches(images, config.train.batch_size))
+    if config.task == "train":
+        plugins.scheduler.check(config.train.epochs, num_batches(images, config.train.batch_size))
     identity = plugins.source.identity()
     environment = runtime.environment(machine, config.plugin_folders)
     title, run_signature = config.title, signature(config, identity, machine.precision)
@@ -76,7 +77,6 @@ def run(config: Config, command: str) -> float | None:
             this = _Run(config, plugins, identity, machine, environment, record, console)
             data = _prepare(this)
             record.mirror()
-            build.check_model(config, data.info.image_size, data.info.in_channels, data.info.num_classes)
             found = _find_max_lr(this, data)
             if config.task == "range_test" and found:
                 outcome = result.of_range_test(config, found)
@@ -93,7 +93,7 @@ def run(config: Config, command: str) -> float | None:
 
 
 def _prepare(this: _Run) -> Data:
-    """The data, split and on the device."""
+    """The data, split and on the device; the model takes them."""
     config, plugins = this.config, this.plugins
     data = prepare(
         plugins.source,
@@ -105,6 +105,8 @@ def _prepare(this: _Run) -> Data:
         device=this.machine.device,
         progress=this.console.progress,
     )
+    # Whether they are grey was not known before.
+    build.check_model(config, data.info.image_size, data.info.in_channels, data.info.num_classes)
     this.record.data(data.info, data.digests)
     telling.tell_data(data.info, config.split.validation, this.console)
     return data
