@@ -130,6 +130,26 @@ def test_a_module_that_no_plugins_names_is_neither_an_option_nor_run(tmp_path: P
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("channels", "code"), [(1, 0), (3, 2)])
+def test_a_network_for_grey_or_colour_alone_is_held_against_the_images(
+    channels: int, code: int, tmp_path: Path
+) -> None:
+    """Digits are grey, which shows when they are read: then too it is told in a line."""
+    folder = own(
+        tmp_path,
+        code="from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self, *, num_classes, in_channels, image_size):\n"
+        f"        super().__init__(nn.Conv2d({channels}, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),\n"
+        "                         nn.Linear(4, num_classes))\n",
+    )
+    done = command(tmp_path, f"plugins={folder}", "model=mine", *QUICK)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr == "" or done.stderr.startswith("error: ")
+
+
 @pytest.mark.parametrize("target", ["os.system", "own.os.system", "mine.os.system", "mine", "subprocess.run"])
 def test_naming_a_folder_admits_its_modules_and_no_other(target: str, tmp_path: Path) -> None:
     folder = own(tmp_path, code="import os\n" + HOSTILE)
