@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
-from resnet_exp.config import NO_OPTIMIZER_LR
+from resnet_exp.config import NO_OPTIMIZER_LR, typed
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.nearest import nearest, unknown_key
 from resnet_exp.plugin_folders import conf_of, folders_of
@@ -30,6 +30,7 @@ CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
 _SHOWS = {"--help", "-h", "--hydra-help", "--version", "--info", "-i"}
 _COMPLETION = {"--shell-completion", "-sc"}
 _CONFIG_DIR = ("--config-dir", "-cd")
+_MOST_VALUES = 100  # of a sweep over one key that are tried beforehand
 # What people look for elsewhere.
 _UNTRACKED = "would be ignored: tracker=none mirrors the run nowhere; leave it out"
 _ELSEWHERE = {
@@ -69,9 +70,11 @@ def check(arguments: Sequence[str]) -> None:
         if _SHOWS & set(arguments):
             return
         compositions = {label: set(_keys(tree)) for label, tree in _compositions(chosen, groups)}
-    for override in overrides:
-        if override.key_or_group not in groups:
-            _check_key(override, compositions, list(groups))
+        for override in overrides:
+            if override.key_or_group not in groups:
+                _check_key(override, compositions, list(groups))
+        if any(override.is_sweep_override() for override in overrides):
+            _check_sweep(overrides)
 
 
 def _overrides(arguments: Sequence[str]) -> Iterator[str]:
@@ -202,6 +205,27 @@ def _check_mapping(override: Override) -> None:
     """An empty mapping takes any key, but Hydra adds none without a +."""
     if isinstance(override.value(), dict) and not (override.is_add() or override.is_force_add()):
         raise ConfigError(f"{override.input_line}: what is new in a mapping is added with +{override.input_line}")
+
+
+def _check_sweep(overrides: Sequence[Override]) -> None:
+    """Raises ConfigError where a value that is swept over cannot work: no job is run before all are known to be sound.
+
+    Each value is tried beside the first ones of the others; what cannot be listed (an interval, a glob) is left out.
+    """
+    values = [list(_values(override)) for override in overrides if not override.key_or_group.startswith("hydra")]
+    values = [each for each in values if each]
+    firsts = [each[0] for each in values]
+    others = [[*firsts[:place], other, *firsts[place + 1 :]] for place, each in enumerate(values) for other in each[1:]]
+    for job in (firsts, *others):
+        typed(compose("config", overrides=job), job)
+
+
+def _values(override: Override) -> Iterator[str]:
+    if not override.is_sweep_override():
+        yield str(override.input_line)
+    elif override.is_discrete_sweep() and not isinstance(override.value(), Glob):
+        for value in itertools.islice(override.sweep_string_iterator(), _MOST_VALUES):
+            yield f"{override.get_key_element()}={value}"
 
 
 def _parents(key: str) -> Iterator[str]:

@@ -216,6 +216,10 @@ def test_the_keys_of_a_sweep_are_checked_too() -> None:
     check(["-m", "scheduler=onecycle", "scheduler.peak_epoch=range(1,4)", "model=glob(resnet*)"])
     with pytest.raises(ConfigError, match=r"scheduler\.peak_epoch is no key with scheduler=cosine; every job"):
         check(["-m", "scheduler=onecycle,cosine", "scheduler.peak_epoch=2,5"])
+    with pytest.raises(ConfigError, match=r"model\.width=0: a whole number of at least 1 is needed"):
+        check(["-m", "model.width=2,0", "data=digits"])  # before the first job runs
+    with pytest.raises(ConfigError, match=r"scheduler\.max_lr=-1"):
+        check(["-m", "data=digits,cifar10", "scheduler.max_lr=choice(0.1,-1)"])
     with pytest.raises(ConfigError, match="plugins cannot be swept over"):
         check(["-m", "plugins=a,b"])
     with pytest.raises(ConfigError, match=r"scheduler\.peak_epok is no key; did you mean scheduler\.peak_epoch\?"):
