@@ -162,7 +162,7 @@ class Scheduler(Protocol):
 
     max_lr: float | None  # None: to be found by the range test
     find_factor: float | None  # a found max_lr is this many times the suggested LR; None: not given, as follows
-    sgd_find_factor: float  # the factor that was measured, with SGD; other optimizers take the suggestion itself
+    measured_factor: float  # taken by SGD on networks with batch normalisation; others take the suggestion itself
 
     def check(self, epochs: int, steps_per_epoch: int | None = None) -> None:
         """Raises ConfigError where the schedule does not fit into the run; the steps are given once they are known."""

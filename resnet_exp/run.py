@@ -137,7 +137,7 @@ def _find_max_lr(this: _Run, data: Data) -> RangeTest | None:
                 this.console.progress,
             )
         write_json(memo, found.to_json())
-    max_lr = _max_lr(this, found) if config.task == "train" else None
+    max_lr = _max_lr(this, data, found) if config.task == "train" else None
     min_lr = this.plugins.scheduler.first_lr(max_lr) if max_lr else None
     artifacts.keep_range_test(found, max_lr, min_lr, this.record, reused=bool(known))
     telling.tell_range_test(found, max_lr, this.console, reused=bool(known))
@@ -154,23 +154,29 @@ def _usable(known: dict[str, Any] | None) -> dict[str, Any] | None:
     return known if known and known["verdict"]["suggestion"] is not None else None
 
 
-def _max_lr(this: _Run, found: RangeTest | None) -> float | None:
+def _max_lr(this: _Run, data: Data, found: RangeTest | None) -> float | None:
     """The given max_lr, or the scheduler's multiple of the LR that the range test suggests; None where it failed."""
     if found is None:
         return this.plugins.scheduler.max_lr
-    return None if found.verdict.suggestion is None else _find_factor(this.plugins) * found.verdict.suggestion
+    return None if found.verdict.suggestion is None else _find_factor(this, data) * found.verdict.suggestion
 
 
-def _find_factor(plugins: build.Plugins) -> float:
+def _find_factor(this: _Run, data: Data) -> float:
     """The given factor, or the measured one.
 
-    Adam and its like scale their steps by themselves: what SGD bears as a multiple loses them (results/README.md).
+    SGD bears a multiple of the suggestion on networks with batch normalisation; Adam, and a network without it, are
+    lost (results/README.md). That fits with weights whose scale does not matter: they grow until the LR suits them.
+
+    Source: van Laarhoven, L2 Regularization versus Batch and Weight Normalization (2017), section 2.
     """
-    scheduler = plugins.scheduler
+    scheduler = this.plugins.scheduler
     if scheduler.find_factor is not None:
         return scheduler.find_factor
-    is_sgd = isinstance(plugins.optimizer(nn.Linear(1, 1)), torch.optim.SGD)
-    return scheduler.sgd_find_factor if is_sgd else 1.0
+    with runtime.untouched_randomness():
+        model = build.model(this.config, data.info)
+    normalised = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules())
+    is_sgd = isinstance(this.plugins.optimizer(model), torch.optim.SGD)
+    return scheduler.measured_factor if normalised and is_sgd else 1.0
 
 
 def _schedule(this: _Run, data: Data, found: RangeTest | None) -> Schedule:
@@ -179,7 +185,7 @@ def _schedule(this: _Run, data: Data, found: RangeTest | None) -> Schedule:
     Raises:
         RunError: the max_lr that was found does not go with a setting, such as a min_lr above it.
     """
-    max_lr = _max_lr(this, found)
+    max_lr = _max_lr(this, data, found)
     assert max_lr is not None
     steps = num_batches(len(data.train), this.config.train.batch_size)
     try:

@@ -85,7 +85,10 @@ NOT_A = {
     type(None): ("{a: 1}", "true", "nan", "[]"),
 }
 # What one of the values above is welcome for: any whole number is a seed, `find` is no text, and so on.
-WELCOME = {("seed", "-1"), ("name", "nan"), ("images", "nan"), ("checkpoint", "nan"), ("plugins", "[]")}
+WELCOME = {
+    ("train.checkpoint_interval", "2.5"), ("seed", "-1"), ("name", "nan"), ("images", "nan"), ("checkpoint", "nan"),
+    ("plugins", "[]"),
+}  # fmt: skip
 
 
 def bad_values(count: int) -> list[tuple[tuple[str, ...], str]]:

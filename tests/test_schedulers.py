@@ -268,7 +268,7 @@ def test_what_is_refused_is_refused_by_plan_too(run):
 def test_a_max_lr_is_found_or_given(make, factor):
     assert make().max_lr is None
     assert make().find_factor is None
-    assert make().sgd_find_factor == factor, "as measured: results/README.md"
+    assert make().measured_factor == factor, "as measured: results/README.md"
     assert make(max_lr=0.1).max_lr == 0.1
     assert make(find_factor=3).find_factor == 3.0
 

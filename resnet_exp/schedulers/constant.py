@@ -12,11 +12,11 @@ class Constant:
 
     Args:
         max_lr: the LR of every step, a number; or `find`, for the range test's.
-        find_factor: `find` takes this many times the LR that the range test suggests; `auto`: `sgd_find_factor` times
-            with SGD, else the suggestion itself.
+        find_factor: `find` takes this many times the LR that the range test suggests; `auto`: `measured_factor` times
+            with SGD on a network with batch normalisation, else the suggestion itself.
     """
 
-    sgd_find_factor = 1.0  # measured: results/README.md
+    measured_factor = 1.0  # results/README.md
 
     def __init__(self, max_lr: FoundOrNumber = "find", find_factor: AutoOrNumber = "auto") -> None:
         self.max_lr, self.find_factor = given(max_lr), given(find_factor)

@@ -23,8 +23,8 @@ class Cosine:
         final_lr: where the schedule ends, as a ratio of min_lr.
         warmup_epochs: how long the LR rises, rounded to whole steps, at least one; 0 begins at max_lr. The default
             is the share of the source, 5 of 90 epochs, in 24.
-        find_factor: `find` takes this many times the LR that the range test suggests; `auto`: `sgd_find_factor` times
-            with SGD, else the suggestion itself.
+        find_factor: `find` takes this many times the LR that the range test suggests; `auto`: `measured_factor` times
+            with SGD on a network with batch normalisation, else the suggestion itself.
 
     Raises:
         ConfigError: min_lr is not below max_lr, or nothing depends on it.
@@ -33,7 +33,7 @@ class Cosine:
     Minibatch SGD (2017), section 2.2, for the gradual warm-up.
     """
 
-    sgd_find_factor = 4.0  # measured: results/README.md
+    measured_factor = 4.0  # results/README.md
 
     def __init__(
         self,

@@ -21,8 +21,8 @@ class Cyclic:
         min_lr: where each cycle begins and ends, a number below max_lr; or `find`, for max_lr / 4.
         cycles: whole cycles in the run. Where its steps do not divide by them, some are a step longer.
         mode: `triangular`: all peaks are max_lr; `triangular2`: each is half as far above min_lr as the one before.
-        find_factor: `find` takes this many times the LR that the range test suggests; `auto`: `sgd_find_factor` times
-            with SGD, else the suggestion itself.
+        find_factor: `find` takes this many times the LR that the range test suggests; `auto`: `measured_factor` times
+            with SGD on a network with batch normalisation, else the suggestion itself.
 
     Raises:
         ConfigError: min_lr is not below max_lr.
@@ -32,7 +32,7 @@ class Cyclic:
     step_size_up is (steps - 1) / (2 * cycles): the first and the last step are both min_lr.
     """
 
-    sgd_find_factor = 4.0  # measured: results/README.md
+    measured_factor = 4.0  # results/README.md
 
     def __init__(
         self,

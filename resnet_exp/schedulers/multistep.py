@@ -20,8 +20,8 @@ class MultiStep:
         milestones: epochs, counted from 1, with whose last step an LR ends. Each is above the one before and below
             train.epochs. The default, a half and three quarters of 24 epochs, is the way of He et al.
         gamma: what the LR is multiplied by at each.
-        find_factor: `find` takes this many times the LR that the range test suggests; `auto`: `sgd_find_factor` times
-            with SGD, else the suggestion itself.
+        find_factor: `find` takes this many times the LR that the range test suggests; `auto`: `measured_factor` times
+            with SGD on a network with batch normalisation, else the suggestion itself.
 
     Raises:
         ConfigError: the milestones do not rise.
@@ -29,7 +29,7 @@ class MultiStep:
     Source: He, Zhang, Ren, Sun: Deep Residual Learning (2016), section 4.2: a tenth after 32k and 48k of 64k steps.
     """
 
-    sgd_find_factor = 1.0  # measured: results/README.md
+    measured_factor = 1.0  # results/README.md
 
     def __init__(
         self,

@@ -27,8 +27,8 @@ class OneCycle:
         peak_epoch: the peak is reached with the last step of this epoch, counted from 1.
         anneal: the shape of both phases, `cos` or `linear`.
         cycle_momentum: moves the momentum against the LR, 0.95 -> 0.85 -> 0.95.
-        find_factor: `find` takes this many times the LR that the range test suggests; `auto`: `sgd_find_factor` times
-            with SGD, else the suggestion itself.
+        find_factor: `find` takes this many times the LR that the range test suggests; `auto`: `measured_factor` times
+            with SGD on a network with batch normalisation, else the suggestion itself.
 
     Raises:
         ConfigError: min_lr is not below max_lr.
@@ -37,7 +37,7 @@ class OneCycle:
     `three_phase=False`, div_factor = max_lr / min_lr and final_div_factor = 1 / final_lr.
     """
 
-    sgd_find_factor = 8.0  # measured: results/README.md
+    measured_factor = 8.0  # results/README.md
 
     def __init__(
         self,
