@@ -24,9 +24,10 @@ _ONLY_FOR = {
     "images": ("predict",),
     "predictions": ("predict",),
 }
+_Plugins = Mapping[str, Mapping[str, Any]]
 
 
-def refuse_ignored(task: str, overrides: Sequence[str], plugins: Mapping[str, Mapping[str, Any]]) -> None:
+def refuse_ignored(task: str, overrides: Sequence[str], plugins: _Plugins) -> None:
     """Raises ConfigError for what was set on the command line and has no effect.
 
     Args:
@@ -36,12 +37,12 @@ def refuse_ignored(task: str, overrides: Sequence[str], plugins: Mapping[str, Ma
     """
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0].partition("@")[0]
-        reason = _reason(key, task, plugins["scheduler"])
+        reason = _reason(key, task, plugins)
         if reason:
             raise ConfigError(f"{override} would be ignored: {reason}")
 
 
-def _reason(key: str, task: str, scheduler: Mapping[str, Any]) -> str | None:
+def _reason(key: str, task: str, plugins: _Plugins) -> str | None:
     """Why the key has no effect, and what to do; None where it has one."""
     if task in _READ:
         if key in _SPLIT or not any(_within(key, read) for read in (*_READ[task], "experiment", "hydra")):
@@ -49,10 +50,11 @@ def _reason(key: str, task: str, scheduler: Mapping[str, Any]) -> str | None:
         return None
     if key in _ONLY_FOR:
         return f"task={task} does not read it; it is for task={' or '.join(_ONLY_FOR[key])}"
-    return _reason_of_a_training(key, task, scheduler)
+    return _reason_of_a_training(key, task, plugins)
 
 
-def _reason_of_a_training(key: str, task: str, scheduler: Mapping[str, Any]) -> str | None:
+def _reason_of_a_training(key: str, task: str, plugins: _Plugins) -> str | None:
+    scheduler = plugins["scheduler"]
     max_lr = scheduler.get("max_lr")
     if task == "range_test":
         if key == "scheduler.max_lr" and max_lr != "find":
@@ -60,9 +62,17 @@ def _reason_of_a_training(key: str, task: str, scheduler: Mapping[str, Any]) -> 
         return None  # a training's whole command may be given: what comes after the range test is for later
     if max_lr != "find" and (_within(key, "range_test") or key == "scheduler.find_factor"):
         return f"scheduler.max_lr={max_lr} is given, so no range test runs; set scheduler.max_lr=find or leave it out"
-    if key == "optimizer.momentum" and max_lr != "find" and scheduler.get("cycle_momentum"):  # a range test has it
+    if max_lr != "find" and scheduler.get("cycle_momentum") and _sets_momentum(key, plugins["optimizer"]):
         return "scheduler.cycle_momentum=true moves the momentum from 0.95 to 0.85 and back; leave one of them out"
-    return None
+    return None  # a range test has the momentum that is set
+
+
+def _sets_momentum(key: str, optimizer: Mapping[str, Any]) -> bool:
+    """Whether the key sets a momentum: in the Adam family the first of `betas`, 0.9 where only the second is meant."""
+    if key != "optimizer.betas":
+        return key == "optimizer.momentum"
+    betas = optimizer.get("betas")
+    return isinstance(betas, (list, tuple)) and betas[:1] != type(betas)([0.9])
 
 
 def _within(key: str, section: str) -> bool:

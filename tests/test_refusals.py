@@ -158,6 +158,10 @@ def test_a_slip_in_an_options_name_is_understood(group: str) -> None:
             ("scheduler.max_lr=0.1", "scheduler.cycle_momentum=true", "optimizer.momentum=0.8"),
             "optimizer.momentum=0.8 would be ignored",
         ),
+        (
+            ("optimizer=adam", "scheduler.max_lr=0.1", "scheduler.cycle_momentum=true", "optimizer.betas=[0.5,0.99]"),
+            "optimizer.betas=[0.5,0.99] would be ignored",
+        ),
         (("scheduler.max_lr=0.1", "scheduler.find_factor=2"), "scheduler.find_factor=2 would be ignored"),
         (("scheduler.max_lr=0.1", "range_test=default"), "range_test=default would be ignored"),
         (("tracker=none", "+tracker.uri=sqlite:///x.db"), "tracker.uri would be ignored: tracker=none mirrors"),
@@ -229,6 +233,12 @@ def test_the_keys_of_a_sweep_are_checked_too() -> None:
         check(["--multirun", "scheduler.peak_epok=2,5"])
     with pytest.raises(ConfigError, match=r"optimizer=rmsprp is no option of optimizer; did you mean rmsprop\?"):
         check(["--multirun", "optimizer=sgd,rmsprp"])
+
+
+def test_what_is_not_ignored_is_welcome_with_a_cycled_momentum() -> None:
+    given = ("scheduler.max_lr=0.1", "scheduler.cycle_momentum=true")
+    assert refusal(*given, "optimizer=adam", "optimizer.betas=[0.9,0.99]") is None
+    assert refusal("scheduler.cycle_momentum=true", "optimizer.momentum=0.8") is None, "the range test has it"
 
 
 def test_what_only_shows_something_is_not_checked() -> None:
