@@ -15,7 +15,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from resnet_exp import ranges
 from resnet_exp.interfaces import ConfigError
-from resnet_exp.nearest import unknown_key
+from resnet_exp.nearest import UnknownKey
 
 # What an annotation may be made of, and the modules that these names come from. Any other name leaves its argument
 # unchecked here.
@@ -82,7 +82,7 @@ def checked_settings(group: str, target: str, settings: dict[str, Any], given: I
     known = [name for name in arguments.annotations if name not in given]
     for key in settings:
         if key not in known and (key in given or not arguments.takes_any):
-            raise ConfigError(unknown_key(f"{group}.{key}", [f"{group}.{name}" for name in known], f" of {target}"))
+            raise UnknownKey(f"{group}.{key}", [f"{group}.{name}" for name in known], f" of {target}")
     for name in arguments.required:
         if name not in settings and name not in given:
             raise ConfigError(f"{group}.{name} is missing: {target} has no default for it; set {group}.{name}=...")

@@ -24,7 +24,7 @@ from resnet_exp.interfaces import (
     Scheduler,
     Tracker,
 )
-from resnet_exp.nearest import unknown_key
+from resnet_exp.nearest import UnknownKey
 from resnet_exp.tracking.mlflow import MlflowTracker
 from resnet_exp.tracking.null import NullTracker
 
@@ -37,6 +37,7 @@ class Plugins:
     augmentation: Augmentation
     optimizer: OptimizerFactory
     scheduler: Scheduler
+    in_channels: int  # of the images that the model is known to take
 
 
 def check_schedule(config: Config) -> None:
@@ -66,20 +67,27 @@ def plugins(config: Config) -> Plugins:
     for group in PACKAGES:
         _check_names(group, config)
     source = _make("data", config)
-    num_classes = source.size().num_classes
-    try:
-        check_model(config, source.image_size, 3, num_classes)
-    except ConfigError as refusal:  # whether the images are grey is known when they are read
-        try:
-            check_model(config, source.image_size, 1, num_classes)
-        except ConfigError:
-            raise refusal from None
     return Plugins(
+        in_channels=_taken_channels(config, source),
         scheduler=_make("scheduler", config),
         source=source,
         augmentation=_make("augmentation", config),
         optimizer=_make("optimizer", config),
     )
+
+
+def _taken_channels(config: Config, source: DataSource) -> int:
+    """3 or 1, whichever the model takes; whether the images are grey is known when they are read."""
+    num_classes = source.size().num_classes
+    try:
+        check_model(config, source.image_size, 3, num_classes)
+    except ConfigError as refusal:
+        try:
+            check_model(config, source.image_size, 1, num_classes)
+        except ConfigError:
+            raise refusal from None
+        return 1
+    return 3
 
 
 def check_model(config: Config, image_size: int, in_channels: int, num_classes: int) -> None:
@@ -130,7 +138,7 @@ def _check_names(group: str, config: Config) -> None:
     known = [argument for argument in signature.parameters if argument not in given]
     for key in settings:
         if key not in known:
-            raise ConfigError(unknown_key(f"{group}.{key}", [f"{group}.{one}" for one in known], f" of {target}"))
+            raise UnknownKey(f"{group}.{key}", [f"{group}.{one}" for one in known], f" of {target}")
 
 
 def _make(group: str, config: Config, **arguments: Any) -> Any:

@@ -16,11 +16,11 @@ from hydra.core.override_parser.types import ChoiceSweep, Glob, Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from resnet_exp.config import NO_OPTIMIZER_LR, typed
 from resnet_exp.interfaces import ConfigError
-from resnet_exp.nearest import nearest, unknown_key
+from resnet_exp.nearest import UnknownKey, nearest
 from resnet_exp.plugin_folders import conf_of, folders_of
 
 _HERE = Path(__file__).resolve().parent
@@ -156,11 +156,18 @@ def _compositions(chosen: Sequence[Override], groups: dict[str, list[str]]) -> I
     """The config with the choices; of a sweep's choices each in turn, beside the first ones of the other groups."""
     variants = [[_fixed(override, choice) for choice in _choices(override, groups[override.key_or_group])]
                 for override in chosen]  # fmt: skip
+    for label, job in _in_turn(variants):
+        tree: Any = OmegaConf.to_container(_composed(job), resolve=False)
+        yield label, tree
+
+
+def _in_turn(variants: list[list[str]]) -> Iterator[tuple[str, list[str]]]:
+    """Jobs: each variant of an override beside the first ones of the others; with what tells the job from the first."""
     firsts = [each[0] for each in variants]
-    yield " ".join(firsts), _composed(firsts)
+    yield " ".join(firsts), firsts
     for place, each in enumerate(variants):
         for other in each[1:]:
-            yield other, _composed([*firsts[:place], other, *firsts[place + 1 :]])
+            yield other, [*firsts[:place], other, *firsts[place + 1 :]]
 
 
 def _fixed(override: Override, choice: Any) -> str:
@@ -168,12 +175,11 @@ def _fixed(override: Override, choice: Any) -> str:
     return text if override.is_delete() else f"{text.partition('=')[0]}={'null' if choice is None else choice}"
 
 
-def _composed(overrides: list[str]) -> dict[str, Any]:
+def _composed(overrides: list[str]) -> DictConfig:
     try:
-        tree: Any = OmegaConf.to_container(compose("config", overrides=overrides), resolve=False)
+        return compose("config", overrides=overrides)
     except (HydraException, ValueError) as error:
         raise ConfigError(str(error).splitlines()[0]) from error
-    return tree
 
 
 def _keys(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -191,9 +197,10 @@ def _check_key(override: Override, compositions: dict[str, set[str]], groups: Se
         return
     if f"{key}.*" in known:
         return _check_mapping(override)
+    if key not in known and key in _ELSEWHERE:
+        raise ConfigError(_ELSEWHERE[key])
     if key not in known:
-        names = sorted(name for name in known | set(groups) if "*" not in name)
-        raise ConfigError(_ELSEWHERE.get(key) or unknown_key(key, names))
+        raise UnknownKey(key, sorted(name for name in known | set(groups) if "*" not in name))
     for label, keys in compositions.items():
         if key not in keys:
             raise ConfigError(f"{key} is no key with {label}; every job of a sweep gets it, so each must have it")
@@ -213,11 +220,8 @@ def _check_sweep(overrides: Sequence[Override]) -> None:
     Each value is tried beside the first ones of the others; what cannot be listed (an interval, a glob) is left out.
     """
     values = [list(_values(override)) for override in overrides if not override.key_or_group.startswith("hydra")]
-    values = [each for each in values if each]
-    firsts = [each[0] for each in values]
-    others = [[*firsts[:place], other, *firsts[place + 1 :]] for place, each in enumerate(values) for other in each[1:]]
-    for job in (firsts, *others):
-        typed(compose("config", overrides=job), job)
+    for _, job in _in_turn([each for each in values if each]):
+        typed(_composed(job), job)
 
 
 def _values(override: Override) -> Iterator[str]:

@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from resnet_exp.arguments import checked_settings
-from resnet_exp.ignored import refuse_ignored
+from resnet_exp.ignored import key_of, refuse_ignored
 from resnet_exp.interfaces import ConfigError
+from resnet_exp.nearest import UnknownKey
 from resnet_exp.plugin_folders import folders_of, open_folders
 from resnet_exp.redact import redact
 from resnet_exp.settings import (
@@ -81,7 +82,7 @@ class Config:
 
     def is_set(self, *sections: str) -> bool:
         """Whether the command line sets one of these keys or groups, or a key below them."""
-        keys = [override.lstrip("+~").partition("=")[0] for override in self.overrides]
+        keys = map(key_of, self.overrides)
         return any(key == section or key.startswith(f"{section}.") for key in keys for section in sections)
 
 
@@ -109,8 +110,8 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, 
     for group, plugin in plugins.items():
         try:
             plugins[group] = checked_plugin(group, plugin, modules)
-        except ConfigError as error:
-            raise ConfigError(f"{error}{_by_an_experiment(str(error), overrides, choices or {})}") from error
+        except UnknownKey as error:
+            raise ConfigError(f"{error}{_by_an_experiment(error.key, overrides, choices or {})}") from error
     config = Config(
         **top,
         split=from_values(SplitConfig, "data.", split),
@@ -186,19 +187,21 @@ def checked_plugin(group: str, plugin: dict[str, Any], modules: Sequence[str]) -
     return {"_target_": target, **checked_settings(group, target, settings, GIVEN.get(group, ()))}
 
 
-def _by_an_experiment(message: str, overrides: Sequence[str], choices: Mapping[str, Any]) -> str:
+def _by_an_experiment(key: str, overrides: Sequence[str], choices: Mapping[str, Any]) -> str:
     """What to do about a key that a group's other option had, and the experiment sets."""
-    key, about_a_key, _ = message.partition(" is no key")
-    on_command_line = any(override.lstrip("+").startswith(f"{key}=") for override in overrides)
-    if not about_a_key or on_command_line or not choices.get("experiment"):
+    if key in map(key_of, overrides) or not choices.get("experiment"):
         return ""
     return f"; experiment={choices['experiment']} sets it, and ~{key} takes it out"
 
 
 def _short_names(plugins: dict[str, dict[str, Any]], choices: Mapping[str, Any]) -> dict[str, str]:
     """What each group's choice is called: its yaml, or else the module of what it names."""
-    modules = {group: str(plugin["_target_"]).split(".")[-2] for group, plugin in plugins.items()}
-    return {group: str(choices.get(group) or module) for group, module in modules.items()}
+    return {group: str(choices.get(group) or module_of(plugin)) for group, plugin in plugins.items()}
+
+
+def module_of(plugin: dict[str, Any]) -> str:
+    """The name of the module that a plug-in is in, without its packages."""
+    return str(plugin["_target_"]).split(".")[-2]
 
 
 def _keys_within(value: Any) -> Iterator[str]:

@@ -36,10 +36,14 @@ def refuse_ignored(task: str, overrides: Sequence[str], plugins: _Plugins) -> No
         plugins: the settings of each group's plug-in.
     """
     for override in overrides:
-        key = override.lstrip("+~").partition("=")[0].partition("@")[0]
-        reason = _reason(key, task, plugins)
+        reason = _reason(key_of(override), task, plugins)
         if reason:
             raise ConfigError(f"{override} would be ignored: {reason}")
+
+
+def key_of(override: str) -> str:
+    """The key or group that an override of the command line sets."""
+    return override.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
 def _reason(key: str, task: str, plugins: _Plugins) -> str | None:

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from resnet_exp.interfaces import ConfigError
+
 _MANY = 24  # names that a message lists
 
 
-def unknown_key(key: str, known: Iterable[str], of: str = "") -> str:
-    """The message about a key that nobody reads, with the nearest known one."""
-    known = list(known)
+class UnknownKey(ConfigError):
+    """A key that nobody reads; the message names the nearest known one."""
+
+    def __init__(self, key: str, known: Iterable[str], of: str = "") -> None:
+        self.key = key
+        super().__init__(f"{key} is no key{of}; {_hint(key, list(known))}")
+
+
+def _hint(key: str, known: list[str]) -> str:
     near = nearest(key, known)
     if near:
-        return f"{key} is no key{of}; did you mean {near}?"
-    shown = ", ".join(name.rpartition(".")[2] for name in known) or "none"
-    return f"{key} is no key{of}; " + (f"known are {shown}" if len(known) <= _MANY else "--help lists them")
+        return f"did you mean {near}?"
+    if len(known) > _MANY:
+        return "--help lists them"
+    return f"known are {', '.join(name.rpartition('.')[2] for name in known) or 'none'}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -88,6 +88,11 @@ def shown(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(shown, value))}]"
     return str(value)
+
+
+def shown_settings(plugin: Mapping[str, Any]) -> list[str]:
+    """A plug-in's settings as `key=value`, without its `_target_`."""
+    return [f"{key}={shown(value)}" for key, value in plugin.items() if key != "_target_"]
 
 
 def _admit(value: Any, annotation: Any) -> Any:

@@ -104,7 +104,8 @@ def headline(result: dict[str, Any]) -> str:
 
 
 def _source(found: RangeTest | None, max_lr: float) -> str:
-    if found is None or found.verdict.suggestion is None:
+    if found is None:
         return "given"
     suggestion = found.verdict.suggestion
+    assert suggestion is not None, "a failed one ends the run"
     return f"range test: {found.verdict.status}, {max_lr / suggestion:g} x {suggestion:.4g}"

@@ -105,8 +105,8 @@ def _prepare(this: _Run) -> Data:
         device=this.machine.device,
         progress=this.console.progress,
     )
-    # Whether they are grey was not known before.
-    build.check_model(config, data.info.image_size, data.info.in_channels, data.info.num_classes)
+    if data.info.in_channels != plugins.in_channels:  # what the model was tried with, before the images were read
+        build.check_model(config, data.info.image_size, data.info.in_channels, data.info.num_classes)
     this.record.data(data.info, data.digests)
     telling.tell_data(data.info, config.split.validation, this.console)
     return data

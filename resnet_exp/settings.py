@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 from annotated_types import Ge, Le
 
 from resnet_exp.interfaces import ConfigError
-from resnet_exp.nearest import unknown_key
+from resnet_exp.nearest import UnknownKey
 from resnet_exp.ranges import Count, Factor, Fraction, NotNegative, Text, admitted
 from resnet_exp.redact import redact
 
@@ -136,7 +136,7 @@ def from_values(schema: type[Any], prefix: str, values: dict[str, Any]) -> Any:
     kinds = get_type_hints(schema, include_extras=True)
     for key in values:
         if key not in kinds:
-            raise ConfigError(unknown_key(f"{prefix}{key}", [f"{prefix}{known}" for known in kinds]))
+            raise UnknownKey(f"{prefix}{key}", [f"{prefix}{known}" for known in kinds])
     checked = {key: admitted(f"{prefix}{key}", value, kinds[key]) for key, value in values.items()}
     for field in fields(schema):
         if field.name not in values and field.default is MISSING:

@@ -10,7 +10,7 @@ from resnet_exp.config import Config
 from resnet_exp.console import Console
 from resnet_exp.directory import RunDirectory
 from resnet_exp.interfaces import DatasetInfo, Tracker
-from resnet_exp.ranges import shown
+from resnet_exp.ranges import shown_settings
 from resnet_exp.result import MEASURED, MEASURED_ON_TEST, headline
 from resnet_exp.runtime import Runtime
 from resnet_exp.stages.range_test import RangeTest
@@ -91,11 +91,7 @@ def tell_changed(before: dict[str, Any], now: dict[str, Any], console: Console) 
 
 
 def _shown(config: Config, group: str) -> str:
-    return " ".join([config.short_names[group], *_settings(config, group)])
-
-
-def _settings(config: Config, group: str) -> list[str]:
-    return [f"{key}={shown(value)}" for key, value in config.plugins[group].items() if key != "_target_"]
+    return " ".join([config.short_names[group], *shown_settings(config.plugins[group])])
 
 
 def tell_data(info: DatasetInfo, validation: str, console: Console) -> None:

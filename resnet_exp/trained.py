@@ -12,10 +12,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from resnet_exp.config import Config, checked_plugin
+from resnet_exp.config import Config, checked_plugin, module_of
 from resnet_exp.data.bank import Normalisation
 from resnet_exp.interfaces import ConfigError, DatasetInfo
-from resnet_exp.ranges import shown
+from resnet_exp.ranges import shown_settings
 
 _MODEL = "model.safetensors"
 _OF_TRAINING = ("augmentation", "optimizer", "scheduler", "range_test")  # nothing that its use depends on
@@ -94,7 +94,7 @@ def with_trained_model(config: Config, trained: Trained) -> Config:
             f"({_told(config.plugins['model'])}); leave model out: the checkpoint knows it"
         )
     plugin = checked_plugin("model", trained.plugin, config.plugin_modules)
-    names = {**config.short_names, "model": str(trained.plugin["_target_"]).split(".")[-2]}
+    names = {**config.short_names, "model": module_of(trained.plugin)}
     tree = {key: value for key, value in config.tree.items() if key not in _OF_TRAINING}
     return replace(
         config,
@@ -136,8 +136,7 @@ def check_images(trained: Trained, image_size: int, in_channels: int | None = No
 
 
 def _told(plugin: dict[str, Any]) -> str:
-    settings = (f"{key}={shown(value)}" for key, value in plugin.items() if key != "_target_")
-    return " ".join([str(plugin.get("_target_")).rpartition(".")[2], *settings])
+    return " ".join([str(plugin.get("_target_")).rpartition(".")[2], *shown_settings(plugin)])
 
 
 def _some(names: tuple[str, ...] | list[str]) -> str:
