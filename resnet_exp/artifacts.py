@@ -23,7 +23,8 @@ def keep_range_test(
     found: RangeTest, max_lr: float | None, min_lr: float | None, record: Record, *, reused: bool
 ) -> None:
     """Writes the range test's curves, verdict and figure; the figure marks the schedule's LRs where there is one."""
-    from resnet_exp.report.figures import range_test_figure
+    from resnet_exp.report.drawing import save
+    from resnet_exp.report.range_test import range_test_figure
 
     record.file(record.paths.range_test, found.to_json())
     verdict = found.verdict
@@ -33,7 +34,7 @@ def keep_range_test(
     png, svg = record.paths.report / "range_test.png", record.paths.report / "range_test.svg"
     record.paths.report.mkdir(exist_ok=True)
     try:
-        range_test_figure(verdict, found.curves, max_lr, min_lr, png, svg)
+        save(range_test_figure(verdict, found.curves, max_lr, min_lr), png, svg=True)
     except Exception:  # a picture is never worth a run
         _log.exception("the range test's figure could not be drawn")
         return

@@ -19,6 +19,7 @@ from resnet_exp.plugin_folders import folders_of, open_folders
 from resnet_exp.redact import redact
 from resnet_exp.settings import (
     RangeTestConfig,
+    ReportConfig,
     SplitConfig,
     TopLevelConfig,
     TrackerConfig,
@@ -36,7 +37,7 @@ PACKAGES = {
     "scheduler": "resnet_exp.schedulers",
 }
 GROUPS = tuple(PACKAGES)
-_CORE_GROUPS = ("range_test", "train", "tracker")
+_CORE_GROUPS = ("range_test", "train", "report", "tracker")
 NO_OPTIMIZER_LR = "optimizer.lr: optimizers have no lr here; set scheduler.max_lr (a number, or find)"
 # What the run tells a plug-in beside its settings.
 GIVEN = {"model": ("num_classes", "in_channels", "image_size")}
@@ -58,6 +59,7 @@ class Config:
     split: SplitConfig
     range_test: RangeTestConfig
     train: TrainConfig
+    report: ReportConfig
     tracker: TrackerConfig
     plugins: dict[str, dict[str, Any]]  # by group; what each plug-in is made of
     plugin_folders: tuple[Path, ...]  # the user's own
@@ -117,6 +119,7 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, 
         split=from_values(SplitConfig, "data.", split),
         range_test=from_values(RangeTestConfig, "range_test.", tree["range_test"]),
         train=from_values(TrainConfig, "train.", tree["train"]),
+        report=from_values(ReportConfig, "report.", tree["report"]),
         tracker=from_values(TrackerConfig, "tracker.", tree["tracker"]),
         plugins=plugins,
         plugin_folders=tuple(folders),

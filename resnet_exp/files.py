@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,16 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any | None:
     """What stands at `path`, or None where nothing does."""
     return json.loads(path.read_text()) if path.exists() else None
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
+    """Puts a table at `path` and returns the path; file names of any bytes are kept as they are."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns)
+    table.writerows(rows)
+    write_durably(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    return path
 
 
 def _finite(value: Any) -> Any:

@@ -10,7 +10,19 @@ from resnet_exp.interfaces import ConfigError
 # What the tasks that use a trained network read; a name stands for all keys below it.
 _READ = {
     "evaluate": (
-        *("task", "checkpoint", "data", "model", "device", "tracker", "name", "output_dir", "rerun", "plugins"),
+        *(
+            "task",
+            "checkpoint",
+            "data",
+            "model",
+            "device",
+            "report",
+            "tracker",
+            "name",
+            "output_dir",
+            "rerun",
+            "plugins",
+        ),
         *("train.batch_size", "train.precision", "train.channels_last", "train.deterministic"),
     ),
     "predict": (

@@ -94,6 +94,33 @@ class TrackerConfig:
         return self.experiment or "resnet_exp"
 
 
+GradCamMethod = Literal["gradcam", "gradcam++", "xgradcam", "hirescam", "layercam", "eigencam", "eigengradcam"]
+Images = Annotated[int, Ge(0), Le(200)]
+
+
+@dataclass
+class ReportConfig:
+    """`report`: the parts of a run's report; false, or 0 images, leaves one out."""
+
+    curves: bool
+    schedule: bool
+    range_test: bool
+    classes: bool
+    misclassified: Images
+    gradcam: Images
+    gradcam_method: GradCamMethod
+    gradcam_layers: list[Text] | None
+    examples: Images
+    augmentation: Images
+    summary: bool
+    receptive_field: Images
+    html: bool
+
+    def __post_init__(self) -> None:
+        if self.gradcam_layers is not None and not self.gradcam_layers:
+            raise ConfigError("report.gradcam_layers=[]: names of modules are needed, or null to have them found")
+
+
 _NEEDED = {"checkpoint": "a run directory, or its model.safetensors", "images": "an image, or a folder of images"}
 
 

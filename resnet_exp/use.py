@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import time
 from collections.abc import Iterator
@@ -21,7 +19,7 @@ from resnet_exp.data.image_listing import ENDINGS
 from resnet_exp.data.prepare_test import prepare_test
 from resnet_exp.directory import open_run_directory
 from resnet_exp.engine import infer
-from resnet_exp.files import read_json, write_durably
+from resnet_exp.files import read_json, write_csv
 from resnet_exp.interfaces import ConfigError, LabelledImages, RunError
 from resnet_exp.record import recorded
 from resnet_exp.runtime import Runtime
@@ -108,7 +106,7 @@ def predict_images(config: Config) -> Path:
             advance(len(names) + len(faults))
     if not rows:
         raise RunError(f"images={config.images}: not one can be read ({unreadable[0][0]}: {unreadable[0][1]})")
-    write_durably(path, _table(rows))
+    write_csv(path, ("file", "class", "probability"), ((*row[:2], f"{row[2]:.6f}") for row in rows))
     telling.tell_predictions(rows[:_SHOWN], len(rows), unreadable, path, console)
     return path
 
@@ -150,11 +148,3 @@ def _predicted(
     best = probabilities.max(1)
     classes = [trained.class_names[label] for label in best.indices.tolist()]
     return list(zip(names, classes, best.values.tolist(), strict=True))
-
-
-def _table(rows: list[tuple[str, str, float]]) -> bytes:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(("file", "class", "probability"))
-    table.writerows((name, label, f"{probability:.6f}") for name, label, probability in rows)
-    return text.getvalue().encode("utf-8", "surrogateescape")

@@ -224,3 +224,13 @@ def test_images_too_many_for_the_gpu_stay_in_the_hosts_memory_and_give_the_same_
         assert found.images.device == gpu
         assert torch.equal(found.images, expected.images)
         assert torch.equal(found.labels, expected.labels)
+
+
+def test_pixels_are_the_images_as_they_were_loaded(bank, learnable):
+    indices = torch.tensor([5, 0, 40])
+    assert (bank.pixels(indices) == learnable.images[[5, 0, 40]]).all()
+
+
+def test_what_the_network_sees_can_be_shown(bank, learnable):
+    seen = bank.batch(torch.arange(8), None).images
+    assert (bank.shown(seen) == learnable.images[:8]).all()

@@ -302,22 +302,23 @@ def test_scaling_the_losses_moves_nothing_but_the_judgement_of_chance(name, powe
 def test_the_figure_of_each_status_is_a_whole_png(name, tmp_path):
     from matplotlib.image import imread
 
-    from resnet_exp.report.figures import range_test_figure
+    from resnet_exp.report.drawing import save
+    from resnet_exp.report.range_test import range_test_figure
 
     curves = EXP100 if name == "exp100" else [CURVES[name]]
     verdict = judge(curves, 10)
     max_lr = verdict.suggestion and verdict.suggestion * 4
     min_lr = max_lr and max_lr / 8
-    range_test_figure(verdict, curves, max_lr, min_lr, tmp_path / "a.png", tmp_path / "a.svg", title=name)
+    assert save(range_test_figure(verdict, curves, max_lr, min_lr, name), tmp_path / "a.png", svg=True).exists()
     picture = imread(tmp_path / "a.png")
     assert picture.shape[:2] == (930, 1440) and picture[..., :3].std() > 0.02
     assert (tmp_path / "a.svg").read_text().rstrip().endswith("</svg>")
-    range_test_figure(verdict, curves, max_lr, min_lr, tmp_path / "b.png", tmp_path / "b.svg", title=name)
+    save(range_test_figure(verdict, curves, max_lr, min_lr, name), tmp_path / "b.png", svg=True)
     assert (tmp_path / "b.svg").read_bytes() == (tmp_path / "a.svg").read_bytes()
 
 
 def test_labels_of_the_figure_do_not_overlap():
-    from resnet_exp.report.figures import LABEL_WIDTH, _spread_out
+    from resnet_exp.report.range_test import LABEL_WIDTH, _spread_out
 
     for wanted in ([0.5] * 6, [0.0, 0.01, 0.5, 0.99, 1.0, 1.0], [0.1, 0.11, 0.12, 0.13, 0.14, 0.15], []):
         at = _spread_out(wanted)

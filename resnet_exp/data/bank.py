@@ -91,6 +91,17 @@ class ImageBank:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def pixels(self, indices: Tensor) -> np.ndarray:
+        """The images of these indices as they were loaded, `[B, H, W, C], uint8`, in host memory."""
+        inside = slice(self.padding, self.padding + self.size)
+        return self.images[indices.to(self.store), inside, inside].cpu().numpy()
+
+    def shown(self, images: Tensor) -> np.ndarray:
+        """Normalised images `[B, C, H, W]`, such as a batch's, as pixels `[B, H, W, C], uint8`, in host memory."""
+        flat = images.permute(0, 2, 3, 1).flatten(1)
+        pixels = (flat / self._scale + self._mean).round().clamp(0, 255).to(torch.uint8)
+        return pixels.view(len(images), self.size, self.size, -1).cpu().numpy()
+
     def batch(self, indices: Tensor, augmentation: Augmentation | None, *salt: int) -> Batch:
         """The images of these indices; with an augmentation, each in the view that (salt, its index) draws."""
         view = self._whole(indices)

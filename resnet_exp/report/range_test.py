@@ -1,28 +1,22 @@
-"""Figures of a run, as PNG (and SVG) files. Imported only when one is drawn: matplotlib is slow to load.
-
-Drawn through matplotlib's object interface, never pyplot, so that no window system and no global state is involved.
-"""
+"""The LR range test as a picture: loss over LR, what each rule suggests, and what was chosen."""
 
 from __future__ import annotations
 
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from resnet_exp.report.drawing import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION
 
 if TYPE_CHECKING:
     from resnet_exp.stages.range_curve import Curve
     from resnet_exp.stages.range_rules import Verdict
 
-# Safe for red-green blindness. Source: Okabe & Ito 2008, "Color Universal Design".
-ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
-INK = "#222222"
 RULE_COLOURS = {"valley": GREEN, "steep": ORANGE, "minimum/10": SKY, "slide": PURPLE}
 REPEAT_STYLES = ((INK, "-"), (INK, "--"), (INK, ":"), ("#777777", "-"), ("#777777", "--"))
 HEADLINES = {"low_confidence": "Low confidence", "failed": "Failed"}
@@ -34,11 +28,9 @@ def range_test_figure(
     curves: Sequence[Curve],
     max_lr: float | None,
     min_lr: float | None,
-    path_png: Path,
-    path_svg: Path | None = None,
     title: str = "LR range test",
-) -> None:
-    """Writes the range test as a picture: loss over LR, what each rule suggests, and what was chosen.
+) -> Figure:
+    """The range test as a picture: loss over LR, what each rule suggests, and what was chosen.
 
     Each repeat has its raw losses thin and its smoothed ones thick; where repeats diverge or are non-finite the ground
     is shaded, the darker the more of them. A verdict other than ok stands under the title with its reason.
@@ -48,11 +40,9 @@ def range_test_figure(
         curves: the repeats it judged, in its order.
         max_lr: the schedule's peak, a multiple of what the curves suggest; marked if given.
         min_lr: where the schedule starts; marked if given.
-        path_png: written at 150 dots per inch.
-        path_svg: written too if given; the same input gives the same bytes.
         title: first line, above the axes.
     """
-    figure = Figure(figsize=(9.6, 6.2), dpi=150)
+    figure = Figure(figsize=(9.6, 6.2))
     chosen = _chosen(verdict, max_lr, min_lr)
     marked = bool(verdict.rules) or bool(chosen)
     axes = figure.add_axes((0.075, 0.175, 0.9, 0.59 if marked else 0.7))  # the rest is for labels above
@@ -65,10 +55,7 @@ def range_test_figure(
     figure.legend(loc="lower center", bbox_to_anchor=(0.525, 0.005), ncols=3, fontsize=8.5, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     _write_title(figure, verdict, title)
-    with mpl.rc_context({"svg.hashsalt": "resnet_exp", "svg.fonttype": "none"}):
-        figure.savefig(path_png, format="png")
-        if path_svg is not None:
-            figure.savefig(path_svg, format="svg", metadata={"Date": None})
+    return figure
 
 
 def _draw_repeats(axes: Axes, verdict: Verdict, curves: Sequence[Curve]) -> None:

@@ -1,0 +1,79 @@
+"""What a report is drawn from: the records in a run directory, and with them the data and the network it has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from resnet_exp.data.bank import ImageBank
+from resnet_exp.interfaces import Augmentation, DatasetInfo, RunPaths
+from resnet_exp.report.section import Gap
+from resnet_exp.runtime import Runtime
+from resnet_exp.settings import ReportConfig
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the network takes each test image for; row i is test image i."""
+
+    labels: np.ndarray  # [N], int64
+    probabilities: np.ndarray  # [N, num_classes], float32
+
+    @classmethod
+    def read(cls, path: Path) -> Predictions:
+        """Those that a run kept in its `predictions.npz`."""
+        with np.load(path) as kept:
+            return cls(kept["labels"], kept["probabilities"])
+
+    @cached_property
+    def predicted(self) -> np.ndarray:
+        """The class taken, `[N], int64`."""
+        return self.probabilities.argmax(1)
+
+    @cached_property
+    def confidence(self) -> np.ndarray:
+        """The probability of the class taken, `[N], float32`, 0..1."""
+        return self.probabilities.max(1)
+
+    @cached_property
+    def wrong(self) -> np.ndarray:
+        """The misclassified images, the most confident first, those of equal confidence by their number, `[M], int64`."""
+        indices = np.flatnonzero(self.predicted != self.labels)
+        return indices[np.argsort(-self.confidence[indices], kind="stable")]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run as its report sees it. All that was measured is read from the run directory, whenever it is drawn."""
+
+    paths: RunPaths
+    settings: ReportConfig
+    result: dict[str, Any]  # as in result.json
+    info: DatasetInfo
+    seed: int
+    batch_size: int
+    machine: Runtime
+    model: nn.Module | None = None  # trained, on the device; None after a range test alone
+    test: ImageBank | None = None
+    train: ImageBank | None = None  # None where nothing was trained
+    augmentation: Augmentation | None = None
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """On the test set.
+
+        Raises:
+            Gap: the run directory has none.
+        """
+        if not self.paths.predictions.exists():
+            raise Gap(f"{self.paths.predictions.name} is missing from the run directory")
+        return Predictions.read(self.paths.predictions)
+
+    @property
+    def folder(self) -> Path:
+        return self.paths.report
