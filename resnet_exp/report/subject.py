@@ -42,7 +42,7 @@ class Predictions:
 
     @cached_property
     def wrong(self) -> np.ndarray:
-        """The misclassified images, the most confident first, those of equal confidence by their number, `[M], int64`."""
+        """The misclassified images, `[M], int64`: the most confident first, then by their number."""
         indices = np.flatnonzero(self.predicted != self.labels)
         return indices[np.argsort(-self.confidence[indices], kind="stable")]
 
