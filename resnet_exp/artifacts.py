@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from resnet_exp.config import Config
 from resnet_exp.data.prepare import Data
+from resnet_exp.files import write_csv
 from resnet_exp.interfaces import DatasetInfo
 from resnet_exp.record import Record
 from resnet_exp.stages.evaluate import Evaluation, predict
 from resnet_exp.stages.range_test import RangeTest
+from resnet_exp.stages.train import Training
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +42,13 @@ def keep_range_test(
         return
     record.file(png, folder="report")
     record.file(svg, folder="report")
+
+
+def keep_steps(training: Training, record: Record) -> None:
+    """Writes LR, momentum and loss of every optimizer step, as they were applied and met."""
+    per_epoch = len(training.steps) // len(training.history)
+    rows = ((step, step // per_epoch + 1, *map(repr, row)) for step, row in enumerate(training.steps.tolist()))
+    record.file(write_csv(record.paths.steps, ("step", "epoch", "lr", "momentum", "loss"), rows))
 
 
 def keep_predictions(logits: Tensor, labels: Tensor, tested: Evaluation, info: DatasetInfo, record: Record) -> None:

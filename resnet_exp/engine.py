@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from resnet_exp import randomness
 from resnet_exp.data.bank import Batch
 from resnet_exp.interfaces import Advance, ConfigError, OptimizerFactory, RunError, Schedule
-from resnet_exp.parameter_groups import check_momentum_is_there, set_momentum
+from resnet_exp.parameter_groups import check_momentum_is_there, momentum_of, set_momentum
 from resnet_exp.runtime import Runtime
 from resnet_exp.settings import TrainConfig
 
@@ -35,17 +35,23 @@ class NonFinite(RunError):
 class Steps:
     """What the loop saw: mean loss and LR of each step `[S]`, all correct predictions `[]`; on the run's device.
 
-    The LR is the one applied: a step that fp16 skips leaves it to the next.
+    LR and momentum are those applied: a step that fp16 skips leaves its LR to the next.
     """
 
     losses: Tensor
     lrs: Tensor
+    momenta: tuple[float, ...]
     sizes: tuple[int, ...]
     correct: Tensor
 
     @property
     def images(self) -> int:
         return sum(self.sizes)
+
+    def table(self) -> Tensor:
+        """LR, momentum and loss of each step, `[S, 3], float64`, in host memory; waits for the device."""
+        momenta = torch.tensor(self.momenta, dtype=torch.float64)
+        return torch.stack([self.lrs.double().cpu(), momenta, self.losses.double().cpu()], 1)
 
     def mean_loss(self) -> float:
         """The mean over images; waits for the device."""
@@ -99,7 +105,7 @@ class Learner:
     def train(self, batches: Iterable[Batch], first_step: int, advance: Advance) -> Steps:
         """Makes one optimizer step for each batch; steps are counted from `first_step` on."""
         self.model.train()
-        losses, lrs, sizes = [], [], []
+        losses, lrs, momenta, sizes = [], [], [], []
         correct = torch.zeros((), dtype=torch.int64, device=self._runtime.device)
         for step, batch in enumerate(batches, first_step):
             # Layers that draw (dropout) then depend on the step alone, wherever the run began.
@@ -107,11 +113,12 @@ class Learner:
             loss, right = self._backward(batch)
             lrs.append(self._update(step, loss))
             losses.append(loss)
+            momenta.append(momentum_of(self.optimizer.param_groups[0]))
             sizes.append(len(batch.labels))
             correct += right
             self._last_step = step
             advance(len(batch.labels))
-        return Steps(torch.stack(losses), torch.stack(lrs), tuple(sizes), correct)
+        return Steps(torch.stack(losses), torch.stack(lrs), tuple(momenta), tuple(sizes), correct)
 
     def check(self) -> None:
         """Waits for the device and returns if all was finite, the weights and statistics that came of it too.

@@ -224,6 +224,10 @@ class RunPaths:
         return self.root / "checkpoints"
 
     @property
+    def steps(self) -> Path:
+        return self.root / "steps.csv"
+
+    @property
     def predictions(self) -> Path:
         return self.root / "predictions.npz"
 

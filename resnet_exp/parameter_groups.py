@@ -41,7 +41,7 @@ def decay_groups(model: nn.Module, weight_decay: float, decay_norms_and_biases: 
 
 def check_momentum_is_there(optimizer: Optimizer) -> None:
     """Raises ConfigError where a momentum is to be cycled and the optimizer has none."""
-    if not all(group["betas"][0] if "betas" in group else group.get("momentum") for group in optimizer.param_groups):
+    if not all(momentum_of(group) for group in optimizer.param_groups):
         raise ConfigError(
             f"scheduler.cycle_momentum=true needs a momentum, and this {type(optimizer).__name__} has none; set "
             "scheduler.cycle_momentum=false or choose an optimizer with a momentum (or betas[0]) above 0"
@@ -54,6 +54,11 @@ def set_momentum(group: dict[str, Any], momentum: float) -> None:
         group["betas"] = (momentum, *group["betas"][1:])
     else:
         group["momentum"] = momentum
+
+
+def momentum_of(group: dict[str, Any]) -> float:
+    """The group's momentum, where `set_momentum` sets it; 0 where it has none."""
+    return group["betas"][0] if "betas" in group else group.get("momentum", 0.0)
 
 
 def _norms_and_biases(model: nn.Module) -> dict[int, nn.Parameter]:

@@ -84,6 +84,7 @@ def run(config: Config, command: str) -> float | None:
                 schedule = _schedule(this, data, found)
                 learner = _learner(this, data, schedule)
                 training = _train(this, data, learner)
+                artifacts.keep_steps(training, record)
                 tested = _test(this, data, learner.model)
                 artifacts.keep_model(config, data, learner.model, record)
                 outcome = result.of_training(config, data.info, found, schedule, training, tested)

@@ -99,6 +99,30 @@ def test_interrupted_after_any_epoch_and_resumed_it_ends_as_if_never_interrupted
     assert equal(weights(resumed), weights(whole))
 
 
+@pytest.mark.parametrize("cycled", [False, True])
+def test_each_step_is_remembered_as_it_was_applied(tiny_learner, bank, cycled):
+    schedule = OneCycle(peak_epoch=2, cycle_momentum=cycled).plan(0.05, EPOCHS, STEPS)
+    steps = tiny_learner(schedule).train(shuffled(bank, CropFlipCutout(cutout=4), 16, 0, 1), 0, lambda n=1: None)
+    table = steps.table()
+    assert table.shape == (STEPS, 3) and table.dtype == torch.float64
+    assert table[:, 0].tolist() == list(schedule.lrs[:STEPS])
+    assert table[:, 1].tolist() == (list(schedule.momenta[:STEPS]) if cycled else [0.9] * STEPS)
+    assert table[:, 2].tolist() == steps.losses.double().tolist()
+
+
+def test_an_interrupted_training_remembers_the_steps_before_it_too(start):
+    def interrupt(epoch, best):
+        if epoch.epoch == 3:
+            raise Interrupted
+
+    _, whole = start("whole")
+    with pytest.raises(Interrupted):
+        start("broken", on_epoch=interrupt)
+    _, resumed = start("broken")
+    assert whole.steps.shape == (EPOCHS * STEPS, 3)
+    assert torch.equal(resumed.steps, whole.steps)
+
+
 def test_interrupted_again_and_again_it_still_ends_the_same(start):
     def interrupt(epoch, best):
         if next(interruptions):

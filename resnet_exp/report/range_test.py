@@ -5,22 +5,63 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from itertools import zip_longest
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Canvas
 
-from resnet_exp.report.drawing import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION
-
-if TYPE_CHECKING:
-    from resnet_exp.stages.range_curve import Curve
-    from resnet_exp.stages.range_rules import Verdict
+from resnet_exp.files import read_json, write_csv
+from resnet_exp.report.drawing import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION, save
+from resnet_exp.report.section import Figure, Gap, Section
+from resnet_exp.report.subject import Subject
+from resnet_exp.stages.range_curve import Curve
+from resnet_exp.stages.range_rules import Verdict
+from resnet_exp.stages.range_test import RangeTest
 
 RULE_COLOURS = {"valley": GREEN, "steep": ORANGE, "minimum/10": SKY, "slide": PURPLE}
 REPEAT_STYLES = ((INK, "-"), (INK, "--"), (INK, ":"), ("#777777", "-"), ("#777777", "--"))
 HEADLINES = {"low_confidence": "Low confidence", "failed": "Failed"}
 LABEL_WIDTH = 0.108  # of the axes: room for two lines such as "minimum/10", "0.00433"
+
+
+def draw_range_test(subject: Subject) -> Section:
+    """The range test with the LRs that the run took from it.
+
+    Raises:
+        Gap: there was none.
+    """
+    known = read_json(subject.paths.range_test)
+    if known is None:
+        raise Gap(f"there was no range test: max_lr={subject.result['max_lr']:g} was given")
+    found = RangeTest.from_json(known)
+    max_lr, min_lr = subject.result.get("max_lr"), subject.result.get("min_lr")
+    return range_test_section(found, max_lr, min_lr, subject.folder)
+
+
+def range_test_section(found: RangeTest, max_lr: float | None, min_lr: float | None, folder: Path) -> Section:
+    """The range test's figure, written into the folder with the curves beside it."""
+    verdict = found.verdict
+    image = save(range_test_figure(verdict, found.curves, max_lr, min_lr), folder / "range_test.png", svg=True)
+    columns = [f"{kind}_{i}" for i in range(1, len(found.curves) + 1) for kind in ("lr", "loss", "smoothed")]
+    values = [
+        column
+        for curve, reading in zip(found.curves, verdict.readings, strict=True)
+        for column in (curve.lrs, curve.losses, reading.smoothed)
+    ]
+    data = write_csv(folder / "range_test.csv", columns, zip_longest(*values))
+    told = "no LR" if verdict.suggestion is None else f"the LR {verdict.suggestion:.4g}"
+    alt = (
+        f"Training loss over the learning rate, {len(found.curves)} sweeps; they suggest {told} ({verdict.reason})"
+        + (f"; max_lr {max_lr:.4g}" if max_lr else "")
+        + "."
+    )
+    caption = (
+        "Thin: the loss of each step; thick: smoothed. The suggestion is where the smoothed loss is least within the "
+        "first valley; dashed lines are what other rules would have taken. max_lr is the schedule's multiple of it."
+    )
+    return Section("LR range test", figures=(Figure(image, alt, caption, data),))
 
 
 def range_test_figure(
@@ -29,7 +70,7 @@ def range_test_figure(
     max_lr: float | None,
     min_lr: float | None,
     title: str = "LR range test",
-) -> Figure:
+) -> Canvas:
     """The range test as a picture: loss over LR, what each rule suggests, and what was chosen.
 
     Each repeat has its raw losses thin and its smoothed ones thick; where repeats diverge or are non-finite the ground
@@ -42,7 +83,7 @@ def range_test_figure(
         min_lr: where the schedule starts; marked if given.
         title: first line, above the axes.
     """
-    figure = Figure(figsize=(9.6, 6.2))
+    figure = Canvas(figsize=(9.6, 6.2))
     chosen = _chosen(verdict, max_lr, min_lr)
     marked = bool(verdict.rules) or bool(chosen)
     axes = figure.add_axes((0.075, 0.175, 0.9, 0.59 if marked else 0.7))  # the rest is for labels above
@@ -153,7 +194,7 @@ def _spread_out(wanted: Sequence[float]) -> list[float]:
     return at
 
 
-def _write_title(figure: Figure, verdict: Verdict, title: str) -> None:
+def _write_title(figure: Canvas, verdict: Verdict, title: str) -> None:
     figure.text(0.02, 0.975, title, fontsize=14, fontweight="bold", va="top")
     if headline := HEADLINES.get(verdict.status):
         lines = textwrap.wrap(f"{headline}: {verdict.reason}", 125, max_lines=2, placeholder=" …")

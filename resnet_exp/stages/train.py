@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from resnet_exp.checkpoint import Checkpoints
 from resnet_exp.data.bank import Batch
@@ -33,9 +34,10 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Training:
-    """All epochs, and which of them the weights that are kept come from."""
+    """All epochs and steps, and which epoch the weights that are kept come from."""
 
     history: tuple[Epoch, ...]
+    steps: Tensor = field(compare=False)  # LR, momentum and loss of each, as in Steps.table
     chosen_epoch: int
     best_val_accuracy: float | None  # None unless held-out images chose
 
@@ -88,21 +90,22 @@ def train(
     Raises:
         NonFinite: a loss or gradient was not finite; no checkpoint holds what came after.
     """
-    history, best = _resume(learner, checkpoints)
+    history, table, best = _resume(learner, checkpoints)
     saved = time.monotonic()
     for epoch in range(len(history) + 1, epochs + 1):
         steps, seconds = _one_epoch(learner, batches(epoch), (epoch - 1) * steps_per_epoch, advance)
         measured = measure(learner.model) if measure else None
         better = choose_best and measured is not None and best.offer(epoch, measured, learner.model)
         history.append(_record(epoch, steps, seconds, measured))
+        table.append(steps.table())
         on_epoch(history[-1], better)
         if epoch == epochs or time.monotonic() - saved >= checkpoint_interval:
-            checkpoints.save(epoch, _state(learner, history, best))
+            checkpoints.save(epoch, _state(learner, history, table, best))
             saved = time.monotonic()
     if choose_best and best.weights is not None:
         learner.model.load_state_dict(best.weights)
-        return Training(tuple(history), best.epoch, best.accuracy)
-    return Training(tuple(history), epochs, None)
+        return Training(tuple(history), torch.cat(table), best.epoch, best.accuracy)
+    return Training(tuple(history), torch.cat(table), epochs, None)
 
 
 def _one_epoch(learner: Learner, batches: Iterable[Batch], first_step: int, advance: Advance) -> tuple[Steps, float]:
@@ -126,13 +129,18 @@ def _record(epoch: int, steps: Steps, seconds: float, measured: Evaluation | Non
     )
 
 
-def _state(learner: Learner, history: list[Epoch], best: _Best) -> dict[str, Any]:
-    return {"learner": learner.state_dict(), "history": [asdict(epoch) for epoch in history], "best": vars(best)}
+def _state(learner: Learner, history: list[Epoch], table: list[Tensor], best: _Best) -> dict[str, Any]:
+    return {
+        "learner": learner.state_dict(),
+        "history": [asdict(epoch) for epoch in history],
+        "steps": torch.cat(table),
+        "best": vars(best),
+    }
 
 
-def _resume(learner: Learner, checkpoints: Checkpoints) -> tuple[list[Epoch], _Best]:
+def _resume(learner: Learner, checkpoints: Checkpoints) -> tuple[list[Epoch], list[Tensor], _Best]:
     state = checkpoints.latest(next(learner.model.parameters()).device)
     if state is None:
-        return [], _Best()
+        return [], [], _Best()
     learner.load_state_dict(state["learner"])
-    return [Epoch(**epoch) for epoch in state["history"]], _Best(**state["best"])
+    return [Epoch(**epoch) for epoch in state["history"]], [state["steps"].cpu()], _Best(**state["best"])
