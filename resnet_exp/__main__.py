@@ -44,6 +44,11 @@ def _run(cfg: DictConfig) -> float | None:
             return evaluate_checkpoint(config, command)
         predict_images(config)
         return None
+    if config.task == "report":
+        from resnet_exp.redraw import redraw
+
+        redraw(config)
+        return None
     from resnet_exp.run import run
 
     return run(config, command)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 from safetensors.torch import save_file
@@ -11,37 +13,77 @@ from torch import Tensor, nn
 
 from resnet_exp.config import Config
 from resnet_exp.data.prepare import Data
-from resnet_exp.files import write_csv
-from resnet_exp.interfaces import DatasetInfo
+from resnet_exp.files import write_csv, write_json
+from resnet_exp.interfaces import DatasetInfo, Progress
 from resnet_exp.record import Record
+from resnet_exp.report.section import Section
+from resnet_exp.report.subject import Subject
 from resnet_exp.stages.evaluate import Evaluation, predict
 from resnet_exp.stages.range_test import RangeTest
 from resnet_exp.stages.train import Training
 
 _log = logging.getLogger(__name__)
+# What of the report runs are compared by, side by side: pictures and tables of the same shape in every run.
+_COMPARED_IMAGES = ("class_accuracy", "confusion_matrix", "examples", "gradcam", "misclassified")
+_COMPARED_TABLES = ("class_accuracy", "examples")
 
 
 def keep_range_test(
-    found: RangeTest, max_lr: float | None, min_lr: float | None, record: Record, *, reused: bool
+    found: RangeTest, max_lr: float | None, min_lr: float | None, record: Record, *, reused: bool, draw: bool
 ) -> None:
-    """Writes the range test's curves, verdict and figure; the figure marks the schedule's LRs where there is one."""
-    from resnet_exp.report.drawing import save
-    from resnet_exp.report.range_test import range_test_figure
+    """Writes the range test's curves and verdict, and draws them; the figure marks the schedule's LRs where known.
 
+    A failed one is drawn whether `draw` asks for it or not: it shows what was wrong.
+    """
     record.file(record.paths.range_test, found.to_json())
     verdict = found.verdict
     record.tags({"max_lr_source": f"range test: {verdict.status}{' (remembered)' if reused else ''}"})
     lrs = {"range_test/suggestion": verdict.suggestion, "range_test/max_lr": max_lr}
     record.metrics({name: lr for name, lr in lrs.items() if lr is not None})
-    png, svg = record.paths.report / "range_test.png", record.paths.report / "range_test.svg"
-    record.paths.report.mkdir(exist_ok=True)
+    if not draw and verdict.suggestion is not None:
+        return
     try:
-        save(range_test_figure(verdict, found.curves, max_lr, min_lr), png, svg=True)
+        from resnet_exp.report.range_test import range_test_section
+
+        range_test_section(found, max_lr, min_lr, record.paths.report)
     except Exception:  # a picture is never worth a run
         _log.exception("the range test's figure could not be drawn")
         return
-    record.file(png, folder="report")
-    record.file(svg, folder="report")
+    record.file(record.paths.report, folder="report")
+
+
+def keep_report(subject: Subject, record: Record, progress: Progress) -> tuple[Section, ...]:
+    """Draws the report and records it; what runs are compared by is recorded so. Returns its sections."""
+    try:
+        from resnet_exp.report.report import draw_report
+
+        sections = draw_report(subject, progress)
+    except Exception:  # a full disk, say: the run itself is safe
+        _log.exception("the report could not be drawn")
+        return ()
+    if not subject.folder.exists():
+        return ()
+    tables = [_as_json(subject.folder / f"{name}.csv") for name in _COMPARED_TABLES if _drawn(name, sections)]
+    record.file(subject.folder, folder="report")
+    for name in _COMPARED_IMAGES:
+        if _drawn(name, sections):
+            record.image(subject.folder / f"{name}.png", name)
+    for table in tables:
+        record.table(table)
+    return sections
+
+
+def _drawn(name: str, sections: tuple[Section, ...]) -> bool:
+    return any(figure.image.stem == name for section in sections for figure in section.figures)
+
+
+def _as_json(table: Path) -> Path:
+    """The CSV as the JSON that MLflow shows as a table, beside it."""
+    with table.open(newline="") as file:
+        columns, *rows = csv.reader(file)
+    path = table.with_suffix(".json")
+    write_json(path, {"columns": columns, "data": rows})
+    return path
 
 
 def keep_steps(training: Training, record: Record) -> None:

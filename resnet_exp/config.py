@@ -56,6 +56,7 @@ class Config:
     checkpoint: str | None
     images: str | None
     predictions: str
+    run_dir: str | None
     split: SplitConfig
     range_test: RangeTestConfig
     train: TrainConfig
@@ -132,6 +133,25 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, 
     if config.task == "evaluate" and overrides and not config.is_set("data", "experiment"):
         raise ConfigError("task=evaluate needs data=...: the data set whose test images are measured")
     return config
+
+
+def as_recorded(tree: dict[str, Any], command: Config) -> Config:
+    """The config of a run, of which `tree` is the config.yaml, with what the command line sets of its surroundings.
+
+    Raises:
+        ConfigError: the run's plug-ins are not found, or the tracker's password, which no config keeps, is not given.
+    """
+    whole = {**command.tree, **tree, "report": command.tree["report"]}
+    for key in ("tracker", "plugins"):
+        if command.is_set(key):
+            whole[key] = command.tree[key]
+    if command.is_set("data.root"):
+        whole["data"] = {**whole["data"], "root": command.tree["data"]["root"]}
+    if "***" in str(whole["tracker"].get("uri")):
+        raise ConfigError(
+            f"tracker.uri={whole['tracker']['uri']}: a config keeps no password; give tracker.uri=..., or tracker=none"
+        )
+    return typed(OmegaConf.create(whole))
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -49,13 +49,39 @@ def open_run_directory(output_dir: str, title: str, signature: str, rerun: bool)
         raise ConfigError(
             f"output_dir={output_dir}: nothing can be written there ({error.strerror}); choose another folder"
         ) from error
-    with (paths.root / ".lock").open("w") as lock:  # the kernel lets go of it even when the process is killed
+    with _held(paths.root):
+        is_new = not paths.environment.exists()  # the last file that a new run begins with
+        yield RunDirectory(paths, is_new, _result(paths.root))
+
+
+@contextmanager
+def open_finished_run(run_dir: str) -> Iterator[RunDirectory]:
+    """The directory of a finished run, with its result; no other process has it meanwhile.
+
+    Raises:
+        ConfigError: there is no run in it, or one that has not finished.
+        RunError: another process works in it.
+    """
+    paths = RunPaths(Path(run_dir).expanduser().absolute())
+    if not paths.journal.exists():
+        raise ConfigError(f"run_dir={run_dir}: there is no run in it; one of the folders in outputs/ is needed")
+    with _held(paths.root):
+        result = _result(paths.root)
+        if result is None:
+            raise ConfigError(
+                f"run_dir={run_dir}: this run has not finished; the command that began it goes on with it"
+            )
+        yield RunDirectory(paths, False, result)
+
+
+@contextmanager
+def _held(root: Path) -> Iterator[None]:
+    with (root / ".lock").open("w") as lock:  # the kernel lets go of it even when the process is killed
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(f"{paths.root} is being worked on by another process; wait for it, or stop it") from None
-        is_new = not paths.environment.exists()  # the last file that a new run begins with
-        yield RunDirectory(paths, is_new, _result(paths.root))
+            raise RunError(f"{root} is being worked on by another process; wait for it, or stop it") from None
+        yield
 
 
 def _numbered(root: Path, number: int) -> Path:

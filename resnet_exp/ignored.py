@@ -25,6 +25,7 @@ _READ = {
         ),
         *("train.batch_size", "train.precision", "train.channels_last", "train.deterministic"),
     ),
+    "report": ("task", "run_dir", "report", "device", "tracker", "plugins", "data.root"),
     "predict": (
         *("task", "checkpoint", "images", "predictions", "device", "plugins"),
         *("train.batch_size", "train.precision", "train.channels_last", "train.deterministic"),
@@ -35,6 +36,7 @@ _ONLY_FOR = {
     "checkpoint": ("evaluate", "predict"),
     "images": ("predict",),
     "predictions": ("predict",),
+    "run_dir": ("report",),
 }
 _Plugins = Mapping[str, Mapping[str, Any]]
 

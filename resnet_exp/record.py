@@ -62,13 +62,7 @@ class Record:
         Raises:
             RunError: the run began with other images.
         """
-        before = {entry["context"]: entry["digest"] for entry in read(self.paths.journal) if entry["kind"] == "dataset"}
-        changed = [split for split, digest in digests.items() if before.get(split, digest) != digest]
-        if changed:
-            raise RunError(
-                f"the {', '.join(changed)} images are not those this run began with; give the images back, or take "
-                f"another name=... for a new run ({self.paths.root} keeps the old one)"
-            )
+        check_same_images(self.paths, digests)
         rows = {"train": info.num_train, "val": info.num_val, "test": info.num_test}
         for context, digest in digests.items():
             self.journal.dataset(
@@ -110,14 +104,35 @@ class Record:
         self.journal.artifact(path, folder)
         self._tracker.sync()
 
+    def image(self, path: Path, key: str) -> None:
+        """Records a PNG of the run directory that runs are compared by, under this key."""
+        self.journal.image(path, key)
+        self._tracker.sync()
+
+    def table(self, path: Path) -> None:
+        """Records a table, JSON of `columns` and `data`, that runs are compared by."""
+        self.journal.table(path)
+        self._tracker.sync()
+
     def finish(self, result: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """Writes the result, last of all, and returns it with how long this process took, in seconds."""
+        """Writes the result and returns it with how long this process took, in seconds."""
         result = {**result, "seconds": seconds, "command": self._command}
         self.metrics(once_metrics(result))
         tags = {"mlflow.note.content": f"{headline(result)}\n\n`{self._command}`"}
         self.tags(tags | {key: result[key] for key in ("max_lr_source",) if key in result})
         self.file(self.paths.result, result)
         return result
+
+
+def check_same_images(paths: RunPaths, digests: dict[str, str]) -> None:
+    """Raises RunError where these are the digests of other images than those that the run began with."""
+    before = {entry["context"]: entry["digest"] for entry in read(paths.journal) if entry["kind"] == "dataset"}
+    changed = [split for split, digest in digests.items() if before.get(split, digest) != digest]
+    if changed:
+        raise RunError(
+            f"the {', '.join(changed)} images are not those this run began with; give the images back, or take "
+            f"another name=... for a new run ({paths.root} keeps the old one)"
+        )
 
 
 def _of_training(config: Config) -> dict[str, str]:

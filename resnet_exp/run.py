@@ -23,7 +23,10 @@ from resnet_exp.directory import open_run_directory
 from resnet_exp.engine import Learner, check_momentum, infer
 from resnet_exp.files import read_json, write_json
 from resnet_exp.interfaces import ConfigError, RunError, Schedule
+from resnet_exp.max_lr import max_lr_of
 from resnet_exp.record import Record, recorded
+from resnet_exp.report.section import Section
+from resnet_exp.report.subject import Subject
 from resnet_exp.runtime import Runtime
 from resnet_exp.signature import range_test_signature, signature
 from resnet_exp.stages.evaluate import Evaluation, evaluate
@@ -79,17 +82,20 @@ def run(config: Config, command: str) -> float | None:
             record.mirror()
             found = _find_max_lr(this, data)
             if config.task == "range_test" and found:
-                outcome = result.of_range_test(config, found)
+                outcome, model = result.of_range_test(config, found), None
             else:
                 schedule = _schedule(this, data, found)
                 learner = _learner(this, data, schedule)
                 training = _train(this, data, learner)
                 artifacts.keep_steps(training, record)
-                tested = _test(this, data, learner.model)
-                artifacts.keep_model(config, data, learner.model, record)
+                model = learner.model
+                tested = _test(this, data, model)
+                artifacts.keep_model(config, data, model, record)
                 outcome = result.of_training(config, data.info, found, schedule, training, tested)
             outcome = record.finish(outcome, time.time() - start)
+            sections = _report(this, data, model, outcome)
         telling.tell_result(outcome, config, directory, record.link, console)
+        telling.tell_report(sections, directory.paths, console)
         return outcome["objective"]
 
 
@@ -138,9 +144,10 @@ def _find_max_lr(this: _Run, data: Data) -> RangeTest | None:
                 this.console.progress,
             )
         write_json(memo, found.to_json())
-    max_lr = _max_lr(this, data, found) if config.task == "train" else None
+    max_lr = max_lr_of(config, this.plugins, data.info, found) if config.task == "train" else None
     min_lr = this.plugins.scheduler.first_lr(max_lr) if max_lr else None
-    artifacts.keep_range_test(found, max_lr, min_lr, this.record, reused=bool(known))
+    draw = config.report.range_test
+    artifacts.keep_range_test(found, max_lr, min_lr, this.record, reused=bool(known), draw=draw)
     telling.tell_range_test(found, max_lr, this.console, reused=bool(known))
     if found.verdict.suggestion is None:
         raise RunError(
@@ -155,38 +162,13 @@ def _usable(known: dict[str, Any] | None) -> dict[str, Any] | None:
     return known if known and known["verdict"]["suggestion"] is not None else None
 
 
-def _max_lr(this: _Run, data: Data, found: RangeTest | None) -> float | None:
-    """The given max_lr, or the scheduler's multiple of the LR that the range test suggests; None where it failed."""
-    if found is None:
-        return this.plugins.scheduler.max_lr
-    return None if found.verdict.suggestion is None else _find_factor(this, data) * found.verdict.suggestion
-
-
-def _find_factor(this: _Run, data: Data) -> float:
-    """The given factor, or the measured one.
-
-    SGD bears a multiple of the suggestion on networks with batch normalisation; Adam, and a network without it, are
-    lost (results/README.md). That fits with weights whose scale does not matter: they grow until the LR suits them.
-
-    Source: van Laarhoven, L2 Regularization versus Batch and Weight Normalization (2017), section 2.
-    """
-    scheduler = this.plugins.scheduler
-    if scheduler.find_factor is not None:
-        return scheduler.find_factor
-    with runtime.untouched_randomness():
-        model = build.model(this.config, data.info)
-    normalised = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules())
-    is_sgd = isinstance(this.plugins.optimizer(model), torch.optim.SGD)
-    return scheduler.measured_factor if normalised and is_sgd else 1.0
-
-
 def _schedule(this: _Run, data: Data, found: RangeTest | None) -> Schedule:
     """The schedule at the max_lr that was found or given.
 
     Raises:
         RunError: the max_lr that was found does not go with a setting, such as a min_lr above it.
     """
-    max_lr = _max_lr(this, data, found)
+    max_lr = max_lr_of(this.config, this.plugins, data.info, found)
     assert max_lr is not None
     steps = num_batches(len(data.train), this.config.train.batch_size)
     try:
@@ -246,6 +228,25 @@ def _test(this: _Run, data: Data, model: nn.Module) -> Evaluation:
     tested = evaluate(logits, labels)
     artifacts.keep_predictions(logits, labels, tested, data.info, this.record)
     return tested
+
+
+def _report(this: _Run, data: Data, model: nn.Module | None, outcome: dict[str, Any]) -> tuple[Section, ...]:
+    """The report, drawn from what the run directory holds by now; what cannot be drawn is a gap in it."""
+    config = this.config
+    subject = Subject(
+        paths=this.record.paths,
+        settings=config.report,
+        result=outcome,
+        info=data.info,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        machine=this.machine,
+        model=model,
+        test=data.test,
+        train=data.train,
+        augmentation=this.plugins.augmentation,
+    )
+    return artifacts.keep_report(subject, this.record, this.console.progress)
 
 
 def _endless(this: _Run, data: Data, repeat: int) -> Iterator[Batch]:

@@ -121,14 +121,19 @@ class ReportConfig:
             raise ConfigError("report.gradcam_layers=[]: names of modules are needed, or null to have them found")
 
 
-_NEEDED = {"checkpoint": "a run directory, or its model.safetensors", "images": "an image, or a folder of images"}
+_NEEDED = {
+    "checkpoint": "a run directory, or its model.safetensors",
+    "images": "an image, or a folder of images",
+    "run_dir": "the directory of a finished run",
+}
+_NEEDED_BY = {"checkpoint": ("evaluate", "predict"), "images": ("predict",), "run_dir": ("report",)}
 
 
 @dataclass
 class TopLevelConfig:
     """The keys outside any group."""
 
-    task: Literal["train", "range_test", "evaluate", "predict"]
+    task: Literal["train", "range_test", "evaluate", "predict", "report"]
     name: str | None
     seed: int
     device: Literal["auto", "cpu", "cuda"]
@@ -137,10 +142,11 @@ class TopLevelConfig:
     checkpoint: Text | None
     images: Text | None
     predictions: Text
+    run_dir: Text | None
     plugins: Text | list[Text] | None
 
     def __post_init__(self) -> None:
-        for key, tasks in (("checkpoint", ("evaluate", "predict")), ("images", ("predict",))):
+        for key, tasks in _NEEDED_BY.items():
             if self.task in tasks and getattr(self, key) is None:
                 raise ConfigError(f"task={self.task} needs {key}=...: {_NEEDED[key]}")
         if not self.predictions.endswith(".csv"):

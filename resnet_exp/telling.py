@@ -9,8 +9,9 @@ from typing import Any
 from resnet_exp.config import Config
 from resnet_exp.console import Console
 from resnet_exp.directory import RunDirectory
-from resnet_exp.interfaces import DatasetInfo, Tracker
+from resnet_exp.interfaces import DatasetInfo, RunPaths, Tracker
 from resnet_exp.ranges import shown_settings
+from resnet_exp.report.section import Section
 from resnet_exp.result import MEASURED, MEASURED_ON_TEST, headline
 from resnet_exp.runtime import Runtime
 from resnet_exp.stages.range_test import RangeTest
@@ -145,6 +146,16 @@ def tell_result(
         if not config.tracker.store.startswith("http"):
             console.line(f"    {ui_command(config.tracker.store)}")
         console.line(f"    {link}" if link else "    (not complete there yet: the same command again completes it)")
+
+
+def tell_report(sections: Sequence[Section], paths: RunPaths, console: Console) -> None:
+    """Says where the report is, and what is missing from it."""
+    gaps = [section for section in sections if section.gap]
+    for section in gaps:
+        console.line(f"  not drawn: {section.title}: {section.gap}")
+    page = paths.report / "report.html"
+    if sections:
+        console.facts({"report": page if page.exists() else paths.report})
 
 
 def tell_finished(directory: RunDirectory, config: Config, tracker: Tracker, console: Console) -> float | None:

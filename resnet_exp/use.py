@@ -22,6 +22,7 @@ from resnet_exp.engine import infer
 from resnet_exp.files import read_json, write_csv
 from resnet_exp.interfaces import ConfigError, LabelledImages, RunError
 from resnet_exp.record import recorded
+from resnet_exp.report.subject import Subject
 from resnet_exp.runtime import Runtime
 from resnet_exp.signature import evaluation_signature
 from resnet_exp.stages.evaluate import evaluate, predict
@@ -64,17 +65,31 @@ def evaluate_checkpoint(config: Config, command: str) -> float:
             record.begin(config, environment, command, directory.is_new)
             record.data(data.info, {"test": data.digest})
             record.mirror()
-            model = _network(config, trained, machine)
+            model = network(config, trained, machine)
             logits, labels = infer(model, in_order(data.bank, config.train.batch_size), machine)
             tested = evaluate(logits, labels)
             artifacts.keep_predictions(logits, labels, tested, data.info, record)
             outcome = result.of_evaluation(config, data.info, str(trained.path), tested)
             outcome = record.finish(outcome, time.time() - start)
+            subject = Subject(
+                paths=directory.paths,
+                settings=config.report,
+                result=outcome,
+                info=data.info,
+                seed=config.seed,
+                batch_size=config.train.batch_size,
+                machine=machine,
+                model=model,
+                test=data.bank,
+            )
+            sections = artifacts.keep_report(subject, record, console.progress)
         telling.tell_result(outcome, config, directory, record.link, console)
+        telling.tell_report(sections, directory.paths, console)
         return tested.accuracy
 
 
-def _network(config: Config, trained: Trained, machine: Runtime) -> torch.nn.Module:
+def network(config: Config, trained: Trained, machine: Runtime) -> torch.nn.Module:
+    """The trained network on the device, in eval mode."""
     layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
     model = trained.load_into(build.model(config, trained.info))
     return model.to(machine.device).to(memory_format=layout)
@@ -95,7 +110,7 @@ def predict_images(config: Config) -> Path:
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise ConfigError(f"predictions={path}: a file in a folder that can be written to is needed")
     machine = runtime.start(config.device, config.train.precision, config.train.deterministic)
-    model = _network(config, trained, machine)
+    model = network(config, trained, machine)
     console.heading(f"{len(files):,} image{'s' if len(files) > 1 else ''} and {trained.path}")
     rows: list[tuple[str, str, float]] = []
     unreadable: list[tuple[str, str]] = []

@@ -241,7 +241,7 @@ WITHOUT_EFFECT = {
     "data._target_": "resnet_exp.data.other.Other",  # as above
 }
 # A training refuses what is for other tasks; a tracker's kind comes with its option, below.
-NOT_SET_ALONE = {"checkpoint", "images", "predictions", "tracker.kind"}
+NOT_SET_ALONE = {"checkpoint", "images", "predictions", "run_dir", "tracker.kind"}
 WITH_EFFECT = {
     "task": "range_test",
     "seed": "1",

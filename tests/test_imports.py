@@ -35,10 +35,12 @@ TIERS = (
     ),
     ("engine",),
     ("stages",),
-    ("report", "build", "result", "trained"),
+    ("build", "result", "trained"),
+    ("report", "max_lr"),
     ("record", "telling"),
     ("artifacts",),
     ("run", "use"),
+    ("redraw",),
     ("__main__",),
 )
 # Where each heavy or far-reaching library may be imported, at the top of a module or inside a function.
@@ -47,6 +49,9 @@ HOMES = {
     "omegaconf": ("__main__", "command_line", "config"),
     "mlflow": ("tracking",),
     "matplotlib": ("report",),
+    "pytorch_grad_cam": ("report.gradcam",),
+    "torchinfo": ("report.summary",),
+    "jinja2": ("report.html",),
     "torchvision": ("data.cifar", "models.torchvision"),
     "sklearn": ("data.digits",),
     "scipy": ("augmentation.crop_flip_mix",),

@@ -32,6 +32,7 @@ from resnet_exp.data.digits import Digits
 from resnet_exp.directory import open_run_directory
 from resnet_exp.interfaces import ConfigError, LoadedData, RunError, RunPaths
 from resnet_exp.journal import last_status, metric_history, read
+from resnet_exp.max_lr import max_lr_of
 from resnet_exp.models.custom_resnet import CustomResNet
 from resnet_exp.optimizers.sgd import sgd
 from resnet_exp.schedulers.onecycle import OneCycle
@@ -443,8 +444,9 @@ def test_only_a_network_with_batch_normalisation_takes_the_multiple(
 ) -> None:
     """Measured: 8 times the suggestion, or 4 times, a network without it is lost."""
     monkeypatch.setattr(build, "model", lambda *_: torch.nn.Sequential(torch.nn.Linear(2, 2), layer))
-    this = SimpleNamespace(config=None, plugins=SimpleNamespace(scheduler=OneCycle(), optimizer=sgd()))
-    assert way._find_factor(this, SimpleNamespace(info=None)) == factor
+    plugins = SimpleNamespace(scheduler=OneCycle(), optimizer=sgd())
+    found = SimpleNamespace(verdict=SimpleNamespace(suggestion=0.01))
+    assert max_lr_of(None, plugins, None, found) == pytest.approx(0.01 * factor)
 
 
 def test_a_range_test_is_made_anew_on_other_pixels_of_the_same_name(
