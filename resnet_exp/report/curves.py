@@ -27,30 +27,22 @@ def draw_curves(subject: Subject) -> Section:
     result, history = subject.result, subject.result["history"]
     columns = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
     data = write_csv(subject.folder / "curves.csv", columns, ([epoch[key] for key in columns] for epoch in history))
-    canvas = Canvas(figsize=(10.5, 4.6))
+    canvas = Canvas(figsize=(10.5, 4.9))
     accuracy, loss = canvas.subplots(1, 2)
     measured = _MEASURED.get(result["validation"])
-    for axes, kind in ((accuracy, "accuracy"), (loss, "loss")):
+    for axes, kind, title in ((accuracy, "accuracy", "accuracy"), (loss, "loss", "loss (nats per image)")):
         _draw_history(axes, history, kind, measured)
         _mark_chosen(axes, result, kind)
-    if result["validation"] != "test":  # else the last point of the measured curve is this very value
-        test = result["test"]
-        accuracy.plot(result["chosen_epoch"], test["accuracy"], "D", ms=7, mfc=VERMILLION, mec="white", zorder=5,
-                      label=f"test, once: {test['accuracy']:.2%}")  # fmt: skip
-        loss.plot(result["chosen_epoch"], test["loss"], "D", ms=7, mfc=VERMILLION, mec="white", zorder=5,
-                  label=f"test, once: {test['loss']:.3f}")  # fmt: skip
+        axes.set_title(title, loc="left", fontweight="bold")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=9, frameon=False)
     accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-    accuracy.set_title("accuracy", loc="left", fontweight="bold")
-    loss.set_title("loss (nats per image)", loc="left", fontweight="bold")
-    accuracy.legend(loc="lower right", fontsize=9, frameon=False)
-    loss.legend(loc="upper right", fontsize=9, frameon=False)
     canvas.tight_layout(w_pad=3)
     image = save(canvas, subject.folder / "curves.png", svg=True)
     caption = (
         "The training curve is of augmented images, in train mode, while the weights moved; it may lie below that of "
-        "whole images. " + ("The vertical line is the epoch whose weights were kept." if measured else "")
+        "whole images."
     )
-    return Section("Accuracy and loss", figures=(Figure(image, _told(result), caption.strip(), data),))
+    return Section("Accuracy and loss", figures=(Figure(image, _told(result), caption, data),))
 
 
 def _draw_history(axes: Axes, history: Sequence[dict[str, Any]], kind: str, measured: str | None) -> None:
@@ -69,14 +61,21 @@ def _draw_history(axes: Axes, history: Sequence[dict[str, Any]], kind: str, meas
 
 
 def _mark_chosen(axes: Axes, result: dict[str, Any], kind: str) -> None:
-    if result["validation"] != "holdout":
-        return
-    best = result["history"][result["chosen_epoch"] - 1]
-    value = best[f"val_{kind}"]
-    shown = f"{value:.2%}" if kind == "accuracy" else f"{value:.3f}"
-    axes.axvline(result["chosen_epoch"], color=ORANGE, lw=1.2, ls=(0, (4, 2)), zorder=1)
-    axes.plot(result["chosen_epoch"], value, "o", ms=9, mfc="none", mec=ORANGE, mew=2, zorder=4,
-              label=f"best validation, epoch {result['chosen_epoch']}: {shown}")  # fmt: skip
+    """Marks the epoch that validation chose, and what the test set said of the weights that were kept."""
+    chosen = result["chosen_epoch"]
+    if result["validation"] == "holdout":
+        value = result["history"][chosen - 1][f"val_{kind}"]
+        axes.axvline(chosen, color=ORANGE, lw=1.2, ls=(0, (4, 2)), zorder=1)
+        axes.plot(chosen, value, "o", ms=9, mfc="none", mec=ORANGE, mew=2, zorder=4,
+                  label=f"chosen by validation, epoch {chosen}: {_number(value, kind)}")  # fmt: skip
+    if result["validation"] != "test":  # there the measured curve ends in this very value
+        value = result["test"][kind]
+        axes.plot(chosen, value, "D", ms=7, mfc=VERMILLION, mec="white", zorder=5,
+                  label=f"test, once: {_number(value, kind)}")  # fmt: skip
+
+
+def _number(value: float, kind: str) -> str:
+    return f"{value:.2%}" if kind == "accuracy" else f"{value:.3f}"
 
 
 def _told(result: dict[str, Any]) -> str:
@@ -111,7 +110,7 @@ def draw_schedule(subject: Subject) -> Section:
         :, 0
     ]
     _draw_steps(axes[0], x, np.array(lrs), BLUE, "learning rate")
-    _mark_lrs(axes[0], x, lrs, peak)
+    _mark_peak(axes[0], x, lrs, peak)
     if moves:
         _draw_steps(axes[1], x, np.array(momenta), ORANGE, "momentum")
     axes[-1].set_xlabel("epoch")
@@ -119,7 +118,8 @@ def draw_schedule(subject: Subject) -> Section:
     momentum = (
         f"momentum {min(momenta):.3g} to {max(momenta):.3g}" if moves else f"momentum {momenta[0]:.3g} throughout"
     )
-    axes[0].set_title(f"{len(lrs):,} optimizer steps; {momentum}", loc="left", fontsize=10, color=INK)
+    told = f"{len(lrs):,} optimizer steps; LR {lrs[0]:.4g} at first, {lrs[-1]:.4g} at last; {momentum}"
+    axes[0].set_title(told, loc="left", fontsize=10, color=INK)
     canvas.tight_layout()
     image = save(canvas, subject.folder / "schedule.png", svg=True)
     alt = (
@@ -149,17 +149,12 @@ def _draw_steps(axes: Axes, x: np.ndarray, values: np.ndarray, colour: str, labe
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _mark_lrs(axes: Axes, x: np.ndarray, lrs: Sequence[float], peak: int) -> None:
-    """Names the first, the highest and the last LR."""
-    top = max(lrs)
-    axes.set_ylim(-0.04 * top, 1.2 * top)
-    for step, name, align in ((0, "first", "left"), (peak, "peak", "center"), (len(lrs) - 1, "last", "right")):
-        if step == peak and name != "peak":
-            continue  # a schedule that begins or ends at its peak
-        axes.plot(x[step], lrs[step], "*" if name == "peak" else "o", ms=15 if name == "peak" else 6, mfc=VERMILLION,
-                  mec="white", zorder=4, clip_on=False)  # fmt: skip
-        told = f"\nstep {step + 1:,}, epoch {x[step]:.3g}" if name == "peak" else ""
-        beside = 0.02 * x[-1] if name == "peak" and x[step] < 0.06 * x[-1] else 0.0
-        axes.annotate(f"{name} {lrs[step]:.4g}{told}",
-                      (x[step] + beside, lrs[step]), xytext=(0, 9), textcoords="offset points",
-                      ha="left" if beside else align, va="bottom", fontsize=9)  # fmt: skip
+def _mark_peak(axes: Axes, x: np.ndarray, lrs: Sequence[float], peak: int) -> None:
+    """A star at the highest LR, with its step; its label stays inside the axes."""
+    top = lrs[peak]
+    axes.set_ylim(-0.04 * top, 1.25 * top)
+    axes.plot(x[peak], top, "*", ms=15, mfc=VERMILLION, mec="white", zorder=4, clip_on=False)
+    share = x[peak] / x[-1]
+    align = "left" if share < 0.1 else "right" if share > 0.9 else "center"
+    axes.annotate(f"peak {top:.4g}\nstep {peak + 1:,}, epoch {x[peak]:.3g}", (x[peak], top), xytext=(0, 9),
+                  textcoords="offset points", ha=align, va="bottom", fontsize=9)  # fmt: skip

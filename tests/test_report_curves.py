@@ -1,0 +1,148 @@
+"""The curves of a report: what was recorded, epoch by epoch and step by step, with the peak and the choice marked."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from resnet_exp.interfaces import RunPaths
+from resnet_exp.report.curves import draw_curves, draw_schedule
+from resnet_exp.report.range_test import draw_range_test
+from resnet_exp.report.section import Gap
+from resnet_exp.schedulers.constant import Constant
+from resnet_exp.schedulers.onecycle import OneCycle
+
+EPOCHS, STEPS = 6, 5
+
+
+def subject(root: Path, validation: str = "holdout", **more) -> SimpleNamespace:
+    """A finished run of six epochs, best in the fourth."""
+    val = [0.2, 0.5, 0.6, 0.8, 0.7, 0.75]
+    measured = validation != "none"
+    history = [
+        {
+            "epoch": epoch,
+            "train_loss": 2.0 / epoch,
+            "train_accuracy": 0.1 * epoch,
+            "val_loss": 1.5 / epoch if measured else None,
+            "val_accuracy": val[epoch - 1] if measured else None,
+        }
+        for epoch in range(1, EPOCHS + 1)
+    ]
+    chosen = 4 if validation == "holdout" else EPOCHS
+    result = {
+        "history": history,
+        "validation": validation,
+        "epochs": EPOCHS,
+        "chosen_epoch": chosen,
+        "best_val_accuracy": 0.8 if validation == "holdout" else None,
+        "test": {"accuracy": 0.7812, "loss": 0.612},
+        **more,
+    }
+    paths = RunPaths(root)
+    return SimpleNamespace(paths=paths, folder=paths.report, result=result)
+
+
+def write_steps(root: Path, lrs, momenta) -> None:
+    rows = ["step,epoch,lr,momentum,loss"]
+    rows += [f"{i},{i // STEPS + 1},{lr!r},{m!r},1.0" for i, (lr, m) in enumerate(zip(lrs, momenta, strict=True))]
+    RunPaths(root).steps.write_text("\n".join(rows) + "\n")
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_curves_hold_every_epoch_and_mark_the_chosen_one(tmp_path):
+    (figure,) = draw_curves(subject(tmp_path)).figures
+    assert [float(row["val_accuracy"]) for row in rows_of(figure.data)] == [0.2, 0.5, 0.6, 0.8, 0.7, 0.75]
+    words = figure.image.read_text()
+    assert "chosen by validation, epoch 4: 80.00%" in words and "test, once: 78.12%" in words
+    assert "best in epoch 4 with 80.00%" in figure.alt and "78.12%" in figure.alt
+
+
+def test_without_validation_nothing_is_said_to_have_been_chosen(tmp_path):
+    (figure,) = draw_curves(subject(tmp_path, "none")).figures
+    words = figure.image.read_text()
+    assert "validation" not in words and "test, once: 78.12%" in words
+    assert [row["val_accuracy"] for row in rows_of(figure.data)] == [""] * EPOCHS
+
+
+def test_a_test_set_that_was_measured_each_epoch_is_called_so(tmp_path):
+    (figure,) = draw_curves(subject(tmp_path, "test")).figures
+    words = figure.image.read_text()
+    assert "test, each epoch" in words and "chosen" not in words and "once" not in words
+
+
+@pytest.mark.parametrize("cycled", [False, True])
+def test_the_schedule_is_what_was_applied_and_its_peak_is_marked(tmp_path, cycled):
+    plan = OneCycle(peak_epoch=2, cycle_momentum=cycled).plan(0.08, EPOCHS, STEPS)
+    momenta = plan.momenta or [0.9] * len(plan.lrs)
+    write_steps(tmp_path, plan.lrs, momenta)
+    (figure,) = draw_schedule(subject(tmp_path)).figures
+    rows = rows_of(figure.data)
+    assert [float(row["lr"]) for row in rows] == list(plan.lrs)
+    assert [float(row["momentum"]) for row in rows] == list(momenta)
+    assert [float(row["epochs_done"]) for row in rows][STEPS - 1 :: STEPS] == [1, 2, 3, 4, 5, 6]
+    words = figure.image.read_text()
+    assert "peak 0.08" in words and f"step {2 * STEPS}, epoch 2" in words
+    assert ("momentum 0.85 to 0.95" if cycled else "momentum 0.9 throughout") in figure.alt
+
+
+def test_a_constant_lr_is_drawn_too(tmp_path):
+    plan = Constant().plan(0.01, EPOCHS, STEPS)
+    write_steps(tmp_path, plan.lrs, [0.9] * len(plan.lrs))
+    (figure,) = draw_schedule(subject(tmp_path)).figures
+    assert "0.01 at first" in figure.alt and "0.01 at last" in figure.alt
+
+
+def test_a_long_run_does_not_make_a_large_picture(tmp_path):
+    plan = OneCycle(peak_epoch=2).plan(0.08, EPOCHS, 10_000)
+    write_steps(tmp_path, plan.lrs, [0.9] * len(plan.lrs))
+    (figure,) = draw_schedule(subject(tmp_path)).figures
+    assert figure.image.stat().st_size < 200_000
+    assert len(rows_of(figure.data)) == 60_000
+
+
+def test_the_same_run_drawn_again_gives_the_same_bytes(tmp_path):
+    def drawn():
+        run = subject(tmp_path)
+        for draw in (draw_curves, draw_schedule):
+            for figure in draw(run).figures:
+                yield figure.image.read_bytes()
+                yield figure.data.read_bytes()
+
+    plan = OneCycle(peak_epoch=2).plan(0.08, EPOCHS, STEPS)
+    write_steps(tmp_path, plan.lrs, [0.9] * len(plan.lrs))
+    assert list(drawn()) == list(drawn())
+
+
+def test_a_run_without_its_steps_has_a_gap(tmp_path):
+    with pytest.raises(Gap, match=r"steps\.csv is missing"):
+        draw_schedule(subject(tmp_path))
+
+
+def test_a_given_max_lr_leaves_a_gap_that_says_so(tmp_path):
+    with pytest.raises(Gap, match=r"no range test: max_lr=0\.037 was given"):
+        draw_range_test(subject(tmp_path, max_lr=0.037))
+
+
+def test_the_range_tests_curves_lie_beside_its_figure(tmp_path):
+    curve = {"lrs": [1e-4 * 1.2**i for i in range(40)], "losses": [2.3 - 0.03 * min(i, 60 - i) for i in range(40)]}
+    from resnet_exp.stages.range_curve import curve_from_json
+    from resnet_exp.stages.range_rules import judge
+    from resnet_exp.stages.range_test import RangeTest
+
+    curves = (curve_from_json(curve),) * 2
+    found = RangeTest(curves, judge(curves, 10), ())
+    RunPaths(tmp_path).range_test.write_text(json.dumps(found.to_json()))
+    (figure,) = draw_range_test(subject(tmp_path, max_lr=0.01, min_lr=0.001)).figures
+    rows = rows_of(figure.data)
+    assert [float(row["lr_2"]) for row in rows] == curve["lrs"]
+    assert [float(row["loss_1"]) for row in rows] == curve["losses"]
+    assert "max_lr 0.01" in figure.alt
