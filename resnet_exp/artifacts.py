@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from resnet_exp.interfaces import DatasetInfo, Progress
 from resnet_exp.record import Record
 from resnet_exp.report.section import Section
 from resnet_exp.report.subject import Subject
+from resnet_exp.runtime import untouched_randomness
+from resnet_exp.settings import ReportConfig
 from resnet_exp.stages.evaluate import Evaluation, predict
 from resnet_exp.stages.range_test import RangeTest
 from resnet_exp.stages.train import Training
@@ -50,6 +53,17 @@ def keep_range_test(
         _log.exception("the range test's figure could not be drawn")
         return
     record.file(record.paths.report, folder="report")
+
+
+def check_report(settings: ReportConfig, make_model: Callable[[], nn.Module | None]) -> None:
+    """Raises ConfigError where `report.gradcam_layers` names modules that the network does not have."""
+    if settings.gradcam and settings.gradcam_layers:
+        from resnet_exp.report.layers import check_layers
+
+        with untouched_randomness():
+            model = make_model()
+        if model is not None:
+            check_layers(model, settings.gradcam_layers)
 
 
 def keep_report(subject: Subject, record: Record, progress: Progress) -> tuple[Section, ...]:

@@ -100,6 +100,12 @@ def check_model(config: Config, image_size: int, in_channels: int, num_classes: 
     check_input_size(make, image_size, in_channels, num_classes)
 
 
+def expected(plugins: Plugins) -> DatasetInfo:
+    """What the data will be, as far as it is known before they are read: enough to make a model."""
+    classes = tuple(map(str, range(plugins.source.size().num_classes)))
+    return DatasetInfo("", classes, plugins.source.image_size, plugins.in_channels, 0, 0, 0)
+
+
 def source(config: Config) -> DataSource:
     """The data set; nothing of it is read yet."""
     return _make("data", config)

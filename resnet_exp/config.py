@@ -129,7 +129,7 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, 
         overrides=tuple(overrides),
         tree=_without_secrets(tree),
     )
-    refuse_ignored(config.task, overrides, plugins)
+    refuse_ignored(config.task, overrides, plugins, vars(config.report))
     if config.task == "evaluate" and overrides and not config.is_set("data", "experiment"):
         raise ConfigError("task=evaluate needs data=...: the data set whose test images are measured")
     return config

@@ -32,6 +32,7 @@ _READ = {
     ),
 }
 _SPLIT = ("data.validation", "data.holdout", "data.limit_train")
+_OF_A_TRAINING = ("report.curves", "report.schedule", "report.range_test", "report.augmentation")
 _ONLY_FOR = {
     "checkpoint": ("evaluate", "predict"),
     "images": ("predict",),
@@ -41,16 +42,17 @@ _ONLY_FOR = {
 _Plugins = Mapping[str, Mapping[str, Any]]
 
 
-def refuse_ignored(task: str, overrides: Sequence[str], plugins: _Plugins) -> None:
+def refuse_ignored(task: str, overrides: Sequence[str], plugins: _Plugins, report: Mapping[str, Any]) -> None:
     """Raises ConfigError for what was set on the command line and has no effect.
 
     Args:
         task: what will run.
         overrides: the command line's, `key=value`.
         plugins: the settings of each group's plug-in.
+        report: the settings of the report.
     """
     for override in overrides:
-        reason = _reason(key_of(override), task, plugins)
+        reason = _reason(key_of(override), task, plugins) or _reason_of_the_report(key_of(override), task, report)
         if reason:
             raise ConfigError(f"{override} would be ignored: {reason}")
 
@@ -69,6 +71,14 @@ def _reason(key: str, task: str, plugins: _Plugins) -> str | None:
     if key in _ONLY_FOR:
         return f"task={task} does not read it; it is for task={' or '.join(_ONLY_FOR[key])}"
     return _reason_of_a_training(key, task, plugins)
+
+
+def _reason_of_the_report(key: str, task: str, report: Mapping[str, Any]) -> str | None:
+    if task == "evaluate" and key in _OF_A_TRAINING:
+        return "task=evaluate trains nothing that could be drawn; leave it out"
+    if key in ("report.gradcam_method", "report.gradcam_layers") and not report["gradcam"]:
+        return "report.gradcam=0 draws no class activation maps; set it to a number of images or leave this out"
+    return None
 
 
 def _reason_of_a_training(key: str, task: str, plugins: _Plugins) -> str | None:

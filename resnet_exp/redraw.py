@@ -37,6 +37,7 @@ def redraw(command: Config) -> None:
         machine = runtime.start(command.device, "fp32", run.train.deterministic)
         console.heading(f"{directory.name}: its report")
         subject = _subject(run, command, paths, result, machine, console)
+        artifacts.check_report(command.report, lambda: subject.model)
         tracker = build.tracker(run, paths)
         with Journal(paths.journal) as journal:
             record = Record(paths, journal, tracker)

@@ -65,6 +65,7 @@ def run(config: Config, command: str) -> float | None:
     images = check_fit(plugins.source.size(), config.split, config.train.batch_size)
     if config.task == "train":
         plugins.scheduler.check(config.train.epochs, num_batches(images, config.train.batch_size))
+        artifacts.check_report(config.report, lambda: build.model(config, build.expected(plugins)))
     identity = plugins.source.identity()
     environment = runtime.environment(machine, config.plugin_folders)
     title, run_signature = config.title, signature(config, identity, machine.precision)

@@ -47,6 +47,7 @@ def evaluate_checkpoint(config: Config, command: str) -> float:
     source = build.source(config)
     check_images(trained, source.image_size)
     check_classes(trained, source.size().num_classes)
+    artifacts.check_report(config.report, lambda: build.model(config, trained.info))
     machine = runtime.start(config.device, config.train.precision, config.train.deterministic)
     environment = runtime.environment(machine, config.plugin_folders)
     signature = evaluation_signature(config, source.identity(), trained.digest, machine.precision)
