@@ -75,17 +75,17 @@ class Record:
             self.journal.rewind(epoch)
 
     def epoch(self, epoch: Epoch, measured: str | None) -> None:
-        """Records an epoch's metrics; `measured` prefixes those of the images it was measured on."""
+        """Records an epoch's metrics; `measured` is what those of the images it was measured on are called."""
         values = {
-            "train/loss": epoch.train_loss,
-            "train/accuracy": epoch.train_accuracy,
+            "loss/train": epoch.train_loss,
+            "accuracy/train": epoch.train_accuracy,
             "lr/start": epoch.lr_start,
             "lr/end": epoch.lr_end,
             "perf/epoch_s": epoch.seconds,
             "perf/images_per_s": epoch.images_per_s,
         }
         if epoch.val_loss is not None and epoch.val_accuracy is not None:
-            values |= {f"{measured}/loss": epoch.val_loss, f"{measured}/accuracy": epoch.val_accuracy}
+            values |= {f"loss/{measured}": epoch.val_loss, f"accuracy/{measured}": epoch.val_accuracy}
         self.metrics(values, epoch.epoch)
 
     def metrics(self, values: dict[str, float], step: int = 0) -> None:

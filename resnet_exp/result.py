@@ -8,11 +8,12 @@ from typing import Any
 from resnet_exp.config import Config
 from resnet_exp.interfaces import DatasetInfo, Schedule
 from resnet_exp.stages.evaluate import Evaluation
+from resnet_exp.stages.interval import wilson_interval
 from resnet_exp.stages.range_test import RangeTest
 from resnet_exp.stages.train import Training
 
 # What the metrics and columns of each epoch's measurement are called. Test accuracies of every epoch keep a name of
-# their own: `test/accuracy` is measured once.
+# their own: `accuracy/test` is measured once.
 MEASURED = {"holdout": "val", "test": "test_each_epoch", "none": None}
 MEASURED_ON_TEST = "the test set was measured each epoch (data.validation=test); the headline is the last epoch"
 
@@ -83,9 +84,9 @@ def once_metrics(result: dict[str, Any]) -> dict[str, float]:
     """The metrics that have one value a run."""
     if "test" not in result:
         return {}
-    values = {"test/loss": result["test"]["loss"], "test/accuracy": result["test"]["accuracy"]}
+    values = {"loss/test": result["test"]["loss"], "accuracy/test": result["test"]["accuracy"]}
     if result["best_val_accuracy"] is not None:
-        values["best/val_accuracy"] = result["best_val_accuracy"]
+        values["accuracy/best_val"] = result["best_val_accuracy"]
     return values
 
 
@@ -97,7 +98,9 @@ def headline(result: dict[str, Any]) -> str:
             "scheduler.max_lr=find takes scheduler.find_factor times that"
         )
     test = result["test"]
-    line = f"{test['accuracy']:.2%} test accuracy ({test['correct']:,} of {test['count']:,})"
+    low, high = wilson_interval(test["correct"], test["count"])
+    counts = f"{test['correct']:,} of {test['count']:,}, 95% interval {low:.2%} to {high:.2%}"
+    line = f"{test['accuracy']:.2%} test accuracy ({counts})"
     if result["best_val_accuracy"] is not None:
         line += f", {result['best_val_accuracy']:.2%} validation (best, epoch {result['chosen_epoch']})"
     return line + (f"; {result['note']}" if result["note"] else "")

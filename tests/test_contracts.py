@@ -98,7 +98,7 @@ def test_an_option_runs(group: str, name: str, tmp_path: Path) -> None:
     arguments = [*SMALL, f"output_dir={tmp_path}", f"{group}={name}", *narrow]
     assert run(typed(composed(*arguments), arguments), "") is not None
     (journal,) = tmp_path.glob("*/journal.jsonl")
-    losses = [loss for _, loss, _ in metric_history(journal)["train/loss"]]
+    losses = [loss for _, loss, _ in metric_history(journal)["loss/train"]]
     assert len(losses) == 20
     assert losses[-1] < losses[0]
 

@@ -46,8 +46,8 @@ TINY = (
     "range_test.num_steps=20", "range_test.repeats=1", "tracker=none", "output_dir=runs",
 )  # fmt: skip
 GIVEN = "scheduler.max_lr=0.1"
-EACH_EPOCH = {"train/loss", "train/accuracy", "lr/start", "lr/end", "perf/epoch_s", "perf/images_per_s"}
-ONCE = {"range_test/suggestion", "range_test/max_lr", "best/val_accuracy", "test/loss", "test/accuracy"}
+EACH_EPOCH = {"loss/train", "accuracy/train", "lr/start", "lr/end", "perf/epoch_s", "perf/images_per_s"}
+ONCE = {"range_test/suggestion", "range_test/max_lr", "accuracy/best_val", "loss/test", "accuracy/test"}
 # What the clock says differs from run to run, and the command is how it was called.
 TIMED = ("seconds", "images_per_s", "command")
 
@@ -321,16 +321,16 @@ def test_a_failed_run_lets_go_of_its_directory_at_once(go: Callable[..., Done]) 
 # What is measured, and what chooses
 
 
-@pytest.mark.parametrize(("validation", "prefix"), [("holdout", "val"), ("test", "test_each_epoch"), ("none", None)])
+@pytest.mark.parametrize(("validation", "name"), [("holdout", "val"), ("test", "test_each_epoch"), ("none", None)])
 def test_each_epochs_metrics_say_what_they_were_measured_on(
-    validation: str, prefix: str | None, go: Callable[..., Done]
+    validation: str, name: str | None, go: Callable[..., Done]
 ) -> None:
     done = go(GIVEN, f"data.validation={validation}")
-    measured = {f"{prefix}/loss", f"{prefix}/accuracy"} if prefix else set()
+    measured = {f"loss/{name}", f"accuracy/{name}"} if name else set()
     each_epoch = {key for key, values in done.metrics.items() if len(values) == 3}
     assert each_epoch == EACH_EPOCH | measured
     once = {key for key, values in done.metrics.items() if len(values) == 1}
-    assert once == {"test/loss", "test/accuracy"} | ({"best/val_accuracy"} if validation == "holdout" else set())
+    assert once == {"loss/test", "accuracy/test"} | ({"accuracy/best_val"} if validation == "holdout" else set())
 
 
 def test_held_out_images_choose_the_epoch(go: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,7 +363,7 @@ def test_measuring_on_the_test_set_is_marked_and_never_chooses(
     assert "test set was measured each epoch" in capsys.readouterr().out
     assert done.result["chosen_epoch"] == 3
     assert done.result["best_val_accuracy"] is None
-    assert done.objective == done.result["test"]["accuracy"] == done.metrics["test_each_epoch/accuracy"][-1]
+    assert done.objective == done.result["test"]["accuracy"] == done.metrics["accuracy/test_each_epoch"][-1]
 
 
 def test_without_validation_there_is_no_objective(go: Callable[..., Done]) -> None:
@@ -371,7 +371,7 @@ def test_without_validation_there_is_no_objective(go: Callable[..., Done]) -> No
     assert done.objective is None
     assert done.result["best_val_accuracy"] is None
     assert done.result["chosen_epoch"] == 3
-    assert "test/accuracy" in done.metrics
+    assert "accuracy/test" in done.metrics
 
 
 def test_more_images_are_never_asked_for_than_there_are(go: Callable[..., Done]) -> None:
@@ -681,13 +681,13 @@ def test_mlflow_shows_what_the_journal_says(go: Callable[..., Done], store: str)
     assert shown.info.run_name == done.paths.root.name
 
     history = metric_history(done.paths.journal)
-    assert history.keys() == EACH_EPOCH | ONCE | {"val/loss", "val/accuracy"}
+    assert history.keys() == EACH_EPOCH | ONCE | {"loss/val", "accuracy/val"}
     assert shown.data.metrics.keys() == history.keys()
     for key, points in history.items():
         metric = client.get_metric_history(shown.info.run_id, key)
         assert sorted((point.step, point.value, point.timestamp) for point in metric) == points
         assert [step for step, _, _ in points] == ([0] if key in ONCE else [1, 2, 3])
-    assert shown.data.metrics["test/accuracy"] == done.result["test"]["accuracy"]
+    assert shown.data.metrics["accuracy/test"] == done.result["test"]["accuracy"]
 
     tree = config_of("tracker=mlflow", f"tracker.uri={store}").tree
     assert shown.data.params == {key: str(value) for key, value in flat(tree).items()}
@@ -755,7 +755,7 @@ def test_mlflow_shows_an_interruption_and_then_the_one_finished_run(
     monkeypatch.setattr("resnet_exp.artifacts._keep_mlflow_model", lambda *_: None)  # seconds, and tested above
     after, client = mirrored(go(*tracked).paths, store)
     assert (after.info.status, after.info.run_id) == ("FINISHED", before.info.run_id)
-    points = client.get_metric_history(after.info.run_id, "val/loss")
+    points = client.get_metric_history(after.info.run_id, "loss/val")
     assert [point.step for point in points] == [1, 2, 3]
 
 
@@ -783,7 +783,7 @@ def test_sigterm_ends_a_run_as_ctrl_c_does(tmp_path: Path) -> None:
     )
     try:
         deadline = time.monotonic() + 200
-        while not any("val/loss" in path.read_text() for path in tmp_path.glob("runs/*/journal.jsonl")):
+        while not any("loss/val" in path.read_text() for path in tmp_path.glob("runs/*/journal.jsonl")):
             assert time.monotonic() < deadline, "no epoch was done"
             assert process.poll() is None
             time.sleep(0.2)

@@ -47,7 +47,7 @@ def run():
         first = max(0, (done[-1] if done else 0) // 50 * 50)
         journal.rewind(first - 1)
         for step in range(first, points):
-            journal.metrics({"loss": 1 / (step + 1), "train/accuracy": step / points}, step)
+            journal.metrics({"loss": 1 / (step + 1), "accuracy/train": step / points}, step)
             if step % 50 == 49:
                 tracker.sync()
             time.sleep(0.004)
