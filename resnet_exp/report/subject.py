@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from resnet_exp.data.bank import ImageBank
@@ -73,6 +75,11 @@ class Subject:
         if not self.paths.predictions.exists():
             raise Gap(f"{self.paths.predictions.name} is missing from the run directory")
         return Predictions.read(self.paths.predictions)
+
+    def test_images(self, indices: Sequence[int]) -> np.ndarray:
+        """The test images of these numbers, `[N, H, W, C], uint8`."""
+        assert self.test is not None
+        return self.test.pixels(torch.tensor(indices, dtype=torch.int64))
 
     @property
     def folder(self) -> Path:

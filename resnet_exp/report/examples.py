@@ -1,0 +1,60 @@
+"""Test images that are the same for every run on the same data, with what this run takes them for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from resnet_exp.files import write_csv
+from resnet_exp.report.drawing import BLUE, INK, VERMILLION, save
+from resnet_exp.report.section import Figure, Section
+from resnet_exp.report.subject import Subject
+from resnet_exp.report.tiles import Tile, draw_tiles, in_rows
+
+_COLUMNS = 8
+
+
+def draw_examples(subject: Subject) -> Section:
+    """Some test images, chosen by their labels alone, with what this run takes each for."""
+    predictions, names = subject.predictions, subject.info.class_names
+    indices = example_indices(predictions.labels, subject.info.num_classes, subject.settings.examples)
+    rows = [
+        (
+            int(index),
+            names[predictions.labels[index]],
+            names[predictions.predicted[index]],
+            f"{predictions.confidence[index]:.4f}",
+        )
+        for index in indices
+    ]
+    data = write_csv(subject.folder / "examples.csv", ("index", "true", "predicted", "confidence"), rows)
+    images = subject.test_images([row[0] for row in rows])
+    tiles = [_tile(image, *row[1:]) for image, row in zip(images, rows, strict=True)]
+    image = save(draw_tiles(in_rows(tiles, min(_COLUMNS, len(tiles)))), subject.folder / "examples.png")
+    right = sum(true == taken for _, true, taken, _ in rows)
+    alt = f"{len(rows)} test images with their predictions, {right} of them right."
+    caption = (
+        "The same images in the same places for every run on these data: lay two runs side by side. Blue frame and ✓: "
+        "right; red frame and ✗: the true class, and → what it is taken for."
+    )
+    return Section("The same images in every run", figures=(Figure(image, alt, caption, data, wide=True),))
+
+
+def _tile(image: np.ndarray, true: str, taken: str, confidence: str) -> Tile:
+    if true == taken:
+        return Tile(image, ((f"✓ {true}", INK), (f"{float(confidence):.1%}", INK)), BLUE)
+    return Tile(image, ((f"✗ {true}", VERMILLION), (f"→ {taken} {float(confidence):.0%}", VERMILLION)), VERMILLION)
+
+
+def example_indices(labels: np.ndarray, num_classes: int, count: int) -> np.ndarray:
+    """So many images that show all classes alike, by class, `[M], int64`: of each the first ones.
+
+    Where there are more classes than images, evenly spaced classes have one each.
+    """
+    present = np.unique(labels)
+    if len(present) > count:
+        present = present[np.linspace(0, len(present) - 1, count).round().astype(int)]
+    ranked = [
+        (rank, label, index) for label in present for rank, index in enumerate(np.flatnonzero(labels == label)[:count])
+    ]
+    chosen = sorted(sorted(ranked)[:count], key=lambda one: one[1:])
+    return np.array([index for *_, index in chosen], dtype=np.int64)

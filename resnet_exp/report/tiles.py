@@ -1,0 +1,104 @@
+"""Images side by side, each with a few words under it, as one picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.patches import Rectangle
+
+from resnet_exp.report.drawing import GREY, INK, as_rgb
+
+_SIDE = 1.16  # inches of an image
+_GAP = 0.13  # between images
+_LINE = 0.155  # of a line of words
+_FONT = 8.5  # points
+_CHARACTERS = 17  # that fit under an image
+_LEAST_PIXELS = 96  # of a side: a smaller image is enlarged by a whole factor, its pixels stay sharp
+
+
+@dataclass(frozen=True)
+class Tile:
+    """An image `[H, W, C], uint8`, lines of words with their colours, and the colour of its frame."""
+
+    image: np.ndarray
+    lines: tuple[tuple[str, str], ...] = ()
+    frame: str | None = None
+
+
+def short(text: str, most: int = _CHARACTERS) -> str:
+    """The text, or its beginning with an ellipsis where it is longer than `most` characters."""
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+
+
+def draw_tiles(
+    rows: Sequence[Sequence[Tile]], *, heads: Sequence[str] = (), sides: Sequence[str] = (), side_inches: float = 1.9
+) -> Canvas:
+    """The tiles, row by row, on one axes.
+
+    Args:
+        rows: at least one; a row may be shorter than the first.
+        heads: what stands over each column.
+        sides: what stands left of each row; may have several lines.
+        side_inches: room for these.
+    """
+    lines = max(len(tile.lines) for row in rows for tile in row)
+    left, top = (side_inches if sides else 0.08), (0.3 if heads else 0.08)
+    step_x, step_y = _SIDE + _GAP, _SIDE + _GAP + lines * _LINE
+    width, height = left + len(rows[0]) * step_x, top + len(rows) * step_y
+    canvas = Canvas(figsize=(width, height))
+    axes = canvas.add_axes((0, 0, 1, 1))
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)  # inches from the top left
+    axes.axis("off")
+    _draw_images(axes, rows, left, top, step_x, step_y)
+    for row_number, row in enumerate(rows):
+        y = top + row_number * step_y
+        if sides:
+            axes.text(left - 0.12, y + _SIDE / 2, sides[row_number], ha="right", va="center", fontsize=9, color=INK)
+        for column, tile in enumerate(row):
+            _write_under(axes, tile, left + column * step_x, y + _SIDE)
+    for column, head in enumerate(heads):
+        axes.text(left + column * step_x + _SIDE / 2, top - 0.08, head, ha="center", fontsize=9, color=GREY)
+    return canvas
+
+
+def _draw_images(
+    axes: Axes, rows: Sequence[Sequence[Tile]], left: float, top: float, step_x: float, step_y: float
+) -> None:
+    """All images as one: hundreds of axes, or of pictures, would take seconds."""
+    first = enlarged(rows[0][0].image)
+    dots = len(first) / _SIDE  # pixels an inch
+    columns = len(rows[0])
+    whole = np.full((math.ceil(len(rows) * step_y * dots), math.ceil(columns * step_x * dots), 3), 255, np.uint8)
+    for row_number, row in enumerate(rows):
+        for column, tile in enumerate(row):
+            y, x = round(row_number * step_y * dots), round(column * step_x * dots)
+            image = enlarged(tile.image)
+            whole[y : y + len(image), x : x + len(image)] = image
+            if tile.frame:
+                corner = (left + x / dots, top + y / dots)
+                axes.add_patch(Rectangle(corner, _SIDE, _SIDE, fill=False, ec=tile.frame, lw=2.2, zorder=3))
+    extent = (left, left + whole.shape[1] / dots, top + whole.shape[0] / dots, top)
+    axes.imshow(whole, extent=extent, interpolation="nearest" if len(first) <= 2 * _LEAST_PIXELS else "antialiased")
+    axes.set_aspect("auto")
+
+
+def _write_under(axes: Axes, tile: Tile, x: float, y: float) -> None:
+    for number, (words, colour) in enumerate(tile.lines):
+        axes.text(x, y + 0.07 + number * _LINE, short(words), ha="left", va="top", fontsize=_FONT, color=colour)
+
+
+def enlarged(image: np.ndarray) -> np.ndarray:
+    """The image in colour, each pixel repeated so that it is of a size to be looked at."""
+    factor = math.ceil(_LEAST_PIXELS / len(image))
+    return as_rgb(image).repeat(factor, 0).repeat(factor, 1)
+
+
+def in_rows(tiles: Sequence[Tile], columns: int) -> list[Sequence[Tile]]:
+    """The tiles in rows of so many."""
+    return [tiles[first : first + columns] for first in range(0, len(tiles), columns)]
