@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 STATUSES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
 # JSON has no such numbers. Their names, as strings, stay valid JSON, and float() reads them back.
 _NON_FINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
+_IMAGE_KEY = r"[A-Za-z0-9_\-./ ]+"  # MLflow's rule
 
 
 class Journal:
@@ -80,6 +82,32 @@ class Journal:
             ValueError: The path leads out of the run directory.
         """
         self._append("model", path=self._inside(path))
+
+    def image(self, path: Path | str, key: str, step: int = 0) -> None:
+        """Records that a PNG of the run directory is complete, and what runs are compared by.
+
+        Args:
+            path: Relative to the run directory, or beginning with it.
+            key: The same in the runs to compare. A later image of the same key and step replaces the earlier one.
+            step: Where the comparison's slider finds it; the slider starts at 0.
+
+        Raises:
+            ValueError: The path leads out of the run directory or is no PNG's, or the key has other characters than
+                letters, digits, blanks and any of `_-./`.
+        """
+        if Path(path).suffix != ".png" or not re.fullmatch(_IMAGE_KEY, key):
+            raise ValueError(f"path={str(path)!r}, key={key!r}: a .png and a key of letters, digits, _-./ are needed")
+        self._append("image", path=self._inside(path), key=key, step=int(step))
+
+    def table(self, path: Path | str) -> None:
+        """Records that a JSON file of `columns` and `data`, a list of rows, is complete, and what runs are compared by.
+
+        Raises:
+            ValueError: The path leads out of the run directory or is no JSON's.
+        """
+        if Path(path).suffix != ".json":
+            raise ValueError(f"path={str(path)!r}: a .json file is needed")
+        self._append("table", path=self._inside(path))
 
     def event(self, name: str, **fields: Any) -> None:
         """Records something that happened, with JSON fields; trackers do not show it."""

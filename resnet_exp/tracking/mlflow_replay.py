@@ -1,7 +1,7 @@
 """The replay of a journal into one MLflow run: repeatable, so that a kill or an outage costs nothing.
 
 What is replayed twice arrives once: MLflow takes the same point (key, step, time, value), parameter, tag or file
-again without a trace, and the run and its model are looked for before they are created.
+again without a trace, and the run is looked for before it is created.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from resnet_exp.interfaces import RunPaths
 from resnet_exp.journal import metric_values, read_from, same_value
+from resnet_exp.tracking.mlflow_files import FILES, RunFiles
 from resnet_exp.tracking.mlflow_state import MirrorState
 from resnet_exp.tracking.mlflow_store import open_store, run_link
 
@@ -22,7 +23,6 @@ log = logging.getLogger(__name__)
 
 MIRROR_TAG = "resnet_exp.mirror_id"
 REASON_TAG = "resnet_exp.reason"
-MODEL_NAME = "model"
 _METRICS_A_CALL = 1000  # MLflow's limits for one log_batch
 _ENTRIES_A_CALL = 100
 _PARAM_CHARACTERS = 6000
@@ -44,6 +44,7 @@ class Replay:
         self._state = MirrorState.load(self._state_path, uri)
         self._state.save(self._state_path)  # the mirror id is on the disk before a run bears it
         self._find_or_create_run(experiment_id, run_name)
+        self._files = RunFiles(self._client, self._experiment_id, self._run_id, paths.root)
         self._recorded: dict[tuple[str, int], float] = {}
         self._params: dict[str, str] = dict(self._client.get_run(self._run_id).data.params)
         self._status: str | None = None
@@ -138,7 +139,9 @@ class Replay:
         try:
             self._ship_numbers_and_words(records)
             for record in records:
-                if record["kind"] in ("dataset", "artifact", "model", "status"):
+                if record["kind"] in FILES:
+                    self._files.ship(record)
+                elif record["kind"] in ("dataset", "status"):
                     getattr(self, f"_ship_{record['kind']}")(record)
         except BaseException:
             self._recorded = before  # nothing counts as shipped until the whole chunk is
@@ -199,36 +202,6 @@ class Replay:
         self._client.log_inputs(
             self._run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", record["context"])])]
         )
-
-    def _ship_artifact(self, record: Record) -> None:
-        path = self._paths.root / record["path"]
-        if path.is_dir():
-            self._client.log_artifacts(self._run_id, str(path), record["folder"] or None)
-        elif path.is_file():
-            self._client.log_artifact(self._run_id, str(path), record["folder"] or None)
-        else:
-            log.warning("%s is in the journal, but not in %s: not mirrored", record["path"], self._paths.root)
-
-    def _ship_model(self, record: Record) -> None:
-        """Makes the exported folder a model of the run, which `mlflow.pytorch.load_model` loads by either name."""
-        from mlflow.entities import LoggedModelOutput
-
-        folder = self._paths.root / record["path"]
-        if not folder.is_dir():
-            log.warning("%s is in the journal, but not in %s: not mirrored", record["path"], self._paths.root)
-            return
-        model = self._find_or_create_model()
-        outputs = self._client.get_run(self._run_id).outputs
-        if model.model_id not in {o.model_id for o in (outputs.model_outputs if outputs else [])}:
-            self._client.log_outputs(self._run_id, [LoggedModelOutput(model.model_id, step=0)])
-        self._client.log_model_artifacts(model.model_id, str(folder))
-        self._client.finalize_logged_model(model.model_id, "READY")
-
-    def _find_or_create_model(self) -> Any:
-        found = self._client.search_logged_models(
-            [self._experiment_id], f"source_run_id = '{self._run_id}' AND name = '{MODEL_NAME}'"
-        )
-        return found[0] if found else self._client.create_logged_model(self._experiment_id, MODEL_NAME, self._run_id)
 
     def _ship_status(self, record: Record) -> None:
         status, reason = record["status"], record["reason"]
