@@ -8,7 +8,7 @@ from resnet_exp.files import write_csv
 from resnet_exp.report.drawing import BLUE, INK, VERMILLION, save
 from resnet_exp.report.section import Figure, Section
 from resnet_exp.report.subject import Subject
-from resnet_exp.report.tiles import Tile, draw_tiles, in_rows
+from resnet_exp.report.tiles import Tile, draw_tiles, in_rows, short
 
 _COLUMNS = 8
 
@@ -42,7 +42,9 @@ def draw_examples(subject: Subject) -> Section:
 def _tile(image: np.ndarray, true: str, taken: str, confidence: str) -> Tile:
     if true == taken:
         return Tile(image, ((f"✓ {true}", INK), (f"{float(confidence):.1%}", INK)), BLUE)
-    return Tile(image, ((f"✗ {true}", VERMILLION), (f"→ {taken} {float(confidence):.0%}", VERMILLION)), VERMILLION)
+    return Tile(
+        image, ((f"✗ {true}", VERMILLION), (f"→ {short(taken, 11)} {float(confidence):.0%}", VERMILLION)), VERMILLION
+    )
 
 
 def example_indices(labels: np.ndarray, num_classes: int, count: int) -> np.ndarray:

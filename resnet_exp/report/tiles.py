@@ -31,8 +31,11 @@ class Tile:
 
 
 def short(text: str, most: int = _CHARACTERS) -> str:
-    """The text, or its beginning with an ellipsis where it is longer than `most` characters."""
-    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+    """The text, or its beginning and its end where it has more than `most` characters: names often differ there."""
+    if len(text) <= most:
+        return text
+    end = (most - 1) // 2
+    return f"{text[: most - 1 - end].rstrip()}…{text[-end:].lstrip()}"
 
 
 def draw_tiles(
