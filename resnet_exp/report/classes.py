@@ -45,7 +45,7 @@ def draw_class_accuracy(subject: Subject) -> Section:
         else ""
     )
     caption = f"Whiskers: what so many images leave open (95 % Wilson interval). Dashed: all images.{left_out}"
-    return Section("Accuracy of each class", figures=(Figure(image, alt, caption, data),))
+    return Section("Accuracy of each class", figures=(Figure(image, alt, caption, data, wide=True),))
 
 
 def confusion_of(subject: Subject) -> np.ndarray:
@@ -100,7 +100,7 @@ def draw_confusion(subject: Subject) -> Section:
         "A row holds the images of one true class, a column those taken for one. Colour: the share of the row that was "
         "mistaken, on a square-root scale. The diagonal, in sand, holds those that are right."
     )
-    return Section("Confusion matrix", figures=(Figure(image, alt, caption, data, wide=len(names) > 12),))
+    return Section("Confusion matrix", figures=(Figure(image, alt, caption, data, wide=True),))
 
 
 def _matrix(confusion: np.ndarray, names: tuple[str, ...]) -> Canvas:

@@ -42,7 +42,7 @@ def draw_curves(subject: Subject) -> Section:
         "The training curve is of augmented images, in train mode, while the weights moved; it may lie below that of "
         "whole images."
     )
-    return Section("Accuracy and loss", figures=(Figure(image, _told(result), caption, data),))
+    return Section("Accuracy and loss", figures=(Figure(image, _told(result), caption, data, wide=True),))
 
 
 def _draw_history(axes: Axes, history: Sequence[dict[str, Any]], kind: str, measured: str | None) -> None:
@@ -127,7 +127,7 @@ def draw_schedule(subject: Subject) -> Section:
         f"(epoch {x[peak]:.1f}), {lrs[-1]:.3g} at last; {momentum}."
     )
     caption = "Read back from the optimizer after each step: what was applied, not what was planned."
-    return Section("Learning rate and momentum", figures=(Figure(image, alt, caption, data),))
+    return Section("Learning rate and momentum", figures=(Figure(image, alt, caption, data, wide=True),))
 
 
 def _steps(subject: Subject) -> tuple[list[float], list[float]]:

@@ -61,7 +61,7 @@ def range_test_section(found: RangeTest, max_lr: float | None, min_lr: float | N
         "Thin: the loss of each step; thick: smoothed. The suggestion is where the smoothed loss is least within the "
         "first valley; dashed lines are what other rules would have taken. max_lr is the schedule's multiple of it."
     )
-    return Section("LR range test", figures=(Figure(image, alt, caption, data),))
+    return Section("LR range test", figures=(Figure(image, alt, caption, data, wide=True),))
 
 
 def range_test_figure(
