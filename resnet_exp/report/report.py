@@ -16,7 +16,9 @@ from resnet_exp.report.curves import draw_curves, draw_schedule
 from resnet_exp.report.effective_field import draw_effective_field
 from resnet_exp.report.examples import draw_examples
 from resnet_exp.report.gradcam import draw_gradcam
+from resnet_exp.report.html import write_html
 from resnet_exp.report.misclassified import draw_misclassified
+from resnet_exp.report.page import page_of
 from resnet_exp.report.range_test import draw_range_test
 from resnet_exp.report.section import Gap, Section
 from resnet_exp.report.subject import Subject
@@ -63,7 +65,10 @@ def draw_report(subject: Subject, progress: Progress) -> tuple[Section, ...]:
         for part in parts:
             sections.append(_drawn(part, subject))
             advance()
-    write_json(subject.folder / "report.json", {"sections": [_listed(section) for section in sections]})
+    if sections:
+        write_json(subject.folder / "report.json", {"sections": [_listed(section) for section in sections]})
+    if subject.settings.html:
+        write_html(page_of(subject, sections), subject.folder / "report.html")
     return tuple(sections)
 
 

@@ -1,0 +1,396 @@
+"""What each operation of torch does to a receptive field, by the operation's name.
+
+A rule sees an operation's arguments, and returns where its output's positions look in the image. What is counted is
+which pixels a position can depend on, however weakly, through convolutions, poolings, sums and products; the mean and
+deviation that a normalisation takes from a whole map are not counted, as they are not by anyone who quotes a field.
+
+Source: Araujo, Norris, Sim: Computing Receptive Fields of Convolutional Neural Networks (Distill 2019), the recurrences
+of "Solving for receptive field size" and "Computing receptive field region in input image", here for each side alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class NotUnderstoodError(Exception):
+    """An operation whose effect on receptive fields is not known, or not one interval for each position."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Along one side of the image, the pixels seen: by position n, those from low + n * stride to high + n * stride.
+
+    They may lie outside the image, in the padding. An infinite extent is the whole image, whatever its size.
+    """
+
+    stride: int | None  # None: no side of the tensor's runs along this side of the image
+    low: float
+    high: float
+
+    @property
+    def size(self) -> int | None:
+        """Pixels seen; None for the whole image."""
+        return None if math.isinf(self.low) else int(self.high - self.low) + 1
+
+    @property
+    def step(self) -> int:
+        return self.stride or 0
+
+    def shifted(self, positions: int) -> Extent:
+        """That of outputs whose position 0 is this one's `positions`."""
+        return replace(self, low=self.low + positions * self.step, high=self.high + positions * self.step)
+
+    def window(self, kernel: int, stride: int, padding: int, dilation: int) -> Extent:
+        """That of a convolution or pooling of this one."""
+        reach = dilation * (kernel - 1)
+        return Extent(
+            self.step * stride, self.low - self.step * padding, self.high + self.step * (reach - padding)
+        )
+
+
+WHOLE = Extent(0, -math.inf, math.inf)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Where a tensor's positions look: for each of its dimensions the image's sides it runs along, and their extents.
+
+    Side 0 is the height, side 1 the width. An image `[B, C, H, W]` has dims ({}, {}, {0}, {1}); flattened from the
+    second on, ({}, {0, 1}).
+    """
+
+    dims: tuple[frozenset[int], ...]
+    sides: tuple[Extent, Extent]
+
+    def is_whole(self, along: frozenset[int]) -> bool:
+        """Whether the positions see the whole of all these sides."""
+        return all(math.isinf(self.sides[side].low) for side in along)
+
+    def with_side(self, side: int, extent: Extent) -> Spread:
+        """The same but for the extent of one side."""
+        return replace(self, sides=(extent, self.sides[1]) if side == 0 else (self.sides[0], extent))
+
+    def mixed(self, dims: Sequence[int]) -> Spread:
+        """That of outputs, each of all positions along these dimensions, which stay."""
+        mixed = self
+        for side in frozenset().union(*(self.dims[dim] for dim in dims)):
+            mixed = mixed.with_side(side, replace(WHOLE, stride=self.sides[side].stride))
+        return mixed
+
+    def summed(self, dims: Sequence[int]) -> Spread:
+        """The same for outputs that have one position along these dimensions."""
+        gone = {dim % len(self.dims) for dim in dims}
+        left = tuple(frozenset() if i in gone else along for i, along in enumerate(self.dims))
+        return replace(self.mixed(dims), dims=left)
+
+    def without(self, dims: Sequence[int]) -> Spread:
+        """The same without these dimensions."""
+        gone = {dim % len(self.dims) for dim in dims}
+        return replace(self, dims=tuple(along for i, along in enumerate(self.dims) if i not in gone))
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation as it ran."""
+
+    name: str
+    given: Mapping[str, Any]  # its arguments by name
+    inputs: Sequence[tuple[Tensor, Spread]]  # those of its tensors that depend on the image
+    shape: torch.Size  # of its output
+    image: tuple[int, int]  # height and width
+
+    @property
+    def first(self) -> Spread:
+        """The spread of its first tensor, the one it works on.
+
+        Raises:
+            NotUnderstoodError: the image enters elsewhere, as in weights that are computed.
+        """
+        tensor = next(value for value in self.given.values() if isinstance(value, Tensor))
+        if len(self.inputs) != 1 or self.inputs[0][0] is not tensor:
+            raise NotUnderstoodError
+        return self.inputs[0][1]
+
+    @property
+    def first_shape(self) -> torch.Size:
+        return self.inputs[0][0].shape
+
+
+def hull(parts: Sequence[tuple[Sequence[int], Spread]], shape: Sequence[int], image: tuple[int, int]) -> Spread:
+    """The spread of a tensor of this shape, each position of which sees what those of its broadcast parts do.
+
+    Raises:
+        NotUnderstoodError: the parts' positions do not run alongside.
+    """
+    aligned = [((1,) * (len(shape) - len(size)) + tuple(size), spread) for size, spread in parts]
+    dims = [(frozenset(),) * (len(shape) - len(spread.dims)) + spread.dims for _, spread in parts]
+    joined = tuple(frozenset().union(*along) for along in zip(*dims, strict=True))
+    sides = []
+    for side in (0, 1):
+        running = [i for i, along in enumerate(joined) if side in along and shape[i] > 1]
+        extents = []
+        for (size, spread), along in zip(aligned, dims, strict=True):
+            alongside = all(side in along[i] and size[i] == shape[i] for i in running)
+            extents.append(spread.sides[side] if alongside else _anywhere(spread.sides[side], image[side]))
+        strides = {extent.step for extent in extents} - {0}
+        if running and len(strides) > 1:
+            raise NotUnderstoodError
+        low, high = min(extent.low for extent in extents), max(extent.high for extent in extents)
+        sides.append(Extent(max(strides, default=0), low, high))
+    return Spread(joined, (sides[0], sides[1]))
+
+
+def _anywhere(extent: Extent, pixels: int) -> Extent:
+    """What one position sees, as every position of another map will: an interval that moves with none of them."""
+    if math.isinf(extent.low) or (extent.low <= 0 and extent.high >= pixels - 1):
+        return WHOLE
+    raise NotUnderstoodError
+
+
+def _each(value: Any, count: int) -> list[int]:
+    values = list(value) if isinstance(value, Sequence) else [value]
+    return values * count if len(values) == 1 else values
+
+
+def _slide(op: Operation, kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> Spread:
+    """A window that slides over the last dimensions."""
+    spread, count = op.first, len(kernel)
+    steps = zip(_each(stride, count), _each(padding, count), _each(dilation, count), strict=True)
+    for along, size, (step, pad, dilate) in zip(spread.dims[-count:], kernel, steps, strict=True):
+        if spread.is_whole(along) and len(along) != 1:
+            continue
+        side = _only(along)
+        spread = spread.with_side(side, spread.sides[side].window(size, step, pad, dilate))
+    return spread
+
+
+def _only(along: frozenset[int]) -> int:
+    if len(along) != 1:
+        raise NotUnderstoodError
+    return next(iter(along))
+
+
+def _convolution(op: Operation) -> Spread:
+    if op.given["transposed"] or any(op.first.dims[:2]):
+        raise NotUnderstoodError
+    kernel = op.given["weight"].shape[2:]
+    return _slide(op, kernel, op.given["stride"], op.given["padding"], op.given["dilation"])
+
+
+def _pool(op: Operation) -> Spread:
+    count = 2 if "2d" in op.name else 1
+    kernel = _each(op.given["kernel_size"], count)
+    return _slide(op, kernel, op.given["stride"] or kernel, op.given["padding"], op.given.get("dilation", 1))
+
+
+def _adaptive_pool(op: Operation) -> Spread:
+    """Windows of equal size, where the sides divide; one output is of all."""
+    sizes = list(op.given["output_size"])
+    spread = op.first.summed([i - len(sizes) for i, size in enumerate(sizes) if size == 1])
+    for dim in range(-len(sizes), 0):
+        before, after = op.first_shape[dim], sizes[dim]
+        if spread.is_whole(spread.dims[dim]):
+            continue
+        if before % after:
+            raise NotUnderstoodError
+        side, window = _only(spread.dims[dim]), before // after
+        spread = spread.with_side(side, spread.sides[side].window(window, window, 0, 1))
+    return spread
+
+
+def _pad(op: Operation) -> Spread:
+    spread, pads = op.first, op.given.get("pad") or op.given["padding"]
+    for dim, before in zip(range(-1, -len(pads), -1), pads[::2], strict=False):
+        if any(pads[-2 * dim - 2 : -2 * dim]) and not spread.is_whole(spread.dims[dim]):
+            side = _only(spread.dims[dim])
+            spread = spread.with_side(side, spread.sides[side].shifted(-before))
+    return spread
+
+
+def _reduce(op: Operation) -> Spread:
+    given = op.given.get("dim")
+    count = len(op.first.dims)
+    dims = range(count) if given is None or given == [] else _each(given, 1)
+    summed = op.first.summed(dims)
+    return summed if len(op.shape) == count else summed.without(dims)
+
+
+def _mix(op: Operation) -> Spread:
+    return op.first.mixed([op.given["dim"]])
+
+
+def _join(op: Operation) -> Spread:
+    return hull([(tensor.shape, spread) for tensor, spread in op.inputs], op.shape, op.image)
+
+
+def _cat(op: Operation) -> Spread:
+    dim = op.given["dim"] % len(op.shape)
+    parts = []
+    for tensor, spread in op.inputs:
+        if len(spread.dims[dim]) == 1 and not spread.is_whole(spread.dims[dim]):
+            raise NotUnderstoodError  # rows after rows: of two maps, no longer of one stride
+        parts.append(([*tensor.shape[:dim], op.shape[dim], *tensor.shape[dim + 1 :]], spread))
+    return hull(parts, op.shape, op.image)
+
+
+def _stack(op: Operation) -> Spread:
+    dim = op.given["dim"] % len(op.shape)
+    opened = [
+        ([*t.shape[:dim], 1, *t.shape[dim:]], replace(s, dims=(*s.dims[:dim], frozenset(), *s.dims[dim:])))
+        for t, s in op.inputs
+    ]
+    return hull(opened, op.shape, op.image)
+
+
+def _copy(op: Operation) -> Spread:
+    source = op.given["src"]
+    return hull([(t.shape, s) for t, s in op.inputs if t is source], op.shape, op.image)
+
+
+def _product(op: Operation) -> Spread:
+    """A matrix product, batched or not: sums over the first's last dimension and the second's last but one."""
+    left, right = [value for key, value in op.given.items() if isinstance(value, Tensor) and key != "bias"][-2:]
+    spreads = {id(tensor): spread for tensor, spread in op.inputs}
+    parts = []
+    if id(left) in spreads:
+        parts.append(([*left.shape[:-1], 1], spreads[id(left)].summed([-1])))
+    if id(right) in spreads:
+        parts.append(([*right.shape[:-2], 1, right.shape[-1]], spreads[id(right)].summed([-2])))
+    if len(parts) == 2:  # queries times keys: a softmax over all of them follows
+        parts = [(size, spread.mixed(range(len(spread.dims)))) for size, spread in parts]
+    return hull(parts, op.shape, op.image)
+
+
+def _attention(op: Operation) -> Spread:
+    """Every query sees all keys."""
+    parts = [(tensor.shape, spread.mixed([-2])) for tensor, spread in op.inputs]
+    return hull(parts, op.shape, op.image)
+
+
+def _permute(op: Operation) -> Spread:
+    return replace(op.first, dims=tuple(op.first.dims[dim] for dim in op.given["dims"]))
+
+
+def _transpose(op: Operation) -> Spread:
+    dims = list(op.first.dims)
+    a, b = op.given.get("dim0", 0), op.given.get("dim1", -1)
+    dims[a], dims[b] = dims[b], dims[a]
+    return replace(op.first, dims=tuple(dims))
+
+
+def _unsqueeze(op: Operation) -> Spread:
+    dim = op.given["dim"] % len(op.shape)
+    return replace(op.first, dims=(*op.first.dims[:dim], frozenset(), *op.first.dims[dim:]))
+
+
+def _squeeze(op: Operation) -> Spread:
+    size = op.first_shape
+    dims = range(len(size)) if op.given.get("dim") is None else _each(op.given["dim"], 1)
+    return op.first.without([dim for dim in dims if size[dim] == 1])
+
+
+def _view(op: Operation) -> Spread:
+    """A reshape: dimensions that keep their size keep what they run along; those that are joined run along all."""
+    spread, old, new = op.first, list(op.first_shape), list(op.shape)
+    dims: list[frozenset[int]] = []
+    i = j = 0
+    while j < len(new):
+        if i < len(old) and old[i] == new[j]:
+            dims.append(spread.dims[i])
+            i, j = i + 1, j + 1
+        elif new[j] == 1:
+            dims.append(frozenset())
+            j += 1
+        elif old[i] == 1:
+            i += 1
+        else:
+            i_end, j_end = _equal_products(old, new, i, j)
+            along = frozenset().union(*(spread.dims[k] for k in range(i, i_end) if old[k] > 1))
+            if j_end - j > 1 and not spread.is_whole(along):
+                raise NotUnderstoodError  # the map is cut up
+            dims.extend([along] * (j_end - j))
+            i, j = i_end, j_end
+    return replace(spread, dims=tuple(dims))
+
+
+def _equal_products(old: Sequence[int], new: Sequence[int], i: int, j: int) -> tuple[int, int]:
+    """The ends of the shortest runs from i and from j that hold equally many elements."""
+    i_end, j_end = i + 1, j + 1
+    while (a := math.prod(old[i:i_end])) != (b := math.prod(new[j:j_end])):
+        i_end, j_end = (i_end + 1, j_end) if a < b else (i_end, j_end + 1)
+    return i_end, j_end
+
+
+def _slice(op: Operation) -> Spread:
+    dim, size = op.given["dim"], op.first_shape[op.given["dim"]]
+    start, _, step = slice(op.given["start"], None, op.given["step"]).indices(size)
+    spread, along = op.first, op.first.dims[dim]
+    if (start, step) == (0, 1) or spread.is_whole(along):
+        return spread
+    side = _only(along)
+    moved = spread.sides[side].shifted(start)
+    return spread.with_side(side, replace(moved, stride=moved.step * step))
+
+
+def _take(op: Operation) -> Spread:
+    """Parts of a tensor, or one position, along a dimension where they are all alike."""
+    dim = op.given["dim"]
+    if not op.first.is_whole(op.first.dims[dim]):
+        raise NotUnderstoodError
+    one = len(op.shape) < len(op.first.dims)
+    return op.first.without([dim]) if one else op.first
+
+
+def _keep(op: Operation) -> Spread:
+    return op.first
+
+
+def _named(rule: Callable[[Operation], Spread], names: str) -> dict[str, Callable[[Operation], Spread]]:
+    return dict.fromkeys(names.split(), rule)
+
+
+RULES: dict[str, Callable[[Operation], Spread]] = {
+    **_named(_convolution, "convolution"),
+    **_named(_pool, "max_pool2d_with_indices avg_pool2d max_pool1d_with_indices avg_pool1d max_pool2d"),
+    **_named(_adaptive_pool, "_adaptive_avg_pool2d adaptive_max_pool2d"),
+    **_named(_pad, "constant_pad_nd reflection_pad2d replication_pad2d"),
+    **_named(_reduce, "mean sum amax amin max min logsumexp var std linalg_vector_norm"),
+    **_named(_mix, "_softmax _log_softmax"),
+    **_named(_cat, "cat"),
+    **_named(_stack, "stack"),
+    **_named(_copy, "copy"),
+    **_named(_product, "mm addmm bmm baddbmm"),
+    **_named(_attention, "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
+                         "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention"),
+    **_named(_permute, "permute"),
+    **_named(_transpose, "transpose t"),
+    **_named(_unsqueeze, "unsqueeze"),
+    **_named(_squeeze, "squeeze"),
+    **_named(_view, "view _unsafe_view"),
+    **_named(_slice, "slice"),
+    **_named(_take, "select split split_with_sizes unbind"),
+    **_named(_keep, "native_batch_norm cudnn_batch_norm miopen_batch_norm _batch_norm_with_update "
+                    "_native_batch_norm_legit _native_batch_norm_legit_no_training native_layer_norm "
+                    "native_group_norm _fused_rms_norm native_dropout native_channel_shuffle detach alias "
+                    "contiguous _to_copy"),
+    **_named(_join, "expand"),
+}  # fmt: skip
+
+
+def after(op: Operation, pointwise: bool) -> Spread:
+    """Where the output of an operation looks.
+
+    Raises:
+        NotUnderstoodError: it has no rule, or its rule does not hold here.
+    """
+    rule = RULES.get(op.name, _join if pointwise else None)
+    if rule is None:
+        raise NotUnderstoodError
+    return rule(op)

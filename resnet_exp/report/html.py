@@ -1,0 +1,116 @@
+"""report.html: a run as one page that needs nothing else, neither other files nor a network nor scripts."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from resnet_exp.files import write_durably
+from resnet_exp.redact import redact
+from resnet_exp.report.section import Section, Table
+
+MEDIA_TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
+CSS_DPI = 96  # a CSS pixel is 1/96 of an inch by definition
+NUMBER = re.compile(r"[-+]?\d[\d,]*(\.\d+)?(e[-+]?\d+)?( ?(%|[A-Za-zµ]{1,3}))?")  # "94.2%", "1,234", "6.57 M"
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Page:
+    """What stands on the page, from top to bottom."""
+
+    name: str  # of the run
+    headline: str  # the result in one line
+    facts: Mapping[str, str]  # the first line of each is shown large, further ones small
+    command: str  # does the run again
+    sections: Sequence[Section]
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+
+
+def write_html(page: Page, path: Path) -> Path:
+    """The page at `path`; equal pages give equal bytes."""
+    # A name that is no text, as a folder's can be, is shown with its bytes escaped.
+    write_durably(path, page_html(page).encode("utf-8", "backslashreplace"))
+    return path
+
+
+def page_html(page: Page) -> str:
+    """The page's HTML; all texts in it are escaped, and the passwords of addresses replaced by ***."""
+    environment = Environment(
+        loader=PackageLoader("resnet_exp", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    template = environment.get_template("report.html.j2")
+    return template.render(
+        page=page,
+        config=redact(yaml.safe_dump(dict(page.config), sort_keys=False, allow_unicode=True)),
+        environment=[(key, redact(value)) for key, value in flat(page.environment)],
+        data_uri=data_uri,
+        size=size,
+        cells=cells,
+        numeric=numeric_columns,
+    )
+
+
+def data_uri(image: Path) -> str:
+    """The picture itself as an address."""
+    return f"data:{MEDIA_TYPES[image.suffix]};base64,{base64.b64encode(image.read_bytes()).decode()}"
+
+
+def size(image: Path) -> tuple[int, int]:
+    """Width and height in CSS pixels, as large as it was drawn: a PNG of 150 dots per inch has more pixels than that."""
+    if image.suffix == ".svg":
+        opening = image.read_bytes()[:2000].decode(errors="replace")
+        found = re.search(r'<svg[^>]*? width="([\d.]+)pt" height="([\d.]+)pt"', opening)
+        assert found, f"{image} does not begin as matplotlib's do"
+        width, height = (float(points) / 72 * CSS_DPI for points in found.groups())
+    else:
+        with Image.open(image) as picture:
+            dpi = picture.info.get("dpi", (CSS_DPI, CSS_DPI))
+            width, height = (pixels / per * CSS_DPI for pixels, per in zip(picture.size, dpi, strict=True))
+    return round(width), round(height)
+
+
+def cells(table: Table) -> list[list[str]]:
+    """The rows as they are shown: whole numbers with thousands, others to four digits."""
+    return [[_shown(value) for value in row] for row in table.rows]
+
+
+def numeric_columns(table: Table) -> list[bool]:
+    """Whether each column holds numbers alone, or texts that are numbers, and is aligned on the right."""
+    columns = zip(*cells(table), strict=True) if table.rows else [() for _ in table.columns]
+    return [
+        any(cell != NOTHING for cell in column) and all(cell == NOTHING or NUMBER.fullmatch(cell) for cell in column)
+        for column in columns
+    ]
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Names and values of what is nested, such as ("packages.torch", "2.11.0")."""
+    pairs: list[tuple[str, str]] = []
+    for key, value in values.items():
+        pairs += flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", _shown(value))]
+    return pairs
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
