@@ -1,0 +1,304 @@
+"""The report of a run: drawn at its end and again, whole or with named gaps, and never at the run's cost."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from PIL import Image
+
+from resnet_exp import use
+from resnet_exp.command_line import CONF
+from resnet_exp.config import Config, typed
+from resnet_exp.interfaces import ConfigError, RunError, RunPaths
+from resnet_exp.journal import last_status, read
+from resnet_exp.redraw import redraw
+from resnet_exp.report import report
+from resnet_exp.run import run
+
+TINY = (
+    "data=digits", "data.image_size=16", "data.limit_train=200", "augmentation=crop", "augmentation.padding=2",
+    "model.width=4", "train.epochs=2", "train.batch_size=64", "train.checkpoint_interval=0", "scheduler.peak_epoch=1",
+    "scheduler.max_lr=0.1", "tracker=none", "output_dir=runs",
+)  # fmt: skip
+FEW = ("report.gradcam=2", "report.receptive_field=4")  # images, so that it is quick
+TITLES = [part.title for part in report.PARTS]
+OF_A_TRAINING = {"Accuracy and loss", "Learning rate and momentum", "LR range test", "Augmentation"}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def config_of(*overrides: str) -> Config:
+    with initialize_config_dir(str(CONF)):
+        return typed(compose("config", overrides=list(overrides)), overrides)
+
+
+def made(*overrides: str, tiny: Sequence[str] = (*TINY, *FEW)) -> RunPaths:
+    """The run directory of this command, finished."""
+    config = config_of(*tiny, *overrides)
+    run(config, f"python -m resnet_exp {' '.join(overrides)}")
+    journals = Path(config.output_dir).absolute().glob("*/journal.jsonl")
+    return RunPaths(max(journals, key=lambda path: path.stat().st_mtime_ns).parent)
+
+
+def sections_of(paths: RunPaths) -> dict[str, dict[str, Any]]:
+    listed = json.loads((paths.report / "report.json").read_text())["sections"]
+    return {section["title"]: section for section in listed}
+
+
+def gaps_of(paths: RunPaths) -> dict[str, str]:
+    return {title: section["gap"] for title, section in sections_of(paths).items() if section["gap"]}
+
+
+def drawn(paths: RunPaths, *suffixes: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(paths.report.iterdir()) if path.suffix in suffixes}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
+    """A run with its whole report, not to be changed."""
+    return made(f"output_dir={tmp_path_factory.mktemp('runs')}", "scheduler.max_lr=find", "range_test.num_steps=30")
+
+
+def test_a_run_ends_with_every_part_drawn(finished: RunPaths) -> None:
+    assert list(sections_of(finished)) == TITLES
+    assert gaps_of(finished) == {}
+    for section in sections_of(finished).values():
+        assert section["files"]
+        for name in section["files"]:
+            assert (finished.report / name).stat().st_size > 0
+    assert last_status(finished.journal) == "FINISHED"
+
+
+def test_a_figure_has_its_data_beside_it(finished: RunPaths) -> None:
+    figures = {path.stem for path in finished.report.iterdir() if path.suffix in (".png", ".svg")}
+    data = {path.stem for path in finished.report.iterdir() if path.suffix in (".csv", ".json")}
+    assert figures and figures <= data
+
+
+def test_the_page_begins_with_the_result_and_the_command(finished: RunPaths) -> None:
+    page = (finished.report / "report.html").read_text()
+    test = json.loads(finished.result.read_text())["test"]
+    words = re.sub(r"<[^>]*>", " ", page.partition("<body")[2])
+    assert (
+        words.index(f"{test['accuracy']:.2%} test accuracy ({test['correct']:,} of {test['count']:,}")
+        < words.index("python -m resnet_exp")
+        < min(words.index(title) for title in TITLES[1:])
+    )
+    assert "95% interval" in words
+
+
+def test_the_report_is_recorded_for_the_tracker(finished: RunPaths) -> None:
+    records = read(finished.journal)
+    assert {"kind": "artifact", "path": "report", "folder": "report"}.items() <= next(
+        record for record in reversed(records) if record["kind"] == "artifact"
+    ).items()
+    assert {record["key"] for record in records if record["kind"] == "image"} >= {"examples", "confusion_matrix"}
+    tables = [finished.root / record["path"] for record in records if record["kind"] == "table"]
+    table = json.loads(next(path for path in tables if path.stem == "class_accuracy").read_text())
+    assert table["columns"][0] == "class" and len(table["data"]) == 10
+
+
+def test_drawn_again_it_has_equal_data_and_pictures(finished: RunPaths) -> None:
+    """From checkpoint, predictions and data, in a directory whose report was lost."""
+    before = drawn(finished, ".csv", ".json", ".txt"), drawn(finished, ".svg", ".png")
+    status, lines = last_status(finished.journal), len(read(finished.journal))
+    for path in list(finished.report.iterdir()):
+        path.unlink()
+    redraw(config_of("task=report", f"run_dir={finished.root}", *FEW))
+    assert drawn(finished, ".csv", ".json", ".txt") == before[0]
+    assert drawn(finished, ".svg", ".png") == before[1]
+    assert last_status(finished.journal) == status == "FINISHED"
+    assert len(read(finished.journal)) > lines, "the tracker hears of it"
+
+
+def test_every_part_can_be_switched_off() -> None:
+    off = [line.split(":")[0] for line in (CONF / "report" / "none.yaml").read_text().splitlines() if ": " in line]
+    switches = {part.key for part in report.PARTS} | {"html"}
+    assert switches <= set(off)
+    paths = made("report=none", tiny=TINY)
+    assert not paths.report.exists()
+    assert last_status(paths.journal) == "FINISHED"
+
+
+@pytest.mark.parametrize("key", sorted({part.key for part in report.PARTS}))
+def test_a_part_alone_is_drawn_alone(key: str, finished: RunPaths, tmp_path: Path) -> None:
+    settings = config_of("task=report", f"run_dir={finished.root}", "report=none").report
+    assert not any(getattr(settings, part.key) for part in report.PARTS)
+    setattr(settings, key, 2)
+    asked = [part.title for part in report.PARTS if getattr(settings, part.key)]
+    assert asked == [part.title for part in report.PARTS if part.key == key]
+
+
+def test_an_evaluation_has_the_report_of_a_trained_network(finished: RunPaths) -> None:
+    command = (
+        "task=evaluate", f"checkpoint={finished.root}", "data=digits", "data.image_size=16", "tracker=none",
+        "output_dir=evaluations", *FEW,
+    )  # fmt: skip
+    use.evaluate_checkpoint(config_of(*command), "python -m resnet_exp task=evaluate")
+    (journal,) = Path("evaluations").absolute().glob("*/journal.jsonl")
+    paths = RunPaths(journal.parent)
+    assert list(sections_of(paths)) == [title for title in TITLES if title not in OF_A_TRAINING]
+    assert gaps_of(paths) == {}
+    before = drawn(paths, ".csv", ".json", ".txt")
+    redraw(config_of("task=report", f"run_dir={paths.root}", *FEW))
+    assert drawn(paths, ".csv", ".json", ".txt") == before
+
+
+def test_a_range_test_alone_has_its_figure_and_a_page() -> None:
+    paths = made("task=range_test", "scheduler.max_lr=find", "range_test.num_steps=30", "range_test.repeats=1")
+    assert list(sections_of(paths)) == ["LR range test"]
+    assert "the range test suggests" in (paths.report / "report.html").read_text()
+    before = drawn(paths, ".csv", ".json")
+    redraw(config_of("task=report", f"run_dir={paths.root}"))
+    assert drawn(paths, ".csv", ".json") == before
+
+
+# What cannot be drawn
+
+
+def test_a_given_max_lr_is_a_named_gap() -> None:
+    paths = made("report.gradcam=0")
+    assert gaps_of(paths) == {"LR range test": "there was no range test: max_lr=0.1 was given"}
+    assert "there was no range test: max_lr=0.1 was given" in (paths.report / "report.html").read_text()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyError("x"), AssertionError()])
+def test_a_part_that_raises_costs_neither_the_others_nor_the_run(
+    error: Exception, finished: RunPaths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(subject: Any) -> Any:
+        raise error
+
+    broken = [report.Part(p.key, p.title, p.tasks, fail) if p.key == "misclassified" else p for p in report.PARTS]
+    monkeypatch.setattr(report, "PARTS", tuple(broken))
+    paths = made("report.gradcam=0", "report.receptive_field=0", "report.range_test=false")
+    assert list(gaps_of(paths)) == ["Misclassified images"]
+    assert type(error).__name__ in gaps_of(paths)["Misclassified images"]
+    assert last_status(paths.journal) == "FINISHED" and paths.result.exists()
+    assert "not drawn: Misclassified images" in capsys.readouterr().out
+
+
+def test_a_report_that_cannot_be_written_at_all_costs_the_run_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report, "write_json", full)
+    paths = made()
+    assert last_status(paths.journal) == "FINISHED" and paths.result.exists()
+
+
+def folder_of_images(root: Path, classes: dict[str, tuple[int, int]], mode: str = "RGB") -> None:
+    """Noisy pictures of a brightness for each class; so many to train on and to test."""
+    rng = np.random.default_rng(0)
+    channels = len(mode) if mode == "RGB" else 1
+    for place, (name, counts) in enumerate(classes.items()):
+        for split, count in zip(("train", "test"), counts, strict=True):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                brightness = 255 * place / max(len(classes) - 1, 1)
+                pixels = rng.normal(brightness, 40, (16, 16, channels)).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels.squeeze(), mode).save(folder / f"{index}.png")
+
+
+@pytest.mark.parametrize(
+    ("names", "mode"),
+    [(("cat", "dog"), "RGB"), (tuple("abcdefghijklmnopqrstuvwxyz"), "RGB"), (("light", "dark", "grey"), "L")],
+    ids=["2 classes", "26 classes", "grey"],
+)
+def test_any_number_of_classes_and_grey_folders_have_a_whole_report(
+    names: tuple[str, ...], mode: str, tmp_path: Path
+) -> None:
+    folder_of_images(tmp_path / "pictures", dict.fromkeys(names, (8, 3)), mode)
+    data = ("data=image_folder", "data.root=pictures", "data.image_size=16", "data.limit_train=null")
+    paths = made(*data, "train.batch_size=8", "train.epochs=1", "report.range_test=false")
+    assert set(gaps_of(paths)) <= {"Misclassified images", "What the network looked at", "Most confused pairs"}
+    for reason in gaps_of(paths).values():
+        assert "right" in reason, "only a faultless network leaves these out"
+
+
+@pytest.mark.parametrize("model", ["model=resnet18", "model=torchvision"])
+def test_other_networks_have_a_whole_report(model: str) -> None:
+    tiny = [override for override in (*TINY, *FEW) if not override.startswith("model.")]
+    width = ("model.width=4",) if model == "model=resnet18" else ("data.image_size=32",)
+    paths = made(model, *width, "train.epochs=1", "report.range_test=false", tiny=tiny)
+    assert gaps_of(paths) == {}
+
+
+# What task=report refuses
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("run_dir=nowhere",), "run_dir=nowhere: there is no run in it"),
+        (("run_dir={run}", "report.gradcam_layers=[stages]"), r"report\.gradcam_layers=\[stages\]"),
+    ],
+    ids=["no run", "a layer that is not there"],
+)
+def test_what_cannot_be_drawn_again_is_refused(overrides: tuple[str, ...], message: str, finished: RunPaths) -> None:
+    given = [override.format(run=finished.root) for override in overrides]
+    with pytest.raises(ConfigError, match=message):
+        redraw(config_of("task=report", *given))
+
+
+def test_an_unfinished_run_is_not_drawn(finished: RunPaths, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    (begun / "journal.jsonl").write_text("")
+    with pytest.raises(ConfigError, match="this run has not finished"):
+        redraw(config_of("task=report", f"run_dir={begun}"))
+
+
+def test_a_report_is_not_drawn_from_other_images(tmp_path: Path) -> None:
+    folder_of_images(tmp_path / "pictures", {"cat": (8, 3), "dog": (8, 3)})
+    data = ("data=image_folder", "data.root=pictures", "data.image_size=16", "data.limit_train=null")
+    paths = made(*data, "train.batch_size=8", "train.epochs=1", "report=none", tiny=TINY)
+    victim = next((tmp_path / "pictures" / "test" / "cat").iterdir())
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(victim)
+    with pytest.raises(RunError, match="the test images are not those this run began with"):
+        redraw(config_of("task=report", f"run_dir={paths.root}"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("task=report",), "task=report needs run_dir=...: the directory of a finished run"),
+        (("task=report", "run_dir=x", "train.epochs=3"), "train.epochs=3 would be ignored: task=report does not read"),
+        (("run_dir=x",), "run_dir=x would be ignored: task=train does not read it"),
+        (("report.gradcam=0", "report.gradcam_method=eigencam"), "would be ignored: report.gradcam=0"),
+        (("report.gradcam_method=gradcampp",), r"report\.gradcam_method=gradcampp: one of gradcam, gradcam\+\+"),
+        (("report.misclassified=-1",), r"report\.misclassified=-1: a whole number from 0 to 200 is needed"),
+        (("report.gradcam_layers=[]",), r"report\.gradcam_layers=\[\]: names of modules are needed"),
+        (("task=evaluate", "checkpoint=x", "data=digits", "report.curves=true"), "trains nothing that could be drawn"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_settings_of_the_report_are_checked(overrides: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config_of(*overrides)
+
+
+def test_a_layer_that_the_network_lacks_is_refused_before_a_run_is_begun() -> None:
+    with pytest.raises(ConfigError, match=r"report\.gradcam_layers=\[stages\.9\]: the network has no module"):
+        made("report.gradcam_layers=[stages.9]")
+    assert not Path("runs").exists()
+
+
+def test_a_training_does_not_feel_its_report(finished: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers with it and without: what is drawn comes after, and changes nothing."""
+    with_it, without = made("report.range_test=false"), made("report=none", "output_dir=others", tiny=TINY)
+    for name in ("history", "test", "per_class"):
+        ours, theirs = (json.loads(paths.result.read_text())[name] for paths in (with_it, without))
+        timeless = lambda value: re.sub(r'"(seconds|images_per_s)": [\d.e+-]+', "", json.dumps(value))  # noqa: E731
+        assert timeless(ours) == timeless(theirs)
