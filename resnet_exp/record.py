@@ -29,7 +29,8 @@ class Record:
         """Writes what a new run starts from, and of one that goes on what is different now."""
         self._command, self._is_new = command, is_new
         if is_new:
-            self.journal.params(flat(config.tree))
+            # Of what is drawn the config tells; among the params it would only hide those that runs differ by.
+            self.journal.params({k: v for k, v in flat(config.tree).items() if not k.startswith("report.")})
             write_durably(self.paths.config, yaml.safe_dump(config.tree, sort_keys=False).encode())
             self.journal.artifact(self.paths.config)
             self.file(self.paths.environment, environment)

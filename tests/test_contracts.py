@@ -30,7 +30,7 @@ SHARED_DATA_KEYS = {"validation", "holdout", "limit_train"}
 # Small enough for a run of every option, with as many epochs as any scheduler's defaults need.
 SMALL = (
     "data=digits", "data.image_size=32", "data.limit_train=40", "train.epochs=20", "train.batch_size=30",
-    "scheduler.max_lr=0.001", "tracker=none",
+    "scheduler.max_lr=0.001", "tracker=none", "report=none",
 )  # fmt: skip
 COLOUR = DatasetInfo("colour", tuple("abcdefghij"), 32, 3, 100, 10, 10)
 GREY = DatasetInfo("grey", ("x", "y", "z"), 32, 1, 100, 10, 10)

@@ -47,7 +47,7 @@ def history_of(
     made: list[int] = []
     update = Learner._update
     monkeypatch.setattr(Learner, "_update", lambda self, step, loss: made.append(step) or update(self, step, loss))
-    config = config_of(name, f"plugins={STAND_INS}", "data=blank", "model=scale", "tracker=none")
+    config = config_of(name, f"plugins={STAND_INS}", "data=blank", "model=scale", "tracker=none", "report=none")
     run(config, "")
     assert made == list(range(epochs * steps))
     (result,) = (tmp_path / "outputs").glob("*/result.json")

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "plugins"
 QUICK = (
     "data=digits", "data.image_size=8", "data.limit_train=100", "augmentation=none", "train.epochs=1",
-    "train.batch_size=50", "scheduler.max_lr=0.05", "scheduler.peak_epoch=1", "tracker=none",
+    "train.batch_size=50", "scheduler.max_lr=0.05", "scheduler.peak_epoch=1", "tracker=none", "report=none",
 )  # fmt: skip
 HOSTILE = "import pathlib\npathlib.Path('executed').touch()\n"
 
@@ -52,12 +52,12 @@ def test_the_example_trains_and_its_network_is_used_again(tmp_path: Path) -> Non
     assert run.name.startswith("digits-lenet-onecycle-")
     again = command(
         tmp_path, "task=evaluate", f"checkpoint={run}", f"plugins={EXAMPLE}", "data=digits", "data.image_size=8",
-        "tracker=none",
+        "tracker=none", "report=none",
     )  # fmt: skip
     assert again.returncode == 0, again.stderr
-    accuracy = r"([\d.]+% test accuracy \(\d+ of 355\))"
+    accuracy = r"([\d.]+% test accuracy \(\d+ of 355, )"
     assert re.search(accuracy, again.stdout).group(1) == re.search(accuracy, done.stdout).group(1)
-    without = command(tmp_path, "task=evaluate", f"checkpoint={run}", "data=digits", "tracker=none")
+    without = command(tmp_path, "task=evaluate", f"checkpoint={run}", "data=digits", "tracker=none", "report=none")
     assert without.returncode == 2
     assert "model._target_=lenet.LeNet" in without.stderr
 

@@ -43,9 +43,10 @@ from resnet_exp.tracking.null import NullTracker
 TINY = (
     "data=digits", "data.image_size=8", "data.limit_train=200", "augmentation=crop", "augmentation.padding=1",
     "model.width=4", "train.epochs=3", "train.batch_size=32", "train.checkpoint_interval=0", "scheduler.peak_epoch=1",
-    "range_test.num_steps=20", "range_test.repeats=1", "tracker=none", "output_dir=runs",
+    "range_test.num_steps=20", "range_test.repeats=1", "tracker=none", "report=none", "output_dir=runs",
 )  # fmt: skip
 GIVEN = "scheduler.max_lr=0.1"
+DRAWN = "report.range_test=true"
 EACH_EPOCH = {"loss/train", "accuracy/train", "lr/start", "lr/end", "perf/epoch_s", "perf/images_per_s"}
 ONCE = {"range_test/suggestion", "range_test/max_lr", "accuracy/best_val", "loss/test", "accuracy/test"}
 # What the clock says differs from run to run, and the command is how it was called.
@@ -143,7 +144,7 @@ def never(*_: Any, **__: Any) -> Any:
 
 
 def test_a_run_leaves_its_result_and_all_that_led_to_it(go: Callable[..., Done]) -> None:
-    done = go()
+    done = go(DRAWN)
     files = {path.relative_to(done.paths.root).as_posix() for path in done.paths.root.rglob("*") if path.is_file()}
     assert files >= {
         "config.yaml", "environment.json", "journal.jsonl", "range_test.json", "report/range_test.png",
@@ -385,7 +386,7 @@ def test_more_images_are_never_asked_for_than_there_are(go: Callable[..., Done])
 
 def test_a_range_test_alone_stops_after_it(go: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(way, "_train", never)
-    done = go("task=range_test")
+    done = go("task=range_test", DRAWN)
     assert done.objective == done.result["suggestion"] == done.metrics["range_test/suggestion"][0]
     assert "range_test/max_lr" not in done.metrics, "that is a schedule's"
     assert done.paths.root.name.startswith("digits-custom_resnet-onecycle-range_test-")
@@ -399,7 +400,7 @@ def test_a_range_test_is_remembered_by_runs_that_share_all_that_determines_it(
     first = go("task=range_test")
     with monkeypatch.context() as patch:
         patch.setattr(way, "range_test", never)
-        second = go("name=other", "scheduler.peak_epoch=2", "train.epochs=2", "scheduler.find_factor=3")
+        second = go("name=other", "scheduler.peak_epoch=2", "train.epochs=2", "scheduler.find_factor=3", DRAWN)
     assert "remembered" in capsys.readouterr().out
     assert first.objective is not None
     assert second.result["max_lr"] == second.metrics["range_test/max_lr"][0] == 3 * first.objective
@@ -675,7 +676,7 @@ def mirrored(paths: RunPaths, store: str):
 
 
 def test_mlflow_shows_what_the_journal_says(go: Callable[..., Done], store: str) -> None:
-    done = go("tracker=mlflow", f"tracker.uri={store}")
+    done = go("tracker=mlflow", f"tracker.uri={store}", DRAWN)
     shown, client = mirrored(done.paths, store)
     assert shown.info.status == "FINISHED"
     assert shown.info.run_name == done.paths.root.name
@@ -690,7 +691,8 @@ def test_mlflow_shows_what_the_journal_says(go: Callable[..., Done], store: str)
     assert shown.data.metrics["accuracy/test"] == done.result["test"]["accuracy"]
 
     tree = config_of("tracker=mlflow", f"tracker.uri={store}").tree
-    assert shown.data.params == {key: str(value) for key, value in flat(tree).items()}
+    settings = {key: str(value) for key, value in flat(tree).items() if not key.startswith("report.")}
+    assert shown.data.params == settings, "what is drawn of a run says nothing of it"
 
     tags = shown.data.tags
     assert tags["max_lr_source"] == done.result["max_lr_source"]

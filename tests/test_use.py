@@ -23,10 +23,17 @@ from resnet_exp.use import evaluate_checkpoint, predict_images
 
 TRAINING = (
     "data=digits", "data.image_size=16", "augmentation=none", "model.width=4", "train.epochs=3", "train.batch_size=64",
-    "scheduler.max_lr=0.1", "scheduler.peak_epoch=1", "tracker=none", "name=trained",
+    "scheduler.max_lr=0.1", "scheduler.peak_epoch=1", "tracker=none", "report=none", "name=trained",
 )  # fmt: skip
 TORCHVISION = "resnet_exp.models.torchvision.TorchvisionModel"
-EVALUATION = ("task=evaluate", "data=digits", "data.image_size=16", "tracker=none", "train.batch_size=100")
+EVALUATION = (
+    "task=evaluate",
+    "data=digits",
+    "data.image_size=16",
+    "tracker=none",
+    "report=none",
+    "train.batch_size=100",
+)
 
 
 def config_of(*overrides: str) -> Config:
