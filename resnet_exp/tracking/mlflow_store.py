@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from resnet_exp.redact import redact
+from resnet_exp.tracking.mlflow_view import VIEW_TAG, compare_view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -181,7 +182,7 @@ def _experiment_id(client: MlflowClient, name: str, artifact_location: str | Non
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return client.create_experiment(name, artifact_location=artifact_location)
+            return client.create_experiment(name, artifact_location, tags={VIEW_TAG: compare_view()})
         except MlflowException:  # another machine was faster
             found = client.get_experiment_by_name(name)
             if found is None:
