@@ -43,19 +43,24 @@ def test_every_kind_is_read_back(path: Path) -> None:
         journal.metrics({"loss": 0.1 + 0.2}, step=1)
         journal.artifact("report", folder="report")
         journal.model(path.parent / "model")
+        journal.image(path.parent / "report" / "wrong.png", "report/wrong", step=2)
+        journal.table("report/examples.json")
         journal.event("resumed", epoch=3)
         journal.rewind(0)
         journal.status("FAILED", reason="out of memory")
     records = read(path)
     assert [r["kind"] for r in records] == [
-        "status", "params", "tags", "dataset", "metrics", "artifact", "model", "event", "rewind", "status",
+        "status", "params", "tags", "dataset", "metrics", "artifact", "model", "image", "table", "event", "rewind",
+        "status",
     ]  # fmt: skip
     assert records[1]["values"] == {"lr": "0.1"}
     assert records[3]["class_names"] == ["0", "1"]
     assert records[4]["values"]["loss"] == 0.1 + 0.2
     assert (records[5]["path"], records[6]["path"]) == ("report", "model")
-    assert records[7]["fields"] == {"epoch": 3}
-    assert records[9]["reason"] == "out of memory"
+    assert {"path": "report/wrong.png", "key": "report/wrong", "step": 2}.items() <= records[7].items()
+    assert records[8]["path"] == "report/examples.json"
+    assert records[9]["fields"] == {"epoch": 3}
+    assert records[-1]["reason"] == "out of memory"
     assert last_status(path) == "FAILED"
     assert all(abs(r["time_ms"] / 1000 - time.time()) < 60 for r in records)
 
@@ -143,6 +148,11 @@ def test_what_cannot_be_meant_is_refused(path: Path) -> None:
             journal.status("DONE")
         with pytest.raises(ValueError, match="run directory"):
             journal.artifact("../elsewhere")
+        for file, key in (("figure.jpg", "figure"), ("figure.png", "a+b"), ("figure.png", "")):
+            with pytest.raises(ValueError, match=r"a \.png and a key of letters"):
+                journal.image(file, key)
+        with pytest.raises(ValueError, match=r"a \.json"):
+            journal.table("examples.csv")
         journal.metrics({}, 0)
     assert read(path) == []
 

@@ -195,6 +195,50 @@ def test_mlflow_has_what_the_journal_has_and_a_second_replay_adds_nothing(paths:
         assert mirror(paths, store) == link
 
 
+def test_an_image_and_a_table_are_there_once_and_as_drawn_last(paths: RunPaths, store: str) -> None:
+    """However often they are replayed; the page shows those, and only those, whose names it can read."""
+    paths.report.mkdir(parents=True)
+    image, table = paths.report / "wrong.png", paths.report / "examples.json"
+    for word in ("first", "second"):
+        image.write_bytes(f"{word} image".encode())
+        table.write_text(json.dumps({"columns": ["image", "taken for"], "data": [[7, word]]}))
+        with Journal(paths.journal) as journal:
+            journal.image(image, "predictions/wrong")
+            journal.image(image, "predictions/wrong", step=3)
+            journal.table(table)
+            journal.status("FINISHED")
+        assert mirror(paths, store)
+        (paths.root / "mlflow.json").write_text(json.dumps({**state_of(paths), "cursor": 0}))
+        assert mirror(paths, store)
+        run, client = run_of(paths, store), client_of(store)
+
+        shown = [Path(file.path) for file in client.list_artifacts(run.info.run_id, "images")]
+        assert [parsed(path.stem) for path in shown] == [
+            ("predictions/wrong", 0, True), ("predictions/wrong", 0, False),
+            ("predictions/wrong", 3, True), ("predictions/wrong", 3, False),
+        ]  # fmt: skip
+        for path in shown:
+            assert Path(client.download_artifacts(run.info.run_id, str(path))).read_text() == f"{word} image"
+        assert run.data.tags["mlflow.loggedImages"] == "True"
+
+        assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [
+            {"path": "report/examples.json", "type": "table"}
+        ]
+        import mlflow
+
+        mlflow.set_tracking_uri(store)  # `load_table` looks for runs there, whatever the client
+        loaded = client.load_table(run.info.experiment_id, "report/examples.json", [run.info.run_id])
+        assert loaded.to_dict("list") == {"image": [7], "taken for": [word]}
+
+
+def parsed(stem: str) -> tuple[str, int, bool]:
+    """Key, step, and whether it is the small one, as MLflow's page reads them from an image's name."""
+    key, step_word, step, time_word, time_ms, _, *small = stem.split("+")
+    assert (step_word, time_word, small) in (("step", "timestamp", []), ("step", "timestamp", ["compressed"]))
+    int(time_ms)
+    return key.replace("~", "/"), int(step), bool(small)
+
+
 @pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
 def test_the_status_is_the_journal_s(paths: RunPaths, store: str, status: str) -> None:
     with Journal(paths.journal) as journal:
