@@ -152,7 +152,7 @@ def _panel(name: str, field: EffectiveField, theory: ReceptiveField | None) -> P
         ends = [(extent.low + field.middle * extent.step, extent.high + field.middle * extent.step)
                 for extent in extents]  # fmt: skip
         square = (ends[0], ends[1])
-    told = f"effective {field.size:.1f} px" + (f", theoretical {theory.size}" if square and theory else "")
+    told = f"effective {field.size:.1f} px" + (f"\ntheoretical {theory.size}" if square and theory else "")
     return Panel(name, f"{field.side}x{field.side}", field.relative, told, square)
 
 

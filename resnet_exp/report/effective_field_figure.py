@@ -15,11 +15,11 @@ from matplotlib.patches import Rectangle
 from resnet_exp.report.drawing import INK, SKY
 from resnet_exp.report.heat_maps import COLOURS
 
-_COLUMNS = 4
+_COLUMNS = 4  # that fit beside one another
 _PANEL = 2.1  # inches of a heat map's side
-_BESIDE, _OVER, _UNDER = 0.2, 0.5, 0.62  # inches: between heat maps, for the words over and under each
+_BESIDE, _OVER, _UNDER = 0.2, 0.48, 0.78  # inches: between heat maps, for the words over and under each
 _LEFT, _RIGHT, _TITLE = 0.62, 0.95, 0.45  # inches: for the axis, the colour bar, the title
-_LETTERS = 30  # of a layer's name
+_LETTERS = 24  # of a layer's name
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Panel:
 
 
 def effective_field_figure(panels: Sequence[Panel]) -> Figure:
-    """The heat maps, up to four in a row, each with its dashed square where it has one."""
-    columns = min(len(panels), _COLUMNS)
-    rows = math.ceil(len(panels) / columns)
+    """The heat maps, up to four in a row, rows alike, each with its dashed square where it has one."""
+    rows = math.ceil(len(panels) / _COLUMNS)
+    columns = math.ceil(len(panels) / rows)
     width = max(_LEFT + columns * (_PANEL + _BESIDE) + _RIGHT, 6.6)
     down = _OVER + _PANEL + _UNDER
     height = _TITLE + rows * down

@@ -20,7 +20,7 @@ from resnet_exp.report.section import Section, Table
 MEDIA_TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 CSS_DPI = 96  # a CSS pixel is 1/96 of an inch by definition
 NUMBER = re.compile(r"[-+]?\d[\d,]*(\.\d+)?(e[-+]?\d+)?( ?(%|[A-Za-zµ]{1,3}))?")  # "94.2%", "1,234", "6.57 M"
-NOTHING = "–"
+NOTHING = "-"
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def data_uri(image: Path) -> str:
 
 
 def size(image: Path) -> tuple[int, int]:
-    """Width and height in CSS pixels, as large as it was drawn: a PNG of 150 dots per inch has more pixels than that."""
+    """Width and height in CSS pixels, as large as it was drawn: a PNG of 150 dots an inch has more pixels than that."""
     if image.suffix == ".svg":
         opening = image.read_bytes()[:2000].decode(errors="replace")
         found = re.search(r'<svg[^>]*? width="([\d.]+)pt" height="([\d.]+)pt"', opening)

@@ -113,8 +113,8 @@ def _hint(name: str, known: Sequence[str]) -> str:
         near = last_parts.get(nearest(name, last_parts) or "")
     if near is not None:
         return f"did you mean {near}?"
-    depth = min(one.count(".") for one in known) if known else 0
-    outer = [one for one in known if one.count(".") <= depth + (len(known) > _NAMED)][:_NAMED]
+    levels = [[one for one in known if one.count(".") == depth] for depth in range(3)]
+    outer = next((level for level in levels if len(level) > 1), known)[:_NAMED]
     return f"it has {', '.join(outer) or 'none'}" + (", ..." if len(outer) < len(known) else "")
 
 

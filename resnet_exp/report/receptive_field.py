@@ -6,7 +6,6 @@ that runs can be read: one with branches, loops and functions in its `forward`, 
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,9 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from resnet_exp.report.field_rules import Extent, NotUnderstoodError, Operation, Spread, after
+from resnet_exp.report.field_rules import after
+from resnet_exp.report.field_spread import Extent, NotUnderstoodError, Operation, Spread
 
-_IMAGE_DIMS = (frozenset(), frozenset(), frozenset({0}), frozenset({1}))  # of [B, C, H, W]
+_IMAGE_DIMS: tuple[frozenset[int], ...] = (frozenset(), frozenset(), frozenset({0}), frozenset({1}))  # of [B, C, H, W]
 
 
 @dataclass(frozen=True)
