@@ -49,7 +49,7 @@ HOMES = {
     "omegaconf": ("__main__", "command_line", "config"),
     "mlflow": ("tracking",),
     "matplotlib": ("report",),
-    "pytorch_grad_cam": ("report.gradcam",),
+    "pytorch_grad_cam": ("report.class_maps",),
     "torchinfo": ("report.summary",),
     "jinja2": ("report.html",),
     "torchvision": ("data.cifar", "models.torchvision"),

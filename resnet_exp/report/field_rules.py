@@ -204,8 +204,7 @@ def _slice(op: Operation) -> Spread:
 
 def _take(op: Operation) -> Spread:
     """Parts of a tensor, or one position, along a dimension where they are all alike."""
-    dim = op.given["dim"]
-    if not op.first.is_whole(op.first.dims[dim]):
+    if not op.first.is_whole(op.first.dims[dim := op.given["dim"]]):
         raise NotUnderstoodError
     return op.first.without([dim]) if len(op.shape) < len(op.first.dims) else op.first
 
