@@ -154,7 +154,7 @@ def tell_report(sections: Sequence[Section], paths: RunPaths, console: Console) 
     for section in gaps:
         console.line(f"  not drawn: {section.title}: {section.gap}")
     page = paths.report / "report.html"
-    if sections:
+    if page.exists() or sections:
         console.facts({"report": page if page.exists() else paths.report})
 
 
@@ -165,6 +165,7 @@ def tell_finished(directory: RunDirectory, config: Config, tracker: Tracker, con
     link = tracker.end()
     console.line(f"\n{directory.name} is finished already; rerun=true runs it anew beside this one", "bold")
     tell_result(directory.result, config, directory, link, console)
+    tell_report((), directory.paths, console)
     return directory.result["objective"]
 
 
