@@ -24,10 +24,10 @@ from resnet_exp.settings import ReportConfig
 from resnet_exp.stages.evaluate import Evaluation, predict
 from resnet_exp.stages.range_test import RangeTest
 from resnet_exp.stages.train import Training
+from resnet_exp.tracking.mlflow_view import COMPARED_IMAGES
 
 _log = logging.getLogger(__name__)
-# What of the report runs are compared by, side by side: pictures and tables of the same shape in every run.
-_COMPARED_IMAGES = ("class_accuracy", "confusion_matrix", "examples", "gradcam", "misclassified")
+# Of the report; runs are compared by these as by COMPARED_IMAGES, side by side.
 _COMPARED_TABLES = ("class_accuracy", "examples")
 
 
@@ -79,7 +79,7 @@ def keep_report(subject: Subject, record: Record, progress: Progress) -> tuple[S
         return ()
     tables = [_as_json(subject.folder / f"{name}.csv") for name in _COMPARED_TABLES if _drawn(name, sections)]
     record.file(subject.folder, folder="report")
-    for name in _COMPARED_IMAGES:
+    for name in COMPARED_IMAGES:
         if _drawn(name, sections):
             record.image(subject.folder / f"{name}.png", name)
     for table in tables:
