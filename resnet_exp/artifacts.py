@@ -72,12 +72,12 @@ def keep_report(subject: Subject, record: Record, progress: Progress) -> tuple[S
         from resnet_exp.report.report import draw_report
 
         sections = draw_report(subject, progress)
+        tables = [_as_json(subject.folder / f"{name}.csv") for name in _COMPARED_TABLES if _drawn(name, sections)]
     except Exception:  # a full disk, say: the run itself is safe
         _log.exception("the report could not be drawn")
         return ()
     if not subject.folder.exists():
         return ()
-    tables = [_as_json(subject.folder / f"{name}.csv") for name in _COMPARED_TABLES if _drawn(name, sections)]
     record.file(subject.folder, folder="report")
     for name in COMPARED_IMAGES:
         if _drawn(name, sections):
