@@ -195,7 +195,7 @@ class Scripted:
                 self.broken = step
             self.updates += step not in self.skipped
         losses, lrs = (torch.tensor(values, dtype=torch.float64) for values in (losses, lrs))
-        return Steps(losses, lrs, (1,) * len(losses), torch.tensor(0))
+        return Steps(losses, lrs, (0.9,) * len(losses), (1,) * len(losses), torch.tensor(0))
 
     def check(self):
         if self.broken is not None:
