@@ -234,6 +234,10 @@ def test_the_artifacts_page_shows_report_figure_and_table(visit: Callable[..., P
     pictures = report.locator("img")
     assert pictures.count() > 5
     assert pictures.evaluate_all("all => all.every(one => one.complete && one.naturalWidth > 0)")
+    config, place = report.locator("#config"), "one => one.getBoundingClientRect().top"
+    before = config.evaluate(place)
+    report.locator("a[href='#config']").click()  # a link within the page works in the frame too
+    assert config.evaluate(place) < before
 
     page = visit("{experiment}/runs/{run}/artifacts/report/examples.png")
     figure = page.locator("img[src^='blob:'], img[src*='get-artifact']").first
@@ -280,6 +284,9 @@ def test_a_table_is_compared_across_runs(visit: Callable[..., Page], shown: Show
     """A row for each value of the first column, and of each run the second."""
     page = visit("{experiment}/runs", compareRunsMode="ARTIFACT")
     text = see(page, "report/class_accuracy.json", "Group by:")
-    assert in_order(text, "Group by:", "class", "Compare:", "correct", *(run.info.run_name for run in shown.runs[::-1]))
-    correct = (str(result["per_class"]["0"]["correct"]) for result in shown.results[::-1])
-    assert in_order(text, "\n".join(("", "0", *correct, "1", "")))
+    assert in_order(
+        text, "Group by:", "class", "Compare:", "accuracy", *(run.info.run_name for run in shown.runs[::-1])
+    )
+    zeros = (result["per_class"]["0"] for result in shown.results[::-1])
+    accuracies = (f"{one['correct'] / one['count']:.6g}" for one in zeros)
+    assert in_order(text, "\n".join(("", "0", *accuracies, "1", "")))
