@@ -163,6 +163,14 @@ def test_a_range_test_alone_has_its_figure_and_a_page() -> None:
     assert drawn(paths, ".csv", ".json") == before
 
 
+@pytest.mark.cuda
+def test_a_run_on_a_gpu_has_a_whole_report() -> None:
+    paths = made("device=cuda", "report.range_test=false")
+    assert gaps_of(paths) == {}
+    fields = [line.split(",")[-1] for line in (paths.report / "receptive_field.csv").read_text().splitlines()[1:]]
+    assert fields[:6] == ["3", "5", "6", "10", "14", "18"], "the operations of the device are understood too"
+
+
 # What cannot be drawn
 
 
