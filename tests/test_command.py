@@ -16,7 +16,7 @@ from resnet_exp.config import flat
 
 TINY = (
     "data=digits", "data.image_size=8", "data.limit_train=100", "augmentation=none", "model.width=2", "train.epochs=1",
-    "train.batch_size=50", "scheduler.max_lr=0.05", "scheduler.peak_epoch=1", "tracker=none", "report=none",
+    "train.batch_size=50", "scheduler.max_lr=0.05", "scheduler.peak_epoch=1", "report=none", "tracker=none",
 )  # fmt: skip
 HEAVY = ("torch", "mlflow", "torchvision", "matplotlib", "sklearn", "optuna")
 

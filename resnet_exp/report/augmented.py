@@ -49,7 +49,7 @@ def draw_augmentation(subject: Subject) -> Section:
     canvas = draw_tiles(
         rows,
         heads=["as stored", *(f"epoch {epoch}" for epoch in epochs)],
-        sides=[f"{short(names[labels[index]])}\n#{index}" for index in chosen],
+        sides=[f"{short(names[labels[index]], 1.3, 9)}\n#{index}" for index in chosen],
         side_inches=1.5,
     )
     image = save(canvas, subject.folder / "augmentation.png")
@@ -74,4 +74,4 @@ def _named(mix: tuple[int, float] | None, names: tuple[str, ...]) -> tuple[str, 
 def _tile(image: np.ndarray, mix: tuple[int, float] | None, names: tuple[str, ...]) -> Tile:
     if mix is None:
         return Tile(image)
-    return Tile(image, ((f"{1 - mix[1]:.0%} {names[mix[0]]}", GREY),))
+    return Tile(image, ((f"{1 - mix[1]:.0%} {short(names[mix[0]], 0.8)}", GREY),))

@@ -17,7 +17,7 @@ from resnet_exp.stages.interval import wilson_interval
 
 _MOST_BARS = 60
 _MOST_COUNTED = 30  # classes of a matrix with a number in each cell
-_NAME = 24  # characters of a class's name
+_NAME_BY_BAR, _NAME_BY_MATRIX = 1.75, 1.0  # inches of a class's name
 
 
 def draw_class_accuracy(subject: Subject) -> Section:
@@ -59,12 +59,15 @@ def confusion_of(subject: Subject) -> np.ndarray:
 def _bars(rows: list[tuple], overall: float) -> Canvas:
     half = _MOST_BARS // 2
     drawn = rows if len(rows) <= _MOST_BARS else [*rows[:half], *rows[-half:]]
-    canvas = Canvas(figsize=(9.6, 1.1 + 0.3 * len(drawn)))
-    axes = canvas.subplots()
+    left_out = len(rows) - len(drawn)
     places = np.arange(len(drawn))
+    if left_out:
+        places[half:] += 1  # a line that says so
+    canvas = Canvas(figsize=(9.6, 1.4 + 0.3 * places[-1]))
+    axes = canvas.subplots()
     accuracies = [row[3] or 0.0 for row in drawn]
     axes.barh(places, accuracies, height=0.66, color=BLUE, alpha=0.85)
-    for place, (_, right, of, accuracy, low, high) in enumerate(drawn):
+    for place, (_, right, of, accuracy, low, high) in zip(places, drawn, strict=True):
         if accuracy is None:
             axes.text(0.01, place, "no test image", va="center", fontsize=9, color=GREY, style="italic")
             continue
@@ -72,8 +75,10 @@ def _bars(rows: list[tuple], overall: float) -> Canvas:
         axes.text(1.02, place, f"{accuracy:.1%}   {right:,} of {of:,}", va="center", fontsize=9, color=INK)
     axes.axvline(overall, color=VERMILLION, lw=1.4, ls=(0, (4, 2)), zorder=0.5)
     axes.set_title(f"all images: {overall:.2%}", loc="left", fontsize=10, color=VERMILLION)
-    axes.set_yticks(places, [short(str(row[0]), _NAME) for row in drawn])
-    axes.set_ylim(len(drawn) - 0.4, -0.6)
+    axes.set_yticks(places, [short(row[0], _NAME_BY_BAR, 10) for row in drawn], fontsize=10, parse_math=False)
+    if left_out:
+        axes.text(0.01, half, f"{left_out:,} classes between", va="center", fontsize=9, color=GREY, style="italic")
+    axes.set_ylim(places[-1] + 0.6, -0.6)
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.spines[["top", "right"]].set_visible(False)
@@ -116,8 +121,10 @@ def _matrix(confusion: np.ndarray, names: tuple[str, ...]) -> Canvas:
     shown = axes.imshow(astray, cmap="Blues", norm=PowerNorm(0.5, 0, max(float(astray.max() or 0), 1e-3)))
     axes.set_facecolor("#E8E0D0")  # seen on the diagonal
     ticks = range(0, classes, 1 if counted else -(-classes // 50))
-    axes.set_xticks(ticks, [short(names[tick], 14) for tick in ticks], rotation=90, fontsize=8.5)
-    axes.set_yticks(ticks, [f"{short(names[tick], 14)}  {confusion[tick].sum():,}" for tick in ticks], fontsize=8.5)
+    told = [short(names[tick], _NAME_BY_MATRIX) for tick in ticks]
+    counts = [f"{name}  {confusion[tick].sum():,}" for name, tick in zip(told, ticks, strict=True)]
+    axes.set_xticks(ticks, told, rotation=90, fontsize=8.5, parse_math=False)
+    axes.set_yticks(ticks, counts, fontsize=8.5, parse_math=False)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.set_ylabel("true class, its test images", color=GREY)

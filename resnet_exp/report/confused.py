@@ -54,7 +54,7 @@ def confused_pairs(confusion: np.ndarray) -> list[tuple[int, int, int]]:
 
 
 def _told(true: str, taken: str, count: int, of: int) -> str:
-    return f"{short(true, 18)}\n→ {short(taken, 18)}\n{count:,} of {of:,}, {count / of:.1%}"
+    return f"{short(true, 1.55, 9)}\n→ {short(taken, 1.55, 9)}\n{count:,} of {of:,}, {count / of:.1%}"
 
 
 def _of_pair(subject: Subject, true: int, taken: int) -> list[int]:

@@ -43,7 +43,7 @@ def _tile(image: np.ndarray, true: str, taken: str, confidence: str) -> Tile:
     if true == taken:
         return Tile(image, ((f"✓ {true}", INK), (f"{float(confidence):.1%}", INK)), BLUE)
     return Tile(
-        image, ((f"✗ {true}", VERMILLION), (f"→ {short(taken, 11)} {float(confidence):.0%}", VERMILLION)), VERMILLION
+        image, ((f"✗ {true}", VERMILLION), (f"→ {short(taken, 0.72)} {float(confidence):.0%}", VERMILLION)), VERMILLION
     )
 
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure as Canvas
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 
-from resnet_exp.report.drawing import GREY, INK, as_rgb
+from resnet_exp.report.drawing import DPI, GREY, INK, as_rgb
 
 _SIDE = 1.16  # inches of an image
 _GAP = 0.13  # between images
 _LINE = 0.155  # of a line of words
 _FONT = 8.5  # points
-_CHARACTERS = 17  # that fit under an image
+_WORDS = 1.2  # inches of a line under an image
 _LEAST_PIXELS = 96  # of a side: a smaller image is enlarged by a whole factor, its pixels stay sharp
 
 
@@ -30,12 +34,29 @@ class Tile:
     frame: str | None = None
 
 
-def short(text: str, most: int = _CHARACTERS) -> str:
-    """The text, or its beginning and its end where it has more than `most` characters: names often differ there."""
-    if len(text) <= most:
-        return text
-    end = (most - 1) // 2
-    return f"{text[: most - 1 - end].rstrip()}…{text[-end:].lstrip()}"
+@cache
+def short(text: str, inches: float = _WORDS, points: float = _FONT) -> str:
+    """The text in one line of so many inches; where it is wider, its beginning and its end: names often differ there.
+
+    Bytes of a file name that are no text become `?`. Draw it with `parse_math=False`: a `$` is a `$`.
+    """
+    line = " ".join(text.encode(errors="replace").decode().split())
+    if _width(line, points) <= inches:
+        return line
+    kept = bisect_right(range(2, len(line)), inches, key=lambda most: _width(_without_middle(line, most), points))
+    return _without_middle(line, kept + 1)
+
+
+def _without_middle(text: str, most: int) -> str:
+    """So many characters of a longer text, two at least."""
+    end = max((most - 1) // 2, 1)
+    return f"{text[: max(most, 2) - 1 - end].rstrip()}…{text[-end:].lstrip()}"
+
+
+def _width(line: str, points: float) -> float:
+    """Inches that a line takes."""
+    pixels, _, _ = RendererAgg(1, 1, DPI).get_text_width_height_descent(line, FontProperties(size=points), False)
+    return pixels / DPI
 
 
 def draw_tiles(
@@ -62,7 +83,8 @@ def draw_tiles(
     for row_number, row in enumerate(rows):
         y = top + row_number * step_y
         if sides:
-            axes.text(left - 0.12, y + _SIDE / 2, sides[row_number], ha="right", va="center", fontsize=9, color=INK)
+            axes.text(left - 0.12, y + _SIDE / 2, sides[row_number], ha="right", va="center", fontsize=9, color=INK,
+                      parse_math=False)  # fmt: skip
         for column, tile in enumerate(row):
             _write_under(axes, tile, left + column * step_x, y + _SIDE)
     for column, head in enumerate(heads):
@@ -93,7 +115,8 @@ def _draw_images(
 
 def _write_under(axes: Axes, tile: Tile, x: float, y: float) -> None:
     for number, (words, colour) in enumerate(tile.lines):
-        axes.text(x, y + 0.07 + number * _LINE, short(words), ha="left", va="top", fontsize=_FONT, color=colour)
+        axes.text(x, y + 0.07 + number * _LINE, short(words), ha="left", va="top", fontsize=_FONT, color=colour,
+                  parse_math=False)  # fmt: skip
 
 
 def enlarged(image: np.ndarray) -> np.ndarray:
