@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
+from resnet_exp import randomness
 from resnet_exp.augmentation.crop_flip_cutout import CropFlipCutout
 from resnet_exp.augmentation.crop_flip_mix import CropFlipMix
-from resnet_exp.data.bank import ImageBank, Normalisation
+from resnet_exp.data.bank import ImageBank, Normalisation, shuffled
 from resnet_exp.interfaces import DatasetInfo, LabelledImages, RunPaths
+from resnet_exp.report import augmented, classes, confused, examples, misclassified
 from resnet_exp.report.augmented import draw_augmentation
 from resnet_exp.report.classes import draw_class_accuracy, draw_confusion
 from resnet_exp.report.confused import confused_pairs, draw_confused_pairs
@@ -23,6 +28,7 @@ from resnet_exp.report.examples import draw_examples, example_indices
 from resnet_exp.report.misclassified import draw_misclassified
 from resnet_exp.report.section import Figure, Gap
 from resnet_exp.report.subject import Subject
+from resnet_exp.report.tiles import Tile, draw_tiles, enlarged, short
 from resnet_exp.settings import ReportConfig
 
 NAMES = ("cat", "dog", "ship")
@@ -30,6 +36,7 @@ NAMES = ("cat", "dog", "ship")
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 1])  # no ship among the test images
 TAKEN = np.array([0, 1, 1, 2, 1, 1, 0, 1])
 SURE = np.array([0.9, 0.6, 0.8, 0.8, 0.7, 0.5, 0.95, 0.99])
+ALL = (draw_class_accuracy, draw_confusion, draw_confused_pairs, draw_misclassified, draw_examples, draw_augmentation)
 
 
 @pytest.fixture
@@ -138,7 +145,24 @@ def test_examples_show_all_classes_alike(labels, count):
         assert times_shown == labels.count(label) or times_shown >= max(times.values()) - 1
 
 
-def test_the_augmentation_shows_the_very_views_of_the_training(subject_of):
+@pytest.mark.parametrize("augmentation", [CropFlipCutout(padding=2, cutout=4), CropFlipMix(padding=2, kind="cutmix")])
+def test_the_augmentation_shows_the_very_views_of_the_training(augmentation, subject_of, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(augmented, "draw_tiles", lambda rows, **rest: drawn.extend(rows) or draw_tiles(rows, **rest))
+    run = subject_of(labels=np.arange(8) % 3, augmentation=augmentation)
+    rows = rows_of(only(draw_augmentation(run)).data)
+    for epoch in (1, 2, 3):
+        trained = {}
+        order = randomness.permutation(8, run.seed, randomness.ORDER, epoch).split(3)
+        for indices, batch in zip(order, shuffled(run.train, augmentation, 3, run.seed, epoch), strict=True):
+            trained |= zip(indices.tolist(), run.train.shown(batch.images), strict=True)
+        for row, tiles in enumerate(drawn):
+            index = int(rows[3 * row]["index"])
+            assert (tiles[0].image == run.train.pixels(torch.tensor([index]))[0]).all()
+            assert (tiles[epoch].image == trained[index]).all()
+
+
+def test_images_that_are_not_mixed_say_so(subject_of):
     run = subject_of(labels=np.arange(8) % 3, augmentation=CropFlipCutout(padding=2, flip=True, cutout=4))
     figure = only(draw_augmentation(run))
     rows = rows_of(figure.data)
@@ -168,8 +192,91 @@ def test_each_figure_is_drawn_at_any_number_of_classes_and_any_size(classes, siz
     augmentation = CropFlipCutout(padding=1, cutout=2)
     run = subject_of(labels, taken, rng.uniform(0.5, 1, count), names, size=size, channels=channels,
                      augmentation=augmentation)  # fmt: skip
-    for draw in (draw_class_accuracy, draw_confusion, draw_confused_pairs, draw_misclassified, draw_examples,
-                 draw_augmentation):  # fmt: skip
+    for draw in ALL:
         picture = imread(only(draw(run)).image)
         assert picture.shape[0] < 4000 and picture.shape[1] < 2600, "it fits a page"
         assert picture[..., :3].std() > 0.02
+
+
+@pytest.fixture
+def canvases(monkeypatch):
+    """The figures as they are drawn, before they are pictures."""
+    kept = []
+    for module in (augmented, classes, confused, examples, misclassified):
+        save = module.save
+        monkeypatch.setattr(module, "save", lambda canvas, path, save=save: kept.append(canvas) or save(canvas, path))
+    return kept
+
+
+WIDE = ("W" * 40, "WELSH SPRINGER SPANIEL", "a class with a rather long name, number 1", "mmmmmmmmmmmmmmmm", "i")
+
+
+@pytest.mark.parametrize("draw", ALL)
+def test_no_words_lie_on_others_or_leave_the_picture(draw, subject_of, canvases):
+    rng = np.random.default_rng(2)
+    labels, taken = np.arange(40) % 5, rng.integers(0, 5, 40)
+    draw(subject_of(labels, taken, rng.uniform(0.5, 1, 40), WIDE, augmentation=CropFlipMix(padding=2)))
+    (canvas,) = canvases
+    words = [text for text in canvas.findobj(Text) if text.get_text().strip() and text.get_visible()]
+    places = [(text.get_text(), text.get_window_extent()) for text in words]
+    assert len(places) > 10
+    for text, place in places:
+        assert canvas.bbox.x0 <= place.x0 and place.x1 <= canvas.bbox.x1, text
+        assert canvas.bbox.y0 <= place.y0 and place.y1 <= canvas.bbox.y1, text
+    for (one, place), (other, beside) in combinations(places, 2):
+        common = Bbox.intersection(place, beside)
+        assert common is None or min(common.width, common.height) < 2, (one, other)
+
+
+def test_names_that_are_formulas_or_no_text_are_drawn_as_they_stand(subject_of, canvases):
+    names = ("$1$ bill", "$\\frac{1$", "price $5_{", "two\nlines", "caf\udce9")
+    run = subject_of(
+        np.arange(10) % 5, np.arange(10) // 2, np.full(10, 0.7), names, augmentation=CropFlipMix(padding=2)
+    )
+    for draw in ALL:
+        only(draw(run))
+    for canvas in canvases:
+        words = "|".join(text.get_text() for text in canvas.findobj(Text))
+        assert all(name in words for name in ("$1$ bill", "$\\frac{1$", "price $5_{", "two lines", "caf?"))
+    with (run.folder / "class_accuracy.csv").open(errors="surrogateescape", newline="") as file:
+        assert {row["class"] for row in csv.DictReader(file)} == set(names)
+
+
+def test_of_many_classes_the_best_and_the_worst_are_drawn_and_how_many_lie_between(subject_of, canvases):
+    labels = np.repeat(np.arange(70), 70)
+    taken = np.where(np.arange(70 * 70) % 70 <= labels, labels, (labels + 1) % 70)  # class n has n + 1 of 70 right
+    figure = only(draw_class_accuracy(subject_of(labels, taken, np.full(len(labels), 0.5), list(map(str, range(70))),
+                                                 size=1)))  # fmt: skip
+    axes = canvases[0].axes[0]
+    assert [text.get_text() for text in axes.get_yticklabels()] == [
+        *map(str, range(69, 39, -1)), *map(str, range(29, -1, -1)),
+    ]  # fmt: skip
+    assert "10 classes between" in {text.get_text() for text in axes.texts}
+    assert len(rows_of(figure.data)) == 70
+
+
+@given(st.text(max_size=60), st.floats(0.4, 2))
+def test_a_name_is_cut_in_its_middle_as_far_as_it_must_be(text, inches):
+    line = " ".join(text.encode(errors="replace").decode().splitlines())
+    cut = short(text, inches)
+    if cut != line:
+        beginning, _, end = cut.rpartition("…")
+        assert line.startswith(beginning) and line.endswith(end) and len(cut) < len(line)
+
+
+@pytest.mark.parametrize("size", [8, 32, 224])
+def test_each_image_stands_in_its_place_in_the_picture(size):
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, size, size, 1), dtype=np.uint8)
+    canvas = draw_tiles([[Tile(image, (("words", "black"),)) for image in row] for row in images])
+    (shown,) = canvas.axes[0].images
+    whole, (left, right, bottom, top) = shown.get_array(), shown.get_extent()
+    dots = whole.shape[1] / (right - left)
+    assert dots == pytest.approx(whole.shape[0] / (bottom - top)), "pixels are square"
+    found = [text.get_position() for text in canvas.axes[0].texts]
+    assert len(found) == 6
+    for (x, y), image in zip(found, images.reshape(6, size, size, 1), strict=True):
+        big = enlarged(image)
+        column, last = round((x - left) * dots), round((y - top) * dots)
+        row = last - len(big) - round(0.07 * dots)  # words stand so far below their image
+        places = [whole[r : r + len(big), column : column + len(big)] for r in (row - 1, row, row + 1)]
+        assert any(place.shape == big.shape and (place == big).all() for place in places)

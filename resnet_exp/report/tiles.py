@@ -40,7 +40,7 @@ def short(text: str, inches: float = _WORDS, points: float = _FONT) -> str:
 
     Bytes of a file name that are no text become `?`. Draw it with `parse_math=False`: a `$` is a `$`.
     """
-    line = " ".join(text.encode(errors="replace").decode().split())
+    line = " ".join(text.encode(errors="replace").decode().splitlines())
     if _width(line, points) <= inches:
         return line
     kept = bisect_right(range(2, len(line)), inches, key=lambda most: _width(_without_middle(line, most), points))
