@@ -19,6 +19,7 @@ from resnet_exp.augmentation.crop_flip_cutout import CropFlipCutout
 from resnet_exp.checkpoint import Checkpoints
 from resnet_exp.data.bank import Batch, in_order, shuffled
 from resnet_exp.engine import NonFinite, infer
+from resnet_exp.interfaces import RunError
 from resnet_exp.schedulers.onecycle import OneCycle
 from resnet_exp.stages.evaluate import Evaluation, evaluate
 from resnet_exp.stages.train import train
@@ -121,6 +122,19 @@ def test_an_interrupted_training_remembers_the_steps_before_it_too(start):
     _, resumed = start("broken")
     assert whole.steps.shape == (EPOCHS * STEPS, 3)
     assert torch.equal(resumed.steps, whole.steps)
+
+
+def test_a_checkpoint_of_an_older_version_is_told_from_a_damaged_one(start, tmp_path, cpu):
+    start()
+    checkpoints = Checkpoints(tmp_path / "run")
+    state = checkpoints.latest(cpu.device)
+    del state["steps"]
+    checkpoints.save(EPOCHS, state)
+    for path in (tmp_path / "run").glob("epoch-*"):
+        if "steps" in torch.load(path, weights_only=True):
+            path.unlink()
+    with pytest.raises(RunError, match=r"older version.*name=\.\.\. begins it anew"):
+        start()
 
 
 def test_interrupted_again_and_again_it_still_ends_the_same(start):

@@ -67,7 +67,7 @@ def _bars(rows: list[tuple], overall: float) -> Canvas:
     axes = canvas.subplots()
     accuracies = [row[3] or 0.0 for row in drawn]
     axes.barh(places, accuracies, height=0.66, color=BLUE, alpha=0.85)
-    for place, (_, right, of, accuracy, low, high) in zip(places, drawn, strict=True):
+    for place, (_, right, of, accuracy, low, high) in zip(places.tolist(), drawn, strict=True):
         if accuracy is None:
             axes.text(0.01, place, "no test image", va="center", fontsize=9, color=GREY, style="italic")
             continue

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from resnet_exp.checkpoint import Checkpoints
 from resnet_exp.data.bank import Batch
 from resnet_exp.engine import Learner, Steps
-from resnet_exp.interfaces import Advance
+from resnet_exp.interfaces import Advance, RunError
 from resnet_exp.stages.evaluate import Evaluation
 
 
@@ -89,6 +89,7 @@ def train(
 
     Raises:
         NonFinite: a loss or gradient was not finite; no checkpoint holds what came after.
+        RunError: the checkpoint is of an older version.
     """
     history, table, best = _resume(learner, checkpoints)
     saved = time.monotonic()
@@ -142,5 +143,9 @@ def _resume(learner: Learner, checkpoints: Checkpoints) -> tuple[list[Epoch], li
     state = checkpoints.latest(next(learner.model.parameters()).device)
     if state is None:
         return [], [], _Best()
+    if "steps" not in state:
+        raise RunError(
+            "the run's checkpoint is of an older version, which did not keep its steps; name=... begins it anew"
+        )
     learner.load_state_dict(state["learner"])
     return [Epoch(**epoch) for epoch in state["history"]], [state["steps"].cpu()], _Best(**state["best"])
