@@ -253,7 +253,8 @@ def test_of_many_classes_the_best_and_the_worst_are_drawn_and_how_many_lie_betwe
     assert [text.get_text() for text in axes.get_yticklabels()] == [
         *map(str, range(69, 39, -1)), *map(str, range(29, -1, -1)),
     ]  # fmt: skip
-    assert "10 classes between" in {text.get_text() for text in axes.texts}
+    (between,) = (text for text in axes.texts if text.get_text() == "10 classes between")
+    assert between.get_position()[1] == 30 and 30 not in axes.get_yticks(), "in a line of its own"
     assert len(rows_of(figure.data)) == 70
 
 
