@@ -288,3 +288,19 @@ def test_where_there_is_nothing_to_draw_the_reason_is_said(subject):
         draw_gradcam(subject(nn.Sequential(nn.Flatten(), nn.Linear(768, 4))))
     with pytest.raises(ConfigError, match="no module conv9"):
         draw_gradcam(subject(gradcam_layers=["conv9"]))
+
+
+def test_odd_class_names_are_written_as_they_stand():
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    from resnet_exp.report.class_maps import ClassMaps
+    from resnet_exp.report.gradcam_figure import Group, gradcam_figure
+
+    maps = ClassMaps(np.zeros((1, 4, 4), np.float32), np.zeros(1, np.float32))
+    labels = [("test image 0", "is $\\frac{1$", "taken for caf\udce9", "with 99.0%")]
+    figure = gradcam_figure(
+        "Grad-CAM", np.zeros((1, 8, 8, 3), np.uint8), labels, [Group("true", "x", {"0": maps})], "s"
+    )
+    FigureCanvasAgg(figure).draw()
+    words = {text.get_text() for axes in figure.axes for text in axes.texts}
+    assert {"is $\\frac{1$", "taken for caf?"} <= words

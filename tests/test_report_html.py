@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure as Canvas
 
 from resnet_exp.report.drawing import save
-from resnet_exp.report.html import Page, page_html, write_html
+from resnet_exp.report.html import Page, cells, numeric_columns, page_html, size, write_html
 from resnet_exp.report.section import Figure, Section, Table
 from tests.browser import chromium_page
 
@@ -112,6 +112,24 @@ def test_a_table_has_heads_and_numbers_on_the_right(page):
     assert any("number" in (cell.get("class") or "") for cell in outline.all("td"))
 
 
+def test_a_column_is_one_of_numbers_if_all_that_stands_in_it_is():
+    rows = (
+        ("conv", 3, "94.2%", "", "6.57 M"),
+        ("linear", None, "1,234", "2", "-0.5"),
+        ("10 of 12", 1.5e-7, "7", "", ""),
+    )
+    table = Table(("layer", "loss", "share", "stride", "size"), rows)
+    assert numeric_columns(table) == [False, True, True, True, True]
+    assert [row[1] for row in cells(table)] == ["3", "-", "1.5e-07"]
+    assert numeric_columns(Table(("empty", "table"), ())) == [False, False]
+
+
+@pytest.mark.parametrize("svg", [True, False])
+def test_a_picture_is_as_large_as_it_was_drawn(svg, tmp_path):
+    """In CSS pixels, 96 an inch: sharp on fine screens, and its letters as large as those of the next."""
+    assert size(save(Canvas(figsize=(5, 2.5)), tmp_path / "drawn.png", svg=svg)) == (480, 240)
+
+
 @pytest.mark.parametrize(
     "where", ["name", "headline", "command", "title", "gap", "alt", "cell", "config", "environment"]
 )
@@ -177,3 +195,30 @@ def test_on_paper_config_and_environment_are_there(page, tmp_path):
         tab.emulate_media(media="print")
         assert tab.is_visible("text=epochs: 24") and tab.is_visible("text=packages.torch")
         assert not tab.is_visible("nav")
+
+
+@pytest.mark.slow
+def test_in_a_frame_with_few_rights_its_links_and_its_button_work(page):
+    """As MLflow shows it: in a frame that may run scripts and nothing else."""
+    with chromium_page(600, 500) as tab:
+        tab.set_content("<iframe sandbox=allow-scripts width=500 height=400></iframe>")
+        show = (
+            "html => document.querySelector('iframe').src = URL.createObjectURL(new Blob([html], {type: 'text/html'}))"
+        )
+        tab.evaluate(show, page_html(page))
+        frame = tab.frame_locator("iframe")
+        frame.locator("nav a", has_text="Environment").click()
+        assert frame.locator("#environment h2").evaluate("e => e.getBoundingClientRect().bottom <= innerHeight")
+        frame.locator("button").click()
+        frame.locator("button", has_text="Copied").wait_for(timeout=5000)
+
+
+@pytest.mark.slow
+def test_it_reads_without_scripts(page, tmp_path):
+    path = write_html(page, tmp_path / "report.html")
+    with chromium_page() as tab:
+        bare = tab.context.browser.new_context(java_script_enabled=False).new_page()
+        bare.goto(path.as_uri())
+        assert not bare.is_visible("button")
+        bare.click("text=All settings")
+        assert bare.is_visible("text=epochs: 24")

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from resnet_exp.report.class_maps import ClassMaps
 from resnet_exp.report.drawing import INK, mosaic
 from resnet_exp.report.heat_maps import COLOURS, enlarged, overlaid
+from resnet_exp.report.tiles import short
 
 _WIDTH, _LEAST = 10.4, 6.6  # inches, of a picture with nine columns, and with few
 _CELL = 1.2  # inches of an image's side, at most
@@ -21,7 +22,6 @@ _LABELS, _APART, _EDGE = 1.75, 0.14, 0.1  # inches: the column of labels, betwee
 _TITLES, _LINE, _SCALE = 0.72, 0.145, 0.55  # inches: above the layers' names, a line of them, for the colour bar
 _GAP = 4  # pixels between images
 _LETTERS, _LINES = 12, 3  # of a layer's name: letters in a line, lines
-_LABEL = 25  # letters of a row's label in a line
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,10 @@ def _write_labels(axes: Axes, labels: Sequence[Sequence[str]], side: int) -> Non
     for row, lines in enumerate(labels):
         middle = row * (side + _GAP) + side / 2
         for i, line in enumerate(lines):
-            shown = line if len(line) <= _LABEL else f"{line[: _LABEL - 1]}…"
-            axes.annotate(shown, (0, middle), (-6, 12.5 * ((len(lines) - 1) / 2 - i)), textcoords="offset points",
-                          ha="right", va="center", fontsize=9, fontweight="normal" if i else "bold",
-                          color=INK)  # fmt: skip
+            above = 12.5 * ((len(lines) - 1) / 2 - i)
+            axes.annotate(short(line, _LABELS - 0.15, 9), (0, middle), (-6, above), textcoords="offset points",
+                          ha="right", va="center", fontsize=9, fontweight="normal" if i else "bold", color=INK,
+                          parse_math=False)  # fmt: skip
 
 
 def _mark_even(axes: Axes, group: Group, side: int) -> None:

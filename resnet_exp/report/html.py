@@ -21,6 +21,7 @@ MEDIA_TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 CSS_DPI = 96  # a CSS pixel is 1/96 of an inch by definition
 NUMBER = re.compile(r"[-+]?\d[\d,]*(\.\d+)?(e[-+]?\d+)?( ?(%|[A-Za-zµ]{1,3}))?")  # "94.2%", "1,234", "6.57 M"
 NOTHING = "-"
+BLANK = ("", NOTHING)
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def numeric_columns(table: Table) -> list[bool]:
     """Whether each column holds numbers alone, or texts that are numbers, and is aligned on the right."""
     columns = zip(*cells(table), strict=True) if table.rows else [() for _ in table.columns]
     return [
-        any(cell != NOTHING for cell in column) and all(cell == NOTHING or NUMBER.fullmatch(cell) for cell in column)
+        any(cell not in BLANK for cell in column) and all(cell in BLANK or NUMBER.fullmatch(cell) for cell in column)
         for column in columns
     ]
 
