@@ -50,7 +50,8 @@ def short(text: str, inches: float = _WORDS, points: float = _FONT) -> str:
 def _without_middle(text: str, most: int) -> str:
     """So many characters of a longer text, two at least."""
     end = max((most - 1) // 2, 1)
-    return f"{text[: max(most, 2) - 1 - end].rstrip()}…{text[-end:].lstrip()}"
+    beginning = text[: max(most, 2) - 1 - end]
+    return f"{beginning.rstrip() or beginning}…{text[-end:].lstrip()}"  # a beginning of blanks alone is one too
 
 
 def _width(line: str, points: float) -> float:
