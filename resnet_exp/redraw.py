@@ -53,9 +53,7 @@ def _subject(
     run: Config, command: Config, paths: RunPaths, result: dict[str, Any], machine: Runtime, console: Console
 ) -> Subject:
     """The run with its images and, where it has one, its network."""
-    made = partial(
-        Subject, paths, command.report, result, seed=run.seed, batch_size=run.train.batch_size, machine=machine
-    )
+    made = partial(Subject, paths, command.report, result, seed=run.seed, machine=machine)
     if run.task == "evaluate":
         trained = read_trained(result["checkpoint"])
         run = with_trained_model(run, trained)

@@ -97,13 +97,16 @@ def headline(result: dict[str, Any]) -> str:
             f"the range test suggests {result['suggestion']:.4g} ({result['status']}); "
             "scheduler.max_lr=find takes scheduler.find_factor times that"
         )
-    test = result["test"]
-    low, high = wilson_interval(test["correct"], test["count"])
-    counts = f"{test['correct']:,} of {test['count']:,}, 95% interval {low:.2%} to {high:.2%}"
-    line = f"{test['accuracy']:.2%} test accuracy ({counts})"
+    line = f"{result['test']['accuracy']:.2%} test accuracy ({counts(result['test'])})"
     if result["best_val_accuracy"] is not None:
         line += f", {result['best_val_accuracy']:.2%} validation (best, epoch {result['chosen_epoch']})"
     return line + (f"; {result['note']}" if result["note"] else "")
+
+
+def counts(test: dict[str, Any]) -> str:
+    """The images that an accuracy rests on, and how sure that makes it."""
+    low, high = wilson_interval(test["correct"], test["count"])
+    return f"{test['correct']:,} of {test['count']:,}, 95% interval {low:.2%} to {high:.2%}"
 
 
 def _source(found: RangeTest | None, max_lr: float) -> str:

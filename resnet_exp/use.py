@@ -78,7 +78,6 @@ def evaluate_checkpoint(config: Config, command: str) -> float:
                 result=outcome,
                 info=data.info,
                 seed=config.seed,
-                batch_size=config.train.batch_size,
                 machine=machine,
                 model=model,
                 test=data.bank,

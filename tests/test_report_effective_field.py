@@ -112,7 +112,7 @@ def subject(tmp_path, bank, cpu):
             **{**values, "receptive_field": images, "gradcam_method": "gradcam", "gradcam_layers": None}
         )
         info = DatasetInfo("patches", ("red", "green", "blue", "grey"), 16, 3, 48, 0, 48)
-        return Subject(RunPaths(tmp_path), settings, {}, info, 0, 16, cpu, model, bank)
+        return Subject(RunPaths(tmp_path), settings, {}, info, 0, cpu, model, bank)
 
     return make
 

@@ -231,7 +231,7 @@ def subject(tmp_path, bank, cpu):
         }
         model = model or CustomResNet(num_classes=4, in_channels=3, image_size=16, width=4)
         info = DatasetInfo("patches", CLASSES, 16, 3, 48, 0, 48)
-        return Subject(RunPaths(tmp_path), ReportConfig(**{**plain, **settings}), {}, info, 0, 16, cpu, model, bank)
+        return Subject(RunPaths(tmp_path), ReportConfig(**{**plain, **settings}), {}, info, 0, cpu, model, bank)
 
     return make
 

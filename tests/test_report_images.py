@@ -59,7 +59,7 @@ def subject_of(tmp_path, cpu):
         info = DatasetInfo("made", tuple(names), size, channels, len(labels), 0, len(labels))
         test = ImageBank(images, Normalisation.of(pixels), torch.device("cpu"))
         settings = ReportConfig(**{**all_on, **settings})
-        return Subject(paths, settings, {"epochs": 3}, info, 0, 16, cpu, None, test, bank, augmentation)
+        return Subject(paths, settings, {"epochs": 3}, info, 0, cpu, None, test, bank, augmentation)
 
     return make
 
@@ -137,7 +137,7 @@ def test_examples_depend_on_labels_alone(subject_of):
 
 @given(st.lists(st.integers(0, 11), min_size=1, max_size=60), st.integers(1, 40))
 def test_examples_show_all_classes_alike(labels, count):
-    indices = example_indices(np.array(labels), 12, count)
+    indices = example_indices(np.array(labels), count)
     shown = np.array(labels)[indices]
     assert len(indices) == len(set(indices.tolist())) == min(count, len(labels))
     assert (np.diff(shown) >= 0).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -110,32 +111,26 @@ def test_sides_may_differ_and_branches_join():
     }  # fmt: skip
 
 
+class Between(nn.Module):
+    """Two convolutions with a function between them."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.after = nn.Conv2d(4, 4, 3, padding=1)
+        self.between = between
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.between(self.conv(x)))
+
+
 def test_a_gate_over_the_whole_image_makes_the_whole_image_seen():
-    class Gated(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(3, 4, 3, padding=1)
-            self.after = nn.Conv2d(4, 4, 3, padding=1)
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.conv(x)
-            return self.after(x * x.mean((2, 3), keepdim=True).sigmoid())
-
-    fields = fields_of(Gated(), 16)
+    fields = fields_of(Between(lambda x: x * x.mean((2, 3), keepdim=True).sigmoid()), 16)
     assert fields["conv"][0].size == "3" and fields["after"][0].size == "whole image"
 
 
 def test_what_is_not_understood_is_unknown_and_never_made_up():
-    class Rolled(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(3, 4, 3, padding=1)
-            self.after = nn.Conv2d(4, 4, 3, padding=1)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.after(torch.fft.fft2(self.conv(x)).real)
-
-    fields = fields_of(Rolled(), 16)
+    fields = fields_of(Between(lambda x: torch.fft.fft2(x).real), 16)
     assert fields["conv"][0].size == "3"
     assert fields["after"][0].size == "unknown" and fields["after"][0].unknown
 

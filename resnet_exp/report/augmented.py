@@ -26,7 +26,7 @@ def draw_augmentation(subject: Subject) -> Section:
     assert subject.train is not None and subject.augmentation is not None
     bank, names = subject.train, subject.info.class_names
     labels = bank.labels.cpu().numpy()
-    chosen = example_indices(labels, subject.info.num_classes, subject.settings.augmentation)
+    chosen = example_indices(labels, subject.settings.augmentation)
     indices = torch.from_numpy(chosen).to(bank.store)
     epochs = range(1, min(subject.result["epochs"], _EPOCHS) + 1)
     stored = bank.pixels(indices)

@@ -114,8 +114,9 @@ def _matrix(confusion: np.ndarray, names: tuple[str, ...]) -> Canvas:
     classes = len(names)
     counted = classes <= _MOST_COUNTED
     side = max(0.46 * classes, 3.0) if counted else 9.0
-    canvas = Canvas(figsize=(side + 3.0, side + 1.45))
-    axes = canvas.add_axes((1.8 / (side + 3.0), 0.15 / (side + 1.45), side / (side + 3.0), side / (side + 1.45)))
+    width, height = side + 3.0, side + 1.45  # inches; the rest is for names and the colour bar
+    canvas = Canvas(figsize=(width, height))
+    axes = canvas.add_axes((1.8 / width, 0.15 / height, side / width, side / height))
     share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     astray = np.ma.masked_array(share, np.eye(classes, dtype=bool))
     shown = axes.imshow(astray, cmap="Blues", norm=PowerNorm(0.5, 0, max(float(astray.max() or 0), 1e-3)))
@@ -133,9 +134,7 @@ def _matrix(confusion: np.ndarray, names: tuple[str, ...]) -> Canvas:
     axes.spines[:].set_visible(False)
     if counted:
         _write_counts(axes, confusion, astray)
-    bar = canvas.add_axes(
-        ((1.95 + side) / (side + 3.0), 0.15 / (side + 1.45), 0.16 / (side + 3.0), side / (side + 1.45))
-    )
+    bar = canvas.add_axes(((1.95 + side) / width, 0.15 / height, 0.16 / width, side / height))
     canvas.colorbar(shown, cax=bar, format=PercentFormatter(1.0, decimals=None))
     return canvas
 

@@ -20,26 +20,19 @@ def draw_confused_pairs(subject: Subject) -> Section:
     Raises:
         Gap: there is no mistake.
     """
-    pairs = confused_pairs(confusion_of(subject))
+    confusion, names = confusion_of(subject), subject.info.class_names
+    pairs, counts = confused_pairs(confusion), confusion.sum(1)
     if not pairs:
-        raise Gap(f"all {len(subject.predictions.labels):,} test images are classified right")
-    names, counts = (
-        subject.info.class_names,
-        np.bincount(subject.predictions.labels, minlength=subject.info.num_classes),
-    )
+        raise Gap(f"all {confusion.sum():,} test images are classified right")
     rows = (
         (names[true], names[taken], count, int(counts[true]), round(count / counts[true], 6))
         for true, taken, count in pairs
     )
     columns = ("true", "predicted", "count", "of", "share")
     data = write_csv(subject.folder / "confused_pairs.csv", columns, rows)
-    drawn = [(true, taken, _of_pair(subject, true, taken), count) for true, taken, count in pairs[:_PAIRS]]
-    sides = [_told(names[true], names[taken], count, int(counts[true])) for true, taken, _, count in drawn]
-    widest = max(len(indices) for *_, indices, _ in drawn)
-    empty = Tile(np.full((subject.info.image_size,) * 2 + (1,), 255, np.uint8))
-    tiles = [
-        [*(_tile(subject, index) for index in indices), *[empty] * (widest - len(indices))] for *_, indices, _ in drawn
-    ]
+    drawn = pairs[:_PAIRS]
+    sides = [_told(names[true], names[taken], count, int(counts[true])) for true, taken, count in drawn]
+    tiles = [_tiles(subject, true, taken) for true, taken, _ in drawn]
     image = save(draw_tiles(tiles, sides=sides), subject.folder / "confused_pairs.png")
     true, taken, count = pairs[0]
     alt = f"The most confused pairs; first {names[true]} taken for {names[taken]}, {count:,} of {counts[true]:,}."
@@ -57,14 +50,11 @@ def _told(true: str, taken: str, count: int, of: int) -> str:
     return f"{short(true, 1.55, 9)}\n→ {short(taken, 1.55, 9)}\n{count:,} of {of:,}, {count / of:.1%}"
 
 
-def _of_pair(subject: Subject, true: int, taken: int) -> list[int]:
+def _tiles(subject: Subject, true: int, taken: int) -> list[Tile]:
     """The pair's images, the most confident mistakes first."""
-    predictions = subject.predictions
-    wrong = predictions.wrong
-    mine = wrong[(predictions.labels[wrong] == true) & (predictions.predicted[wrong] == taken)]
-    return mine[:_IMAGES].tolist()
-
-
-def _tile(subject: Subject, index: int) -> Tile:
-    confidence = subject.predictions.confidence[index]
-    return Tile(subject.test_images([index])[0], ((f"{confidence:.1%}  #{index}", GREY),))
+    predictions, wrong = subject.predictions, subject.predictions.wrong
+    mine = wrong[(predictions.labels[wrong] == true) & (predictions.predicted[wrong] == taken)][:_IMAGES]
+    return [
+        Tile(image, ((f"{predictions.confidence[index]:.1%}  #{index}", GREY),))
+        for image, index in zip(subject.test_images(mine), mine, strict=True)
+    ]

@@ -15,23 +15,15 @@ _COLUMNS = 8
 
 def draw_examples(subject: Subject) -> Section:
     """Some test images, chosen by their labels alone, with what this run takes each for."""
-    predictions, names = subject.predictions, subject.info.class_names
-    indices = example_indices(predictions.labels, subject.info.num_classes, subject.settings.examples)
-    rows = [
-        (
-            int(index),
-            names[predictions.labels[index]],
-            names[predictions.predicted[index]],
-            f"{predictions.confidence[index]:.4f}",
-        )
-        for index in indices
-    ]
-    data = write_csv(subject.folder / "examples.csv", ("index", "true", "predicted", "confidence"), rows)
-    images = subject.test_images([row[0] for row in rows])
-    tiles = [_tile(image, *row[1:]) for image, row in zip(images, rows, strict=True)]
+    predictions = subject.predictions
+    indices = example_indices(predictions.labels, subject.settings.examples)
+    told = predictions.told(indices, subject.info.class_names)
+    columns = ("index", "true", "predicted", "confidence")
+    data = write_csv(subject.folder / "examples.csv", columns, ((*each[:3], f"{each[3]:.4f}") for each in told))
+    tiles = [_tile(image, *each[1:]) for image, each in zip(subject.test_images(indices), told, strict=True)]
     image = save(draw_tiles(in_rows(tiles, min(_COLUMNS, len(tiles)))), subject.folder / "examples.png")
-    right = sum(true == taken for _, true, taken, _ in rows)
-    alt = f"{len(rows)} test images with their predictions, {right} of them right."
+    right = sum(true == taken for _, true, taken, _ in told)
+    alt = f"{len(told)} test images with their predictions, {right} of them right."
     caption = (
         "The same images in the same places for every run on these data: lay two runs side by side. Blue frame and ✓: "
         "right; red frame and ✗: the true class, and → what it is taken for."
@@ -39,15 +31,15 @@ def draw_examples(subject: Subject) -> Section:
     return Section("The same images in every run", figures=(Figure(image, alt, caption, data, wide=True),))
 
 
-def _tile(image: np.ndarray, true: str, taken: str, confidence: str) -> Tile:
+def _tile(image: np.ndarray, true: str, taken: str, confidence: float) -> Tile:
     if true == taken:
-        return Tile(image, ((f"✓ {true}", INK), (f"{float(confidence):.1%}", INK)), BLUE)
+        return Tile(image, ((f"✓ {true}", INK), (f"{confidence:.1%}", INK)), BLUE)
     return Tile(
-        image, ((f"✗ {true}", VERMILLION), (f"→ {short(taken, 0.72)} {float(confidence):.0%}", VERMILLION)), VERMILLION
+        image, ((f"✗ {true}", VERMILLION), (f"→ {short(taken, 0.72)} {confidence:.0%}", VERMILLION)), VERMILLION
     )
 
 
-def example_indices(labels: np.ndarray, num_classes: int, count: int) -> np.ndarray:
+def example_indices(labels: np.ndarray, count: int) -> np.ndarray:
     """So many images that show all classes alike, by class, `[M], int64`: of each the first ones.
 
     Where there are more classes than images, evenly spaced classes have one each.

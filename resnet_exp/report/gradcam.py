@@ -92,26 +92,18 @@ def _joined(parts: Sequence[ClassMaps], place: int, of: int) -> ClassMaps:
 
 
 def _drawn(subject: Subject, indices: np.ndarray, groups: Sequence[Group]) -> Any:
-    assert subject.test is not None
-    pixels = as_rgb(subject.test.pixels(torch.from_numpy(indices)))
+    pixels = as_rgb(subject.test_images(indices))
     labels = [
         (f"test image {index}", f"is {true}", f"taken for {predicted}", f"with {confidence:.1%}")
-        for index, true, predicted, confidence in _told(subject, indices)
+        for index, true, predicted, confidence in subject.predictions.told(indices, subject.info.class_names)
     ]
     title = f"{NAMES[subject.settings.gradcam_method][1]}: what the network looked at where it was wrong"
     return gradcam_figure(title, pixels, labels, groups, _SCALE)
 
 
-def _told(subject: Subject, indices: np.ndarray) -> list[tuple[int, str, str, float]]:
-    """Number, true class, predicted class and confidence of each image."""
-    names, told = subject.info.class_names, subject.predictions
-    return [
-        (int(i), names[told.labels[i]], names[told.predicted[i]], float(told.confidence[i])) for i in indices
-    ]  # fmt: skip
-
-
 def _as_json(subject: Subject, indices: np.ndarray, groups: Sequence[Group]) -> dict[str, Any]:
     """What the figures show: each map in rows of thousandths, and what its 1000 stands for."""
+    told = subject.predictions.told(indices, subject.info.class_names)
     return {
         "method": subject.settings.gradcam_method,
         "layers": [{"name": name, "side": maps.side} for name, maps in groups[0].maps.items()],
@@ -129,7 +121,7 @@ def _as_json(subject: Subject, indices: np.ndarray, groups: Sequence[Group]) -> 
                     for group in groups
                 },
             }
-            for row, (index, true, predicted, confidence) in enumerate(_told(subject, indices))
+            for row, (index, true, predicted, confidence) in enumerate(told)
         ],
     }
 
@@ -139,7 +131,7 @@ def _alt(subject: Subject, indices: np.ndarray, groups: Sequence[Group]) -> str:
     which = " and ".join(f"the {group.key} class" for group in groups)
     images = "; ".join(
         f"test image {index}, {true} taken for {predicted} with {confidence:.1%}"
-        for index, true, predicted, confidence in _told(subject, indices)
+        for index, true, predicted, confidence in subject.predictions.told(indices, subject.info.class_names)
     )
     return f"{NAMES[subject.settings.gradcam_method][1]} heat maps for {which}, at the layers {layers}: {images}."
 

@@ -13,6 +13,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from resnet_exp.config import flat
 from resnet_exp.files import write_durably
 from resnet_exp.redact import redact
 from resnet_exp.report.section import Section, Table
@@ -58,7 +59,7 @@ def page_html(page: Page) -> str:
     return template.render(
         page=page,
         config=redact(yaml.safe_dump(dict(page.config), sort_keys=False, allow_unicode=True)),
-        environment=[(key, redact(value)) for key, value in flat(page.environment)],
+        environment=[(key, redact(_shown(value))) for key, value in flat(dict(page.environment)).items()],
         data_uri=data_uri,
         size=size,
         cells=cells,
@@ -97,14 +98,6 @@ def numeric_columns(table: Table) -> list[bool]:
         any(cell not in BLANK for cell in column) and all(cell in BLANK or NUMBER.fullmatch(cell) for cell in column)
         for column in columns
     ]
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Names and values of what is nested, such as ("packages.torch", "2.11.0")."""
-    pairs: list[tuple[str, str]] = []
-    for key, value in values.items():
-        pairs += flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", _shown(value))]
-    return pairs
 
 
 def _shown(value: object) -> str:

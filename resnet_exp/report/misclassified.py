@@ -17,32 +17,26 @@ def draw_misclassified(subject: Subject) -> Section:
     Raises:
         Gap: there is none.
     """
-    predictions, names = subject.predictions, subject.info.class_names
+    predictions = subject.predictions
     wrong, total = predictions.wrong, len(predictions.labels)
     if not len(wrong):
         raise Gap(f"all {total:,} test images are classified right")
-    rows = [
-        (
-            rank,
-            int(index),
-            names[predictions.labels[index]],
-            names[predictions.predicted[index]],
-            f"{predictions.confidence[index]:.6f}",
-            f"{predictions.probabilities[index, predictions.labels[index]]:.6f}",
-        )
-        for rank, index in enumerate(wrong, 1)
-    ]
+    told = predictions.told(wrong, subject.info.class_names)
+    of_true = predictions.probabilities[wrong, predictions.labels[wrong]]
+    rows = (
+        (rank, index, true, taken, f"{confidence:.6f}", f"{probability:.6f}")
+        for rank, ((index, true, taken, confidence), probability) in enumerate(zip(told, of_true, strict=True), 1)
+    )
     columns = ("rank", "index", "true", "predicted", "confidence", "probability_of_true")
     data = write_csv(subject.folder / "misclassified.csv", columns, rows)
-    shown = rows[: subject.settings.misclassified]
-    images = subject.test_images([row[1] for row in shown])
+    shown = told[: subject.settings.misclassified]
     tiles = [
-        Tile(image, ((true, INK), (f"→ {taken}", VERMILLION), (f"{float(confidence):.1%}  #{index}", GREY)))
-        for image, (_, index, true, taken, confidence, _) in zip(images, shown, strict=True)
+        Tile(image, ((true, INK), (f"→ {taken}", VERMILLION), (f"{confidence:.1%}  #{index}", GREY)))
+        for image, (index, true, taken, confidence) in zip(subject.test_images(wrong[: len(shown)]), shown, strict=True)
     ]
     image = save(draw_tiles(in_rows(tiles, min(_COLUMNS, len(tiles)))), subject.folder / "misclassified.png")
     text = f"{len(wrong):,} of {total:,} test images are misclassified; the {len(shown)} most confident are shown."
-    _, _, true, taken, confidence, _ = shown[0]
-    alt = f"{len(shown)} misclassified images; the most confident is {true} taken for {taken}, {float(confidence):.1%}."
+    _, true, taken, confidence = shown[0]
+    alt = f"{len(shown)} misclassified images; the most confident is {true} taken for {taken}, {confidence:.1%}."
     caption = "True class, → predicted class, the network's confidence in it, # the image's number in the test set."
     return Section("Misclassified images", text, (Figure(image, alt, caption, data, wide=True),))

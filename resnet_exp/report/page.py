@@ -11,8 +11,7 @@ from resnet_exp.files import read_json
 from resnet_exp.report.html import Page
 from resnet_exp.report.section import Section
 from resnet_exp.report.subject import Subject
-from resnet_exp.result import headline
-from resnet_exp.stages.interval import wilson_interval
+from resnet_exp.result import counts, headline
 
 
 def page_of(subject: Subject, sections: Sequence[Section]) -> Page:
@@ -46,10 +45,7 @@ def _facts(subject: Subject, environment: dict[str, Any]) -> dict[str, str]:
 
 
 def _accuracies(result: dict[str, Any]) -> dict[str, str]:
-    test = result["test"]
-    low, high = wilson_interval(test["correct"], test["count"])
-    counts = f"{test['correct']:,} of {test['count']:,}, 95% interval {low:.2%} to {high:.2%}"
-    facts = {"test accuracy": f"{test['accuracy']:.2%}\n{counts}"}
+    facts = {"test accuracy": f"{result['test']['accuracy']:.2%}\n{counts(result['test'])}"}
     if result["best_val_accuracy"] is not None:
         best, epoch = result["best_val_accuracy"], f"epoch {result['chosen_epoch']} of {result['epochs']}"
         facts["best validation"] = f"{best:.2%}\n{epoch}"
@@ -62,6 +58,6 @@ def _suggestion(result: dict[str, Any]) -> dict[str, str]:
 
 def _split(subject: Subject) -> str:
     info = subject.info
-    counts = {"to train on": info.num_train, "held out": info.num_val, "to test": info.num_test}
-    split = ", ".join(f"{count:,} {purpose}" for purpose, count in counts.items() if count)
+    parts = {"to train on": info.num_train, "held out": info.num_val, "to test": info.num_test}
+    split = ", ".join(f"{count:,} {purpose}" for purpose, count in parts.items() if count)
     return f"{info.name}: {split}; {info.num_classes} classes of {info.image_size}x{info.image_size} pixels"

@@ -42,6 +42,13 @@ class Predictions:
         """The probability of the class taken, `[N], float32`, 0..1."""
         return self.probabilities.max(1)
 
+    def told(self, indices: np.ndarray, class_names: Sequence[str]) -> list[tuple[int, str, str, float]]:
+        """Number, true class, predicted class and confidence of each of these images."""
+        return [
+            (int(i), class_names[self.labels[i]], class_names[self.predicted[i]], float(self.confidence[i]))
+            for i in indices
+        ]
+
     @cached_property
     def wrong(self) -> np.ndarray:
         """The misclassified images, `[M], int64`: the most confident first, then by their number."""
@@ -58,7 +65,6 @@ class Subject:
     result: dict[str, Any]  # as in result.json
     info: DatasetInfo
     seed: int
-    batch_size: int
     machine: Runtime
     model: nn.Module | None = None  # trained, on the device; None after a range test alone
     test: ImageBank | None = None
@@ -76,10 +82,10 @@ class Subject:
             raise Gap(f"{self.paths.predictions.name} is missing from the run directory")
         return Predictions.read(self.paths.predictions)
 
-    def test_images(self, indices: Sequence[int]) -> np.ndarray:
-        """The test images of these numbers, `[N, H, W, C], uint8`."""
+    def test_images(self, indices: np.ndarray) -> np.ndarray:
+        """The test images of these numbers, `[N], int64`, as pixels `[N, H, W, C], uint8`."""
         assert self.test is not None
-        return self.test.pixels(torch.tensor(indices, dtype=torch.int64))
+        return self.test.pixels(torch.from_numpy(indices))
 
     @property
     def folder(self) -> Path:

@@ -61,7 +61,7 @@ def draw_summary(subject: Subject) -> Section:
 
 
 def summarised(model: nn.Module, image: torch.Tensor) -> tuple[list[Layer], dict[str, str | int], str]:
-    """All modules in order, the totals by name, and torchinfo's table as text; the model is left as it was.
+    """All modules in order, the totals by name, both as text too; the model is left as it was.
 
     Args:
         model: any network.
@@ -72,10 +72,7 @@ def summarised(model: nn.Module, image: torch.Tensor) -> tuple[list[Layer], dict
     with measured(model) as copy, torch.no_grad():
         fields = receptive_fields(copy, image)
         names = {id(module): name for name, module in copy.named_modules()}
-        columns = ("input_size", "output_size", "num_params", "mult_adds")
-        found = torchinfo.summary(
-            copy, input_data=image, depth=100, verbose=0, col_names=columns, row_settings=("var_names", "depth")
-        )
+        found = torchinfo.summary(copy, input_data=image, depth=100, verbose=0)
         layers = [
             _layer(each, names[id(each.module)], fields) for each in found.summary_list if id(each.module) in names
         ]

@@ -66,7 +66,7 @@ def draw_tiles(
     """The tiles, row by row, on one axes.
 
     Args:
-        rows: at least one; a row may be shorter than the first.
+        rows: at least one, each with a tile; they may be of different lengths.
         heads: what stands over each column.
         sides: what stands left of each row; may have several lines.
         side_inches: room for these.
@@ -74,7 +74,7 @@ def draw_tiles(
     lines = max(len(tile.lines) for row in rows for tile in row)
     left, top = (side_inches if sides else 0.08), (0.3 if heads else 0.08)
     step_x, step_y = _SIDE + _GAP, _SIDE + _GAP + lines * _LINE
-    width, height = left + len(rows[0]) * step_x, top + len(rows) * step_y
+    width, height = left + max(map(len, rows)) * step_x, top + len(rows) * step_y
     canvas = Canvas(figsize=(width, height))
     axes = canvas.add_axes((0, 0, 1, 1))
     axes.set_xlim(0, width)
@@ -99,7 +99,7 @@ def _draw_images(
     """All images as one: hundreds of axes, or of pictures, would take seconds."""
     first = enlarged(rows[0][0].image)
     dots = len(first) / _SIDE  # pixels an inch
-    columns = len(rows[0])
+    columns = max(map(len, rows))
     whole = np.full((math.ceil(len(rows) * step_y * dots), math.ceil(columns * step_x * dots), 3), 255, np.uint8)
     for row_number, row in enumerate(rows):
         for column, tile in enumerate(row):
