@@ -94,6 +94,14 @@ def test_it_is_what_the_gradient_reaches(make, layers, size):
         assert (field.height.size, field.width.size) == footprint(model, layer, size), layer
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_it_does_not_depend_on_how_the_network_lies_in_memory(layout):
+    """Runs keep networks in channels_last, whose averages over a map torch ends with another operation."""
+    model = ResNet(num_classes=10, in_channels=3, image_size=32, width=4).to(memory_format=layout)
+    fields = fields_of(model, 32)
+    assert [fields[name][0].size for name in ("stages.3", "pool", "classifier", "")] == ["109", *["whole image"] * 3]
+
+
 def test_sides_may_differ_and_branches_join():
     class Branches(nn.Module):
         def __init__(self) -> None:

@@ -10,37 +10,26 @@ of "Solving for receptive field size" and "Computing receptive field region in i
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from resnet_exp.report.field_spread import NotUnderstoodError, Operation, Spread, hull
-
-
-def _each(value: Any, count: int) -> list[int]:
-    values = list(value) if isinstance(value, Sequence) else [value]
-    return values * count if len(values) == 1 else values
+from resnet_exp.report.field_shapes import SHAPE_RULES
+from resnet_exp.report.field_spread import NotUnderstoodError, Operation, Rule, Spread, each, hull, named, only
 
 
 def _slide(op: Operation, kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> Spread:
     """A window that slides over the last dimensions."""
     spread, count = op.first, len(kernel)
-    steps = zip(_each(stride, count), _each(padding, count), _each(dilation, count), strict=True)
+    steps = zip(each(stride, count), each(padding, count), each(dilation, count), strict=True)
     for along, size, (step, pad, dilate) in zip(spread.dims[-count:], kernel, steps, strict=True):
         if spread.is_whole(along) and len(along) != 1:
             continue
-        side = _only(along)
+        side = only(along)
         spread = spread.with_side(side, spread.sides[side].window(size, step, pad, dilate))
     return spread
-
-
-def _only(along: frozenset[int]) -> int:
-    if len(along) != 1:
-        raise NotUnderstoodError
-    return next(iter(along))
 
 
 def _convolution(op: Operation) -> Spread:
@@ -51,7 +40,7 @@ def _convolution(op: Operation) -> Spread:
 
 def _pool(op: Operation) -> Spread:
     count = 2 if "2d" in op.name else 1
-    kernel = _each(op.given["kernel_size"], count)
+    kernel = each(op.given["kernel_size"], count)
     return _slide(op, kernel, op.given["stride"] or kernel, op.given["padding"], op.given.get("dilation", 1))
 
 
@@ -65,7 +54,7 @@ def _adaptive_pool(op: Operation) -> Spread:
             continue
         if before % after:
             raise NotUnderstoodError
-        side, window = _only(spread.dims[dim]), before // after
+        side, window = only(spread.dims[dim]), before // after
         spread = spread.with_side(side, spread.sides[side].window(window, window, 0, 1))
     return spread
 
@@ -74,7 +63,7 @@ def _pad(op: Operation) -> Spread:
     spread, pads = op.first, op.given.get("pad") or op.given["padding"]
     for dim, before in zip(range(-1, -len(pads), -1), pads[::2], strict=False):
         if any(pads[-2 * dim - 2 : -2 * dim]) and not spread.is_whole(spread.dims[dim]):
-            side = _only(spread.dims[dim])
+            side = only(spread.dims[dim])
             spread = spread.with_side(side, spread.sides[side].shifted(-before))
     return spread
 
@@ -82,7 +71,7 @@ def _pad(op: Operation) -> Spread:
 def _reduce(op: Operation) -> Spread:
     given = op.given.get("dim")
     count = len(op.first.dims)
-    dims = range(count) if given is None or given == [] else _each(given, 1)
+    dims = range(count) if given is None or given == [] else each(given, 1)
     summed = op.first.summed(dims)
     return summed if len(op.shape) == count else summed.without(dims)
 
@@ -137,114 +126,29 @@ def _attention(op: Operation) -> Spread:
     return hull([(tensor.shape, spread.mixed([-2])) for tensor, spread in op.inputs], op.shape, op.image)
 
 
-def _permute(op: Operation) -> Spread:
-    return replace(op.first, dims=tuple(op.first.dims[dim] for dim in op.given["dims"]))
-
-
-def _transpose(op: Operation) -> Spread:
-    dims = list(op.first.dims)
-    a, b = op.given.get("dim0", 0), op.given.get("dim1", -1)
-    dims[a], dims[b] = dims[b], dims[a]
-    return replace(op.first, dims=tuple(dims))
-
-
-def _unsqueeze(op: Operation) -> Spread:
-    dim = op.given["dim"] % len(op.shape)
-    return replace(op.first, dims=(*op.first.dims[:dim], frozenset(), *op.first.dims[dim:]))
-
-
-def _squeeze(op: Operation) -> Spread:
-    size = op.first_shape
-    dims = range(len(size)) if op.given.get("dim") is None else _each(op.given["dim"], 1)
-    return op.first.without([dim for dim in dims if size[dim] == 1])
-
-
-def _view(op: Operation) -> Spread:
-    """A reshape: dimensions that keep their size keep what they run along; those that are joined run along all."""
-    spread, old, new = op.first, list(op.first_shape), list(op.shape)
-    dims: list[frozenset[int]] = []
-    i = j = 0
-    while j < len(new):
-        if i < len(old) and old[i] == new[j]:
-            dims.append(spread.dims[i])
-            i, j = i + 1, j + 1
-        elif new[j] == 1:
-            dims.append(frozenset())
-            j += 1
-        elif old[i] == 1:
-            i += 1
-        else:
-            i_end, j_end = _equal_products(old, new, i, j)
-            along = frozenset().union(*(spread.dims[k] for k in range(i, i_end) if old[k] > 1))
-            if j_end - j > 1 and not spread.is_whole(along):
-                raise NotUnderstoodError  # the map is cut up
-            dims.extend([along] * (j_end - j))
-            i, j = i_end, j_end
-    return replace(spread, dims=tuple(dims))
-
-
-def _equal_products(old: Sequence[int], new: Sequence[int], i: int, j: int) -> tuple[int, int]:
-    """The ends of the shortest runs from i and from j that hold equally many elements."""
-    i_end, j_end = i + 1, j + 1
-    while (a := math.prod(old[i:i_end])) != (b := math.prod(new[j:j_end])):
-        i_end, j_end = (i_end + 1, j_end) if a < b else (i_end, j_end + 1)
-    return i_end, j_end
-
-
-def _slice(op: Operation) -> Spread:
-    dim, size = op.given["dim"], op.first_shape[op.given["dim"]]
-    start, _, step = slice(op.given["start"], None, op.given["step"]).indices(size)
-    spread, along = op.first, op.first.dims[dim]
-    if (start, step) == (0, 1) or spread.is_whole(along):
-        return spread
-    side = _only(along)
-    moved = spread.sides[side].shifted(start)
-    return spread.with_side(side, replace(moved, stride=moved.step * step))
-
-
-def _take(op: Operation) -> Spread:
-    """Parts of a tensor, or one position, along a dimension where they are all alike."""
-    if not op.first.is_whole(op.first.dims[dim := op.given["dim"]]):
-        raise NotUnderstoodError
-    return op.first.without([dim]) if len(op.shape) < len(op.first.dims) else op.first
-
-
 def _keep(op: Operation) -> Spread:
     return op.first
 
 
-Rule = Callable[[Operation], Spread]
-
-
-def _named(rule: Rule, names: str) -> dict[str, Rule]:
-    return dict.fromkeys(names.split(), rule)
-
-
 RULES: dict[str, Rule] = {
-    **_named(_convolution, "convolution"),
-    **_named(_pool, "max_pool2d_with_indices avg_pool2d max_pool1d_with_indices avg_pool1d max_pool2d"),
-    **_named(_adaptive_pool, "_adaptive_avg_pool2d adaptive_max_pool2d"),
-    **_named(_pad, "constant_pad_nd reflection_pad2d replication_pad2d"),
-    **_named(_reduce, "mean sum amax amin max min logsumexp var std linalg_vector_norm"),
-    **_named(_mix, "_softmax _log_softmax _safe_softmax"),
-    **_named(_cat, "cat"),
-    **_named(_stack, "stack"),
-    **_named(_copy, "copy"),
-    **_named(_product, "mm addmm bmm baddbmm"),
-    **_named(_attention, "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
+    **SHAPE_RULES,
+    **named(_convolution, "convolution"),
+    **named(_pool, "max_pool2d_with_indices avg_pool2d max_pool1d_with_indices avg_pool1d max_pool2d"),
+    **named(_adaptive_pool, "_adaptive_avg_pool2d adaptive_max_pool2d"),
+    **named(_pad, "constant_pad_nd reflection_pad2d replication_pad2d"),
+    **named(_reduce, "mean sum amax amin max min logsumexp var std linalg_vector_norm"),
+    **named(_mix, "_softmax _log_softmax _safe_softmax"),
+    **named(_cat, "cat"),
+    **named(_stack, "stack"),
+    **named(_copy, "copy"),
+    **named(_product, "mm addmm bmm baddbmm"),
+    **named(_attention, "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
                          "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention"),
-    **_named(_permute, "permute"),
-    **_named(_transpose, "transpose t"),
-    **_named(_unsqueeze, "unsqueeze"),
-    **_named(_squeeze, "squeeze"),
-    **_named(_view, "view _unsafe_view"),
-    **_named(_slice, "slice"),
-    **_named(_take, "select split split_with_sizes unbind"),
-    **_named(_keep, "native_batch_norm cudnn_batch_norm miopen_batch_norm _batch_norm_with_update "
+    **named(_keep, "native_batch_norm cudnn_batch_norm miopen_batch_norm _batch_norm_with_update "
                     "_native_batch_norm_legit _native_batch_norm_legit_no_training native_layer_norm "
                     "native_group_norm _fused_rms_norm native_dropout native_channel_shuffle detach alias "
                     "contiguous _to_copy"),
-    **_named(_join, "expand hardswish hardsigmoid hardtanh"),  # torch does not tag the last ones as pointwise
+    **named(_join, "expand hardswish hardsigmoid hardtanh"),  # torch does not tag the last ones as pointwise
 }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -144,3 +144,28 @@ def _anywhere(extent: Extent, pixels: int) -> Extent:
     if math.isinf(extent.low) or (extent.low <= 0 and extent.high >= pixels - 1):
         return WHOLE
     raise NotUnderstoodError
+
+
+def each(value: Any, count: int) -> list[int]:
+    """One number for each of so many dimensions; one that stands alone is for all."""
+    values = list(value) if isinstance(value, Sequence) else [value]
+    return values * count if len(values) == 1 else values
+
+
+def only(along: frozenset[int]) -> int:
+    """The one side of the image that a dimension runs along.
+
+    Raises:
+        NotUnderstoodError: it runs along none, or both.
+    """
+    if len(along) != 1:
+        raise NotUnderstoodError
+    return next(iter(along))
+
+
+Rule = Callable[[Operation], Spread]
+
+
+def named(rule: Rule, names: str) -> dict[str, Rule]:
+    """The rule by each of these operations' names."""
+    return dict.fromkeys(names.split(), rule)
