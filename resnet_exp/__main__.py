@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -17,9 +17,16 @@ from resnet_exp.command_line import CONF, check
 from resnet_exp.config import typed
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.redact import redact
+from resnet_exp.sweeps import grid, study
+from resnet_exp.sweeps.job import run_job, signal_as_ctrl_c
+from resnet_exp.sweeps.ledger import Ledger
+
+# What Hydra itself may make of a config: `hydra.callbacks`, `hydra.job_logging`. Launchers, sweepers and our plug-ins
+# are held against lists of their own.
+_TARGETS = ("resnet_exp.sweeps.callback.SweepCallback", "logging.*")
 
 
-@hydra.main(config_path=str(CONF), config_name="config")
+@hydra.main(config_path=str(CONF), config_name="config", execution_whitelist=_TARGETS)
 def _hydra_main(cfg: DictConfig) -> float | None:
     try:
         return _run(cfg)
@@ -35,6 +42,11 @@ def _run(cfg: DictConfig) -> float | None:
     overrides = list(job.overrides.task)
     config = typed(cfg, overrides, job.runtime.choices)
     build.check_schedule(config)
+    ledger = Ledger.of_this_process() if job.mode == RunMode.MULTIRUN else None
+    if ledger is not None:
+        return run_job(config, ledger)
+    if config.is_set("sweep"):
+        raise ConfigError("sweep.* would be ignored: one run is no sweep; add --multirun, or leave it out")
     command = redact(shlex.join(["python", "-m", "resnet_exp", *overrides]))
     # torch is imported from here on: a wrong value above costs a second.
     if config.task in ("evaluate", "predict"):
@@ -56,7 +68,9 @@ def _run(cfg: DictConfig) -> float | None:
 
 def main() -> None:
     """Runs the command line. It exits with 0; 2: a setting cannot work; 1: the run failed; 130: interrupted."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal_as_ctrl_c()
+    for sweeper in (grid.GridSweeper, study.StudySweeper):
+        Plugins.instance().register(sweeper)
     try:
         check(sys.argv[1:])
         _hydra_main()
@@ -64,11 +78,6 @@ def main() -> None:
         _exit(str(error), 2)
     except KeyboardInterrupt:
         _exit("interrupted; the same command goes on from the last checkpoint", 130)
-
-
-def _interrupt(*_: Any) -> None:
-    """SIGTERM ends a run as Ctrl-C does: its status is recorded."""
-    raise KeyboardInterrupt
 
 
 def _exit(message: str, code: int) -> NoReturn:

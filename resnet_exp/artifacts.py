@@ -121,8 +121,8 @@ def keep_predictions(logits: Tensor, labels: Tensor, tested: Evaluation, info: D
     record.file(record.paths.root / "confusion_matrix.json", confusion)
 
 
-def keep_model(config: Config, data: Data, model: nn.Module, record: Record) -> None:
-    """Writes the weights as safetensors with all that using them needs, and the network as an MLflow model."""
+def keep_model(config: Config, data: Data, model: nn.Module, record: Record, *, for_mlflow: bool) -> None:
+    """Writes the weights as safetensors with all that using them needs, and `for_mlflow` as an MLflow model."""
     info = data.info
     metadata = {
         "class_names": info.class_names,
@@ -135,11 +135,13 @@ def keep_model(config: Config, data: Data, model: nn.Module, record: Record) -> 
     # Under one key: safetensors writes several in any order, and equal networks would be unequal files.
     save_file(weights, record.paths.model, {"resnet_exp": json.dumps(metadata, sort_keys=True)})
     record.file(record.paths.model)
-    if config.tracker.kind == "mlflow":
-        _keep_mlflow_model(model, (info.in_channels, info.image_size, info.image_size), record)
+    if for_mlflow and config.tracker.kind == "mlflow":
+        keep_mlflow_model(model, info, record)
 
 
-def _keep_mlflow_model(model: nn.Module, input_shape: tuple[int, int, int], record: Record) -> None:
+def keep_mlflow_model(model: nn.Module, info: DatasetInfo, record: Record) -> None:
+    """Writes the network as an MLflow model, where torch.export can follow it."""
+    input_shape = (info.in_channels, info.image_size, info.image_size)
     from resnet_exp.tracking.network import export_network
 
     try:

@@ -111,12 +111,13 @@ def source(config: Config) -> DataSource:
     return _make("data", config)
 
 
-def tracker(config: Config, paths: RunPaths) -> Tracker:
-    """The mirror of the run's journal."""
+def tracker(config: Config, paths: RunPaths, label: str = "") -> Tracker:
+    """The mirror of the run's journal; a label begins the name of a new MLflow run."""
     if config.tracker.kind == "none":
         return NullTracker()
     settings = config.tracker
-    return MlflowTracker(paths, uri=settings.store, experiment=settings.page, run_name=paths.root.name)
+    run_name = f"{label} {paths.root.name}".lstrip()
+    return MlflowTracker(paths, uri=settings.store, experiment=settings.page, run_name=run_name)
 
 
 def model(config: Config, info: DatasetInfo) -> Any:

@@ -21,6 +21,7 @@ from resnet_exp.settings import (
     RangeTestConfig,
     ReportConfig,
     SplitConfig,
+    SweepConfig,
     TopLevelConfig,
     TrackerConfig,
     TrainConfig,
@@ -37,7 +38,7 @@ PACKAGES = {
     "scheduler": "resnet_exp.schedulers",
 }
 GROUPS = tuple(PACKAGES)
-_CORE_GROUPS = ("range_test", "train", "report", "tracker")
+_CORE_GROUPS = ("range_test", "train", "report", "tracker", "sweep")
 NO_OPTIMIZER_LR = "optimizer.lr: optimizers have no lr here; set scheduler.max_lr (a number, or find)"
 # What the run tells a plug-in beside its settings.
 GIVEN = {"model": ("num_classes", "in_channels", "image_size")}
@@ -62,6 +63,7 @@ class Config:
     train: TrainConfig
     report: ReportConfig
     tracker: TrackerConfig
+    sweep: SweepConfig
     plugins: dict[str, dict[str, Any]]  # by group; what each plug-in is made of
     plugin_folders: tuple[Path, ...]  # the user's own
     plugin_modules: tuple[str, ...]  # in these folders: what a `_target_` may name beside our packages
@@ -122,6 +124,7 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, 
         train=from_values(TrainConfig, "train.", tree["train"]),
         report=from_values(ReportConfig, "report.", tree["report"]),
         tracker=from_values(TrackerConfig, "tracker.", tree["tracker"]),
+        sweep=from_values(SweepConfig, "sweep.", tree["sweep"]),
         plugins=plugins,
         plugin_folders=tuple(folders),
         plugin_modules=modules,

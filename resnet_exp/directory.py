@@ -28,11 +28,13 @@ class RunDirectory:
 
 
 @contextmanager
-def open_run_directory(output_dir: str, title: str, signature: str, rerun: bool) -> Iterator[RunDirectory]:
+def open_run_directory(
+    output_dir: str, title: str, signature: str, rerun: bool, code_digest: str | None = None
+) -> Iterator[RunDirectory]:
     """The directory `<output_dir>/<title>-<signature>`, made where it is new; no other process has it meanwhile.
 
     A finished run's is returned with its result; with `rerun` a new one beside it, numbered from 2, unless the newest
-    of these is unfinished and goes on.
+    of these is unfinished and goes on. With a `code_digest` those that were begun by other code are passed over.
 
     Raises:
         ConfigError: the directory cannot be made.
@@ -40,7 +42,7 @@ def open_run_directory(output_dir: str, title: str, signature: str, rerun: bool)
     """
     root = Path(output_dir).absolute() / f"{title}-{signature}"
     number = 1
-    while rerun and _result(_numbered(root, number)) is not None:
+    while _is_passed_over(_numbered(root, number), rerun, code_digest):
         number += 1
     paths = RunPaths(_numbered(root, number))
     try:
@@ -52,6 +54,15 @@ def open_run_directory(output_dir: str, title: str, signature: str, rerun: bool)
     with _held(paths.root):
         is_new = not paths.environment.exists()  # the last file that a new run begins with
         yield RunDirectory(paths, is_new, _result(paths.root))
+
+
+def find_run(output_dir: str, title: str, signature: str, code_digest: str) -> tuple[RunPaths, dict[str, Any] | None]:
+    """Where a sweep's run of this signature and code is, or would be, and its result if it has finished."""
+    root = Path(output_dir).absolute() / f"{title}-{signature}"
+    number = 1
+    while _is_passed_over(_numbered(root, number), False, code_digest):
+        number += 1
+    return RunPaths(_numbered(root, number)), _result(_numbered(root, number))
 
 
 @contextmanager
@@ -82,6 +93,12 @@ def _held(root: Path) -> Iterator[None]:
         except BlockingIOError:
             raise RunError(f"{root} is being worked on by another process; wait for it, or stop it") from None
         yield
+
+
+def _is_passed_over(root: Path, rerun: bool, code_digest: str | None) -> bool:
+    environment = read_json(RunPaths(root).environment)
+    other_code = code_digest is not None and environment is not None and environment["code_digest"] != code_digest
+    return other_code or (rerun and _result(root) is not None)
 
 
 def _numbered(root: Path, number: int) -> Path:

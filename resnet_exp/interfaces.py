@@ -5,6 +5,7 @@ Nothing here imports torch: a config can be checked against these in a fraction 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,21 @@ class ConfigError(ValueError):
 
 class RunError(RuntimeError):
     """A run that cannot go on for a reason its user can act on; the message says which."""
+
+
+class Pruned(Exception):
+    """A run that its sweep gave up as poor; what it has done is kept."""
+
+
+@dataclass(frozen=True)
+class SweepPart:
+    """What a run is told by the sweep that it is part of."""
+
+    label: str  # what tells it from the others; begins its MLflow run's name
+    tags: Mapping[str, str]  # of its MLflow run, such as who its parent is
+    keep_mlflow_model: bool
+    begun: Callable[[Path], None]  # told of the run directory before anything is computed
+    measured: Callable[[int, float | None], None]  # told of the objective after each epoch; may raise Pruned
 
 
 @dataclass(frozen=True)

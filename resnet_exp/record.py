@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 
 from resnet_exp.config import Config, flat
 from resnet_exp.files import write_durably, write_json
-from resnet_exp.interfaces import DatasetInfo, RunError, RunPaths, Tracker
+from resnet_exp.interfaces import DatasetInfo, Pruned, RunError, RunPaths, Tracker
 from resnet_exp.journal import Journal, read
 from resnet_exp.result import headline, once_metrics
 from resnet_exp.stages.train import Epoch
@@ -25,12 +26,19 @@ class Record:
         self._command, self._is_new, self._mirrored = "", True, False
         self.link: str | None = None  # to the tracker's page of the run, once it has ended
 
-    def begin(self, config: Config, environment: dict[str, Any], command: str, is_new: bool) -> None:
-        """Writes what a new run starts from, and of one that goes on what is different now."""
+    def begin(
+        self,
+        config: Config,
+        environment: dict[str, Any],
+        command: str,
+        is_new: bool,
+        tags: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Writes what a new run starts from, and of one that goes on what is different now; with further tags."""
         self._command, self._is_new = command, is_new
         if is_new:
             # Of what is drawn the config tells; among the params it would only hide those that runs differ by.
-            self.journal.params({k: v for k, v in flat(config.tree).items() if not k.startswith("report.")})
+            self.journal.params({k: v for k, v in flat(config.tree).items() if not k.startswith(("report.", "sweep."))})
             write_durably(self.paths.config, yaml.safe_dump(config.tree, sort_keys=False).encode())
             self.journal.artifact(self.paths.config)
             self.file(self.paths.environment, environment)
@@ -46,6 +54,7 @@ class Record:
             "task": config.task,
             **_of_training(config),
             "mlflow.note.content": f"running\n\n`{command}`",
+            **tags,
         }
         self.journal.tags({key: value for key, value in known.items() if value is not None})
         if not is_new:  # its page is there already, and must not stay as a kill left it
@@ -154,6 +163,9 @@ def recorded(paths: RunPaths, tracker: Tracker) -> Iterator[Record]:
             yield record
         except KeyboardInterrupt:
             journal.status("KILLED", "interrupted")
+            raise
+        except Pruned as reason:
+            journal.status("KILLED", str(reason))
             raise
         except BaseException as error:
             journal.status("FAILED", f"{type(error).__name__}: {error}")

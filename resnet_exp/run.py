@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,14 +14,15 @@ from resnet_exp import artifacts, build, randomness, result, runtime, telling
 from resnet_exp.checkpoint import Checkpoints
 from resnet_exp.config import Config
 from resnet_exp.console import Console
-from resnet_exp.data.bank import Batch, in_order, num_batches, shuffled
-from resnet_exp.data.prepare import Data, prepare
+from resnet_exp.data.bank import Batch, endless, in_order, num_batches, shuffled
+from resnet_exp.data.prepare import Data, prepare, resident
 from resnet_exp.data.split import check_fit
 from resnet_exp.directory import open_run_directory
 from resnet_exp.engine import Learner, check_momentum, infer
-from resnet_exp.files import read_json, write_json
-from resnet_exp.interfaces import ConfigError, RunError, Schedule
+from resnet_exp.files import read_json
+from resnet_exp.interfaces import ConfigError, RunError, Schedule, SweepPart
 from resnet_exp.max_lr import max_lr_of
+from resnet_exp.memo import range_test_memo
 from resnet_exp.record import Record, recorded
 from resnet_exp.report.section import Section
 from resnet_exp.report.subject import Subject
@@ -45,16 +44,19 @@ class _Run:
     environment: dict[str, Any]
     record: Record
     console: Console
+    part: SweepPart | None  # of a sweep, if it is one
 
 
-def run(config: Config, command: str) -> float | None:
+def run(config: Config, command: str, part: SweepPart | None = None) -> float | None:
     """Runs what the config says, or what is left of it; returns the objective for a sweep.
 
     That is the best validation accuracy; with `data.validation=test` the last epoch's test accuracy; with `none`
-    nothing honest is there to choose by, and it is None. For `task=range_test` it is the suggested LR.
+    nothing honest is there to choose by, and it is None. For `task=range_test` it is the suggested LR. As part of a
+    sweep, what other code has begun or finished is left alone, and a new run begun beside it.
 
     Raises:
         ConfigError: a setting that cannot work; nothing was computed.
+        Pruned: its sweep gave it up.
         RunError: the run cannot go on; what it has done is kept, and the same command goes on.
     """
     start = time.time()
@@ -69,16 +71,19 @@ def run(config: Config, command: str) -> float | None:
     identity = plugins.source.identity()
     environment = runtime.environment(machine, config.plugin_folders)
     title, run_signature = config.title, signature(config, identity, machine.precision)
-    with open_run_directory(config.output_dir, title, run_signature, config.rerun) as directory:
-        tracker = build.tracker(config, directory.paths)
+    code = environment["code_digest"] if part else None
+    with open_run_directory(config.output_dir, title, run_signature, config.rerun, code) as directory:
+        tracker = build.tracker(config, directory.paths, part.label if part else "")
+        if part:
+            part.begun(directory.paths.root)
         telling.tell_changed(read_json(directory.paths.environment) or environment, environment, console)
         if directory.result is not None:
             return telling.tell_finished(directory, config, tracker, console)
         telling.tell_plan(config, machine, directory, console)
 
         with recorded(directory.paths, tracker) as record:
-            record.begin(config, environment, command, directory.is_new)
-            this = _Run(config, plugins, identity, machine, environment, record, console)
+            record.begin(config, environment, command, directory.is_new, part.tags if part else {})
+            this = _Run(config, plugins, identity, machine, environment, record, console, part)
             data = _prepare(this)
             record.mirror()
             found = _find_max_lr(this, data)
@@ -91,7 +96,7 @@ def run(config: Config, command: str) -> float | None:
                 artifacts.keep_steps(training, record)
                 model = learner.model
                 tested = _test(this, data, model)
-                artifacts.keep_model(config, data, model, record)
+                artifacts.keep_model(config, data, model, record, for_mlflow=part is None or part.keep_mlflow_model)
                 outcome = result.of_training(config, data.info, found, schedule, training, tested)
             outcome = record.finish(outcome, time.time() - start)
             sections = _report(this, data, model, outcome)
@@ -103,7 +108,8 @@ def run(config: Config, command: str) -> float | None:
 def _prepare(this: _Run) -> Data:
     """The data, split and on the device; the model takes them."""
     config, plugins = this.config, this.plugins
-    data = prepare(
+    prepared = resident if this.part else prepare  # the jobs of a sweep share the images
+    data = prepared(
         plugins.source,
         config.short_names["data"],
         config.split,
@@ -131,20 +137,20 @@ def _find_max_lr(this: _Run, data: Data) -> RangeTest | None:
         return None
     # Of the images their bytes count, not only their names and sizes: another run's sweeps were made on these.
     key = range_test_signature(config, f"{this.identity} {data.digests['train']}", this.environment)
-    memo = Path(config.output_dir) / "range_tests" / f"{key}.json"
-    known = _usable(read_json(paths.range_test)) or read_json(memo)
-    if known:
-        found = RangeTest.from_json(known)
-    else:
-        with runtime.untouched_randomness():
-            found = range_test(
-                lambda schedule: _learner(this, data, schedule),
-                lambda repeat: _endless(this, data, repeat),
-                config.range_test,
-                data.info.num_classes,
-                this.console.progress,
-            )
-        write_json(memo, found.to_json())
+    with range_test_memo(config.output_dir, key, lambda: telling.tell_waiting(this.console)) as memo:
+        known = _usable(read_json(paths.range_test)) or memo.known
+        if known:
+            found = RangeTest.from_json(known)
+        else:
+            with runtime.untouched_randomness():
+                found = range_test(
+                    lambda schedule: _learner(this, data, schedule),
+                    lambda repeat: _endless(this, data, repeat),
+                    config.range_test,
+                    data.info.num_classes,
+                    this.console.progress,
+                )
+            memo.keep(found.to_json())
     max_lr = max_lr_of(config, this.plugins, data.info, found) if config.task == "train" else None
     min_lr = this.plugins.scheduler.first_lr(max_lr) if max_lr else None
     draw = config.report.range_test
@@ -199,6 +205,8 @@ def _train(this: _Run, data: Data, learner: Learner) -> Training:
     def on_epoch(epoch: Epoch, best: bool) -> None:
         this.record.epoch(epoch, result.MEASURED[config.split.validation])
         table.row(epoch, best)
+        if this.part:
+            this.part.measured(epoch.epoch, epoch.val_accuracy)
 
     with this.console.progress("training", images * config.train.epochs, images * done) as advance:
         return train(
@@ -250,7 +258,6 @@ def _report(this: _Run, data: Data, model: nn.Module | None, outcome: dict[str, 
 
 
 def _endless(this: _Run, data: Data, repeat: int) -> Iterator[Batch]:
-    """Training batches of a range test's repeat: epoch after epoch, in an order of its own."""
+    """Training batches of a range test's repeat, in an order of its own."""
     seed = randomness.mix(this.config.seed, randomness.RANGE_TEST, repeat)
-    for epoch in itertools.count(1):
-        yield from shuffled(data.train, this.plugins.augmentation, this.config.train.batch_size, seed, epoch)
+    return endless(data.train, this.plugins.augmentation, this.config.train.batch_size, seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import os
 import platform
@@ -128,12 +129,16 @@ def environment(runtime: Runtime, plugin_folders: Sequence[Path] = ()) -> dict[s
         "cuda": torch.version.cuda if runtime.device.type == "cuda" else None,
         "cudnn": torch.backends.cudnn.version() if runtime.device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
-        **code_state(plugin_folders),
+        **code_state(*plugin_folders),
     }
 
 
-def code_state(plugin_folders: Sequence[Path] = ()) -> dict[str, Any]:
-    """The package's version, a digest of all modules; in a git checkout its commit, and whether that was changed."""
+@functools.cache
+def code_state(*plugin_folders: Path) -> dict[str, Any]:
+    """The package's version, a digest of all modules; in a git checkout its commit, and whether that was changed.
+
+    As it was when the process first asked: what is edited while runs go on is not what they run.
+    """
     here = Path(__file__).resolve().parent
     # An installed package may lie within somebody's own checkout, whose commit says nothing of this code.
     ours = _git(here, "ls-files", "--error-unmatch", Path(__file__).name)

@@ -121,6 +121,21 @@ class ReportConfig:
             raise ConfigError("report.gradcam_layers=[]: names of modules are needed, or null to have them found")
 
 
+@dataclass
+class SweepConfig:
+    """`sweep`: what all jobs of a sweep share."""
+
+    seeds: list[Annotated[int, Ge(0)]] | None
+    dry_run: bool
+    max_failures: Count | None
+    pruner: Literal["none", "median", "hyperband"]
+    job: Annotated[int, Ge(0)] | None
+
+    def __post_init__(self) -> None:
+        if self.seeds is not None and (not self.seeds or len(set(self.seeds)) < len(self.seeds)):
+            raise ConfigError(f"sweep.seeds={self.seeds}: whole numbers that differ are needed, such as [0,1,2]")
+
+
 _NEEDED = {
     "checkpoint": "a run directory, or its model.safetensors",
     "images": "an image, or a folder of images",

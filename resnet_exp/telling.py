@@ -109,6 +109,11 @@ def tell_data(info: DatasetInfo, validation: str, console: Console) -> None:
         console.warn(MEASURED_ON_TEST)
 
 
+def tell_waiting(console: Console) -> None:
+    """Says that another process makes the range test that this run needs."""
+    console.line("  waits for the same LR range test, which another run is making")
+
+
 def tell_range_test(found: RangeTest, max_lr: float | None, console: Console, *, reused: bool) -> None:
     """Says what the range test suggests, what the schedule makes of it, and what the other rules would have taken."""
     verdict = found.verdict

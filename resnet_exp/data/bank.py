@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import repeat
@@ -149,6 +150,12 @@ def shuffled(bank: ImageBank, augmentation: Augmentation, batch_size: int, seed:
     order = randomness.permutation(len(bank), seed, randomness.ORDER, epoch, device=bank.store)
     for indices in order.split(batch_size):
         yield bank.batch(indices, augmentation, seed, randomness.VIEW, epoch)
+
+
+def endless(bank: ImageBank, augmentation: Augmentation, batch_size: int, seed: int) -> Iterator[Batch]:
+    """Epoch after epoch, each in its random order."""
+    for epoch in itertools.count(1):
+        yield from shuffled(bank, augmentation, batch_size, seed, epoch)
 
 
 def in_order(bank: ImageBank, batch_size: int) -> Iterator[Batch]:

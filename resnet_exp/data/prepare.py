@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import OrderedDict
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
@@ -63,3 +65,19 @@ def prepare(
     }
     digests = {which: digest(images) for which, images in splits.items()}
     return Data(info, normalisation, digests, banks["train"], banks.get("val"), banks["test"])
+
+
+_RESIDENT: OrderedDict[str, Data] = OrderedDict()
+_MOST_RESIDENT = 4  # the seeds of a sweep take turns, and each splits the images in its own way
+
+
+def resident(source: DataSource, name: str, settings: SplitConfig, **how: Any) -> Data:
+    """The same as `prepare`, kept for the next run of this process: nothing that runs changes it."""
+    quiet = {key: value for key, value in how.items() if key != "progress"}
+    key = repr((type(source), source.identity(), name, asdict(settings), sorted(quiet.items(), key=str)))
+    if key not in _RESIDENT:
+        while len(_RESIDENT) >= _MOST_RESIDENT:
+            _RESIDENT.popitem(last=False)
+        _RESIDENT[key] = prepare(source, name, settings, **how)
+    _RESIDENT.move_to_end(key)
+    return _RESIDENT[key]

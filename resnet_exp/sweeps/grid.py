@@ -1,0 +1,56 @@
+"""Every combination of the swept values, in order (`hydra/sweeper=grid`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from resnet_exp.ignored import key_of
+from resnet_exp.interfaces import ConfigError
+from resnet_exp.sweeps.launching import Jobs
+from resnet_exp.sweeps.plan import settings, space_of
+
+
+class GridSweeper(Sweeper):
+    """Hydra's basic sweeper, but that jobs which have finished are not run again, and one that fails stops no other.
+
+    Args:
+        params: values by key, as on the command line, which comes first.
+    """
+
+    def __init__(self, params: DictConfig | None = None) -> None:
+        self._params = {str(key): values for key, values in (params or {}).items()}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Makes the launcher."""
+        self._config = config
+        self._jobs = Jobs(hydra_context, task_function, config)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Runs what is left of the grid; returns its jobs."""
+        points = self._points(arguments)
+        planned = [self._jobs.plan(number, point, overrides) for number, (point, overrides) in enumerate(points)]
+        if settings(self._config).dry_run:
+            from resnet_exp.sweeps.dry_run import tell_plan
+
+            configs = [self._jobs.compose(number, overrides) for number, (_, overrides) in enumerate(points)]
+            return tell_plan(planned, configs)
+        return self._jobs.run(planned)
+
+    def _points(self, arguments: Sequence[str]) -> list[tuple[dict[str, str], list[str]]]:
+        """Each point with the overrides of its job."""
+        space = space_of(self._config, arguments)
+        texts = [f"{key}={values}" for key, values in self._params.items()] + list(arguments)
+        overrides = OverridesParser.create(self._jobs.config_loader).parse_overrides(texts)
+        try:
+            (jobs,) = BasicSweeper.split_arguments(overrides, None)
+        except HydraException as error:
+            raise ConfigError(f"{error}; hydra/sweeper=study proposes points of an interval") from error
+        return [({key_of(one): one.partition("=")[2] for one in job if key_of(one) in space}, job) for job in jobs]

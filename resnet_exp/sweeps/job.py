@@ -1,0 +1,164 @@
+"""A job of a sweep: a point, run with each seed, and told to the ledger as it goes."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from resnet_exp.command_line import CONF
+from resnet_exp.config import Config
+from resnet_exp.files import read_json
+from resnet_exp.ignored import key_of
+from resnet_exp.interfaces import ConfigError, Pruned, RunError, SweepPart
+from resnet_exp.settings import ReportConfig, from_values
+from resnet_exp.sweeps.ledger import Job, Ledger, SeedRun
+from resnet_exp.sweeps.plan import command_of, config_hash
+
+
+def run_job(config: Config, ledger: Ledger) -> float | None:
+    """Runs a job and returns its objective, the mean over its seeds; None where it was not to be begun any more.
+
+    A point that has finished is not run again. Whatever becomes of the job, the ledger tells it, and an error that
+    leaves here holds neither images nor networks.
+
+    Raises:
+        RunError: it failed; the message is the reason.
+        Pruned: its sweep gave it up.
+    """
+    signal_as_ctrl_c()
+    facts = ledger.facts
+    point = {key_of(text): text.partition("=")[2] for text in config.overrides if key_of(text) in facts["space"]}
+    number = ledger.number_of(point) if config.sweep.job is None else config.sweep.job
+    with ledger.held(number):
+        job = _taken_up(ledger, number, point, config)
+        if job.status == "finished":
+            return job.objective
+        if _too_many_failures(ledger, config):
+            return None
+        job = ledger.write(replace(job, status="running", reason=None, attempts=job.attempts + 1))
+        error = _run_seeds(config, job, ledger)
+    if error is not None:
+        raise error
+    return ledger.job(number).objective
+
+
+def _taken_up(ledger: Ledger, number: int, point: dict[str, str], config: Config) -> Job:
+    if ledger.has(number):
+        return ledger.job(number)
+    command = shlex.join(["python", "-m", "resnet_exp", *command_of(config.overrides)])
+    return ledger.write(Job(number, point, command))
+
+
+def _too_many_failures(ledger: Ledger, config: Config) -> bool:
+    most = config.sweep.max_failures
+    return most is not None and sum(job.status == "failed" for job in ledger.jobs()) >= most
+
+
+def _run_seeds(config: Config, job: Job, ledger: Ledger) -> Exception | None:
+    """The job done and told; what it ended with is made anew, so that no traceback keeps its images alive."""
+    status, reason, error = "finished", None, None
+    try:
+        if job.config_hash not in (None, config_hash(config)):
+            raise ConfigError("the config is not the one that was planned: a yaml was edited meanwhile; begin again")
+        for seed in config.sweep.seeds or [config.seed]:
+            job = _run_seed(config, seed, job, ledger)
+    except KeyboardInterrupt:
+        ledger.write(replace(ledger.job(job.number), status="interrupted", reason="interrupted"))
+        raise
+    except Pruned as pruned:
+        status, reason, error = "pruned", str(pruned), Pruned(str(pruned))
+    except (ConfigError, RunError) as known:
+        status, reason = "failed", str(known)
+    except BaseException as unknown:  # SystemExit too: a job that exits must not take the sweep along
+        traceback.print_exc()
+        status, reason = "failed", f"{type(unknown).__name__}: {unknown}"
+    ledger.write(replace(ledger.job(job.number), status=status, reason=reason))
+    return RunError(reason) if status == "failed" else error
+
+
+def _run_seed(config: Config, seed: int, job: Job, ledger: Ledger) -> Job:
+    """The job with its run of this seed."""
+    from resnet_exp.run import run
+
+    one = _of_seed(config, seed)
+    command = shlex.join(["python", "-m", "resnet_exp", *one.overrides])
+    begun = SeedRun(seed, root="", status="running")
+    started = time.time()
+
+    def on_begun(root: Path) -> None:
+        nonlocal begun
+        finished = (root / "result.json").exists()
+        begun = replace(begun, root=str(root), reused=finished)
+        ledger.write(ledger.job(job.number).with_run(begun))
+
+    label = job.label if config.sweep.seeds is None else f"{job.label} seed={seed}"
+    tags = {"mlflow.parentRunId": parent} if (parent := parent_run_id(ledger)) else {}
+    whole = config.is_set("report")  # asked for: else the winner alone gets a report and an MLflow model
+    part = SweepPart(label, tags, whole, on_begun, _pruning(config, seed, job, ledger))
+    try:
+        objective = run(one if whole else _without_report(one), command, part)
+    except BaseException as error:
+        status = "pruned" if isinstance(error, Pruned) else "failed"
+        if not isinstance(error, KeyboardInterrupt):
+            ended = replace(begun, status=status, seconds=time.time() - started)
+            ledger.write(ledger.job(job.number).with_run(ended))
+        raise
+    result: Any = read_json(Path(begun.root) / "result.json")
+    accuracy = result["test"]["accuracy"] if "test" in result else None
+    told = replace(begun, status="finished", objective=objective, test_accuracy=accuracy, seconds=result["seconds"])
+    job = ledger.job(job.number).with_run(told)
+    if seed == _first_seed(config):  # of a run that was finished before nothing was reported epoch by epoch
+        curve = {str(epoch["epoch"]): epoch["val_accuracy"] for epoch in result.get("history", ())}
+        job = replace(job, curve={epoch: value for epoch, value in curve.items() if value is not None})
+    return ledger.write(job)
+
+
+def _of_seed(config: Config, seed: int) -> Config:
+    overrides = tuple(text for text in command_of(config.overrides) if key_of(text) != "seed")
+    if config.sweep.seeds is not None or config.is_set("seed"):
+        overrides = (*overrides, f"seed={seed}")
+    return replace(config, seed=seed, overrides=overrides, tree={**config.tree, "seed": seed})
+
+
+def _without_report(config: Config) -> Config:
+    report = yaml.safe_load((CONF / "report" / "none.yaml").read_text())
+    nothing: ReportConfig = from_values(ReportConfig, "report.", report)
+    return replace(config, report=nothing, tree={**config.tree, "report": report})
+
+
+def _pruning(config: Config, seed: int, job: Job, ledger: Ledger) -> Callable[[int, float | None], None]:
+    """What looks at each epoch's objective: the pruner at the first seed, nobody at the others."""
+    if config.sweep.pruner == "none" or seed != _first_seed(config):
+        return lambda epoch, objective: None
+    from resnet_exp.sweeps.pruning import reporter
+
+    return reporter(ledger, job.number, config)
+
+
+def _first_seed(config: Config) -> int:
+    return (config.sweep.seeds or [config.seed])[0]
+
+
+def parent_run_id(ledger: Ledger) -> str | None:
+    """The MLflow run that the jobs of this sweep are nested under; None without MLflow."""
+    kept: Any = read_json(ledger.paths.root / "mlflow.json")
+    return kept["run_id"] if kept else None
+
+
+def signal_as_ctrl_c() -> None:
+    """Lets SIGTERM end a job as Ctrl-C does, in workers too: its status is recorded."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt

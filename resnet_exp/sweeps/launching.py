@@ -1,0 +1,121 @@
+"""Jobs handed to a Hydra launcher until each has ended, whatever becomes of the processes that run them."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from resnet_exp import build
+from resnet_exp.config import Config, typed
+from resnet_exp.interfaces import ConfigError
+from resnet_exp.sweeps.ledger import ENDED, Job, Ledger
+from resnet_exp.sweeps.plan import command_of, config_hash, settings
+
+_log = logging.getLogger(__name__)
+_PASSES = 2  # a job whose process was killed is run once more
+
+
+class Jobs:
+    """The launcher of a sweep, and the ledger that its jobs write."""
+
+    def __init__(self, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self._context, self._config = hydra_context, config
+        self._launcher: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+        self._overrides: dict[int, list[str]] = {}
+
+    @property
+    def config_loader(self) -> ConfigLoader:
+        """Composes what a job is made of."""
+        return self._context.config_loader
+
+    @property
+    def ledger(self) -> Ledger:
+        """Of the sweep; the callback has opened it."""
+        ledger = Ledger.of_this_process()
+        assert ledger is not None, "the callback opens it before"
+        return ledger
+
+    def compose(self, number: int, overrides: Sequence[str]) -> Config:
+        """The config that the job will compose, checked.
+
+        Raises:
+            ConfigError: it cannot work.
+        """
+        cfg = self.config_loader.load_sweep_config(self._config, [*overrides, f"sweep.job={number}"])
+        choices = cfg.hydra.runtime.choices
+        with_job = list(cfg.hydra.overrides.task)
+        del cfg.hydra
+        config = typed(cfg, with_job, choices)
+        build.check_schedule(config)
+        return config
+
+    def plan(self, number: int, point: dict[str, str], overrides: Sequence[str], **more: object) -> Job:
+        """The job as it will be launched; of a job that has finished already, as it stands.
+
+        Raises:
+            ConfigError: it cannot work.
+        """
+        try:
+            planned = config_hash(self.compose(number, overrides))
+        except ConfigError as error:
+            shown = " ".join(f"{key}={value}" for key, value in point.items())
+            raise ConfigError(f"job {number}, {shown}: {error}") from error
+        self._overrides[number] = list(overrides)
+        command = shlex.join(["python", "-m", "resnet_exp", *command_of(overrides)])
+        return Job(number, point, command, config_hash=planned, **more)  # type: ignore[arg-type]
+
+    def run(self, jobs: Sequence[Job]) -> list[Job]:
+        """The jobs as they ended. Those that had finished before are not launched."""
+        ledger = self.ledger
+        for job in jobs:
+            known = ledger.job(job.number) if ledger.has(job.number) else None
+            if known is None or known.status != "finished":
+                runs = known.runs if known else ()
+                ledger.write(replace(job, runs=runs, attempts=known.attempts if known else 0))
+        error = self._passes([job.number for job in jobs])
+        for job in jobs:
+            self._close(job.number, error)
+        return [ledger.job(job.number) for job in jobs]
+
+    def _passes(self, numbers: Sequence[int]) -> Exception | None:
+        """Launches what has not ended, and once more what was lost; returns what the launcher last raised."""
+        error: Exception | None = None
+        for again in range(_PASSES):
+            todo = [number for number in numbers if self.ledger.job(number).status not in ENDED]
+            if not todo or self.has_failed_enough():
+                break
+            if again:
+                _log.warning("%d jobs were lost, their processes killed or never begun: a second pass", len(todo))
+            try:
+                overrides = [[*self._overrides[number], f"sweep.job={number}"] for number in todo]
+                self._launcher.launch(overrides, initial_job_idx=todo[0])
+            except Exception as raised:  # a worker was killed; what it did not write stands in the ledger
+                error = raised
+                _log.warning("%s: %s", type(raised).__name__, str(raised).splitlines()[0] if str(raised) else "")
+        return error
+
+    def has_failed_enough(self) -> bool:
+        """Whether `sweep.max_failures` jobs have failed."""
+        most = settings(self._config).max_failures
+        return most is not None and sum(job.status == "failed" for job in self.ledger.jobs()) >= most
+
+    def _close(self, number: int, error: Exception | None) -> None:
+        """Fails a job that came to no end; one that was never begun, since enough had failed, stays planned."""
+        job = self.ledger.job(number)
+        if job.status in ENDED or (job.status == "planned" and self.has_failed_enough()):
+            return
+        reason = "its process was killed" if job.attempts else "it was never begun"
+        if error is not None:
+            reason += f" ({type(error).__name__})"
+        runs = tuple(replace(run, status="failed") if run.status == "running" else run for run in job.runs)
+        self.ledger.write(replace(job, status="failed", reason=reason, runs=runs))

@@ -1,0 +1,100 @@
+"""The leaderboard of a sweep: its jobs from the best to the worst, and whether the best is better than noise."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scipy import stats
+
+from resnet_exp.sweeps.ledger import Job
+
+COLUMNS = (
+    *("rank", "what_differs", "objective", "std", "n", "test_accuracy", "seconds", "status", "reason"),
+    *("job", "runs", "command"),
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The best point against the second best, paired over the seeds that both have."""
+
+    best: Job
+    second: Job
+    difference: float  # of the objectives, the mean over the seeds
+    std: float | None  # of the differences; None with fewer than two seeds
+    n: int
+    low: float | None  # of the 95 % interval of the mean difference
+    high: float | None
+
+    @property
+    def beyond_noise(self) -> bool | None:
+        """Whether the interval leaves zero out; None where one seed can tell nothing."""
+        return None if self.low is None or self.high is None else self.low > 0 or self.high < 0
+
+    def told(self) -> str:
+        """The comparison in a sentence."""
+        pair = f"{self.best.label} is {self.difference:+.2%} ahead of {self.second.label}"
+        if self.beyond_noise is None:
+            return f"{pair} with one seed: that may be noise; sweep.seeds=[0,1,2] would tell"
+        spread = f"95% interval {self.low:+.2%} to {self.high:+.2%}, paired over {self.n} seeds"
+        return f"{pair} ({spread}): {'beyond noise' if self.beyond_noise else 'not beyond noise'}"
+
+
+def ranked(jobs: Sequence[Job], direction: str = "maximize") -> list[Job]:
+    """Finished jobs, the best first and of equals the earlier one; then the others in the order of the plan."""
+    sign = -1 if direction == "maximize" else 1
+    done = [job for job in jobs if job.objective is not None and math.isfinite(job.objective)]
+    best_first = sorted(done, key=lambda job: (sign * _value(job), job.number))
+    return [*best_first, *(job for job in jobs if job not in done)]
+
+
+def rows(jobs: Sequence[Job], direction: str = "maximize") -> list[list[Any]]:
+    """The leaderboard's rows, of `COLUMNS`; accuracies are fractions, None where there is none yet."""
+    table = []
+    for rank, job in enumerate(ranked(jobs, direction), 1):
+        names = " ".join(run.name for run in job.runs)
+        spread = [deviation(job), len(job.objectives), job.test_accuracy]
+        line = [rank if job.objective is not None else None, job.label, job.objective, *spread]
+        table.append([*line, round(job.seconds, 1), job.status, job.reason, job.number, names, job.command])
+    return table
+
+
+def best_of(jobs: Sequence[Job], direction: str = "maximize") -> Job | None:
+    """The best finished job."""
+    first = ranked(jobs, direction)[:1]
+    return first[0] if first and first[0].objective is not None else None
+
+
+def deviation(job: Job) -> float | None:
+    """The sample standard deviation of the objective over seeds; None with fewer than two."""
+    values = list(job.objectives.values())
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def compare_best(jobs: Sequence[Job], direction: str = "maximize") -> Comparison | None:
+    """The best against the second best point; None where fewer than two have finished.
+
+    The interval is Student's of the mean of the paired differences: a seed sets the split, the weights and the order
+    of both points alike, so that what it does to both cancels out.
+    """
+    done = [job for job in ranked(jobs, direction) if job.objective is not None]
+    others = [job for job in done[1:] if job.point != done[0].point]
+    if not others:
+        return None
+    best, second = done[0], others[0]
+    seeds = sorted(best.objectives.keys() & second.objectives.keys())
+    differences = [best.objectives[seed] - second.objectives[seed] for seed in seeds]
+    if len(differences) < 2:
+        return Comparison(best, second, _value(best) - _value(second), None, len(differences), None, None)
+    mean, std = statistics.mean(differences), statistics.stdev(differences)
+    half = float(stats.t.ppf(0.975, len(differences) - 1)) * std / math.sqrt(len(differences))
+    return Comparison(best, second, mean, std, len(differences), mean - half, mean + half)
+
+
+def _value(job: Job) -> float:
+    assert job.objective is not None
+    return job.objective

@@ -1,0 +1,172 @@
+"""The ledger of a sweep: one JSON file a job, written by whoever runs the job, read by all.
+
+It is all that a sweep remembers of its jobs. No two processes write one file, and none is ever half written, so that
+jobs need no server and no lock to tell how they stand.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+from resnet_exp.files import read_json, write_json
+from resnet_exp.interfaces import RunPaths
+
+SWEEP_VARIABLE = "RESNET_EXP_SWEEP"  # tells jobs, wherever they are launched, the directory of their sweep
+# planned: not begun. lost: its process was killed; the same command, or a second pass, goes on with it.
+ENDED = ("finished", "failed", "pruned")
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """The run of a point with one seed."""
+
+    seed: int
+    root: str  # the run directory, absolute
+    status: str  # running | finished | failed | pruned
+    objective: float | None = None
+    test_accuracy: float | None = None
+    seconds: float = 0.0  # that the run took; of a reused one, when it ran
+    reused: bool = False  # it was finished already, and not run again
+
+    @property
+    def name(self) -> str:
+        """The run directory's name."""
+        return Path(self.root).name
+
+
+@dataclass(frozen=True)
+class Job:
+    """A point of a sweep as far as it has come: what is set, how it stands, one run a seed."""
+
+    number: int  # counted from 0, in the order of the plan
+    point: dict[str, str]  # what differs: each key that is swept over, as on the command line
+    command: str  # runs the point by itself
+    status: str = "planned"  # planned | running | lost | finished | failed | pruned | interrupted
+    reason: str | None = None  # of a job that failed, was pruned or interrupted
+    config_hash: str | None = None  # of the config that was planned
+    attempts: int = 0  # processes that took it up
+    runs: tuple[SeedRun, ...] = ()
+    curve: dict[str, float] = field(default_factory=dict)  # the first seed's objective by epoch, counted from 1
+    values: dict[str, Any] = field(default_factory=dict)  # of an Optuna trial: its parameters' values
+
+    @property
+    def label(self) -> str:
+        """What tells the job from the others: `peak_epoch=5 optimizer=sgd`."""
+        return " ".join(f"{short_key(key, self.point)}={value}" for key, value in self.point.items())
+
+    @property
+    def objective(self) -> float | None:
+        """The mean over the seeds; None unless the job has finished."""
+        return _mean(self.objectives.values()) if self.status == "finished" and self.runs else None
+
+    @property
+    def objectives(self) -> dict[int, float]:
+        """Of each seed that has finished."""
+        return {run.seed: run.objective for run in self.runs if run.status == "finished" and run.objective is not None}
+
+    @property
+    def test_accuracy(self) -> float | None:
+        """The mean over the seeds' runs that have finished."""
+        return _mean(run.test_accuracy for run in self.runs if run.test_accuracy is not None)
+
+    @property
+    def seconds(self) -> float:
+        """What all its runs took."""
+        return sum(run.seconds for run in self.runs)
+
+    def with_run(self, run: SeedRun) -> Job:
+        """The job with this run in the place of the one of its seed."""
+        others = [other for other in self.runs if other.seed != run.seed]
+        return replace(self, runs=tuple(sorted((*others, run), key=lambda one: one.seed)))
+
+
+class Ledger:
+    """The directory of a sweep and the jobs in it.
+
+    `jobs/NNNN.json` is a job, `jobs/NNNN.lock` is held by the process that works on it: the kernel lets go of it even
+    when that process is killed, and so a job is known to be lost.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.paths = RunPaths(root)  # of the parent run, which has a journal as every run has
+        self._jobs = root / "jobs"
+
+    @classmethod
+    def of_this_process(cls) -> Ledger | None:
+        """The ledger of the sweep that this process works for."""
+        root = os.environ.get(SWEEP_VARIABLE)
+        return cls(Path(root)) if root else None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the sweep began with: command, swept keys, seeds, base config."""
+        return read_json(self.root / "sweep.json") or {}
+
+    def jobs(self) -> list[Job]:
+        """All jobs in the order of the plan; one whose process is gone is `lost`."""
+        return [self.job(int(path.stem)) for path in sorted(self._jobs.glob("*.json"))]
+
+    def job(self, number: int) -> Job:
+        """One job as it stands."""
+        kept: Any = read_json(self._path(number))
+        runs = tuple(SeedRun(**run) for run in kept.pop("runs"))
+        job = Job(**kept, runs=runs)
+        return replace(job, status="lost") if job.status == "running" and not self._is_held(number) else job
+
+    def has(self, number: int) -> bool:
+        """Whether a job of this number is planned."""
+        return self._path(number).exists()
+
+    def write(self, job: Job) -> Job:
+        """Puts the job down, whole or not at all, and returns it."""
+        write_json(self._path(job.number), asdict(job))
+        return job
+
+    def number_of(self, point: Mapping[str, str]) -> int:
+        """The number of the job of this point, or the next one that is free: of jobs that nobody planned."""
+        jobs = self.jobs()
+        return next((job.number for job in jobs if job.point == dict(point)), len(jobs))
+
+    @contextmanager
+    def held(self, number: int) -> Iterator[None]:
+        """A block in which this process alone works on the job; another that does is waited for."""
+        with self._lock(number) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def stamp(self) -> tuple[tuple[str, int], ...]:
+        """Changes whenever a job's file does."""
+        return tuple(sorted((path.name, path.stat().st_mtime_ns) for path in self._jobs.glob("*.json")))
+
+    def _is_held(self, number: int) -> bool:
+        with self._lock(number) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    def _lock(self, number: int) -> IO[str]:
+        self._jobs.mkdir(parents=True, exist_ok=True)
+        return self._path(number).with_suffix(".lock").open("w")
+
+    def _path(self, number: int) -> Path:
+        return self._jobs / f"{number:04d}.json"
+
+
+def short_key(key: str, among: Mapping[str, Any]) -> str:
+    """The last part of a dotted key, or the whole where another key ends like that."""
+    last = key.rpartition(".")[2]
+    return last if sum(other.rpartition(".")[2] == last for other in among) == 1 else key
+
+
+def _mean(values: Any) -> float | None:
+    numbers = list(values)
+    return sum(numbers) / len(numbers) if numbers else None

@@ -1,0 +1,142 @@
+"""How a sweep begins and ends: what it is about, its parent run, its winner's report, what its user is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from resnet_exp import build
+from resnet_exp.command_line import CONF
+from resnet_exp.config import Config, typed
+from resnet_exp.console import Console
+from resnet_exp.files import read_json
+from resnet_exp.interfaces import ConfigError, RunPaths
+from resnet_exp.journal import Journal, last_status
+from resnet_exp.settings import TrackerConfig, from_values
+from resnet_exp.sweeps.leaderboard import best_of, compare_best
+from resnet_exp.sweeps.ledger import Job, Ledger
+from resnet_exp.sweeps.parent import Parent
+from resnet_exp.tracking.mlflow import MlflowTracker
+from resnet_exp.tracking.mlflow_store import ui_command
+from resnet_exp.tracking.null import NullTracker
+
+_SHOWN = 10  # failed jobs on the terminal; the leaderboard has them all
+
+
+def data_identity(config: DictConfig) -> str:
+    """The identity of the data set of the base config; of one that cannot stand alone, nothing."""
+    try:
+        return build.source(_base(config)).identity()
+    except ConfigError:
+        return ""
+
+
+def parent_of(config: DictConfig, ledger: Ledger, environment: dict[str, Any]) -> Parent:
+    """The parent run, not begun yet."""
+    settings = _tracker(config)
+    tracker = (
+        NullTracker()
+        if settings.kind == "none"
+        else MlflowTracker(
+            ledger.paths, uri=settings.store, experiment=settings.page, run_name=f"sweep {ledger.root.name}"
+        )
+    )
+    direction = config.hydra.sweeper.get("direction") or "maximize"
+    return Parent(ledger, tracker, environment, str(getattr(direction, "name", direction)))
+
+
+def close(config: DictConfig, ledger: Ledger, parent: Parent, error: BaseException | None, console: Console) -> None:
+    """Ends what was left running, draws the winner's report, closes the parent run, says what came of it."""
+    for job in ledger.jobs():
+        if job.status in ("lost", "failed", "interrupted"):
+            _end_runs(job, config)
+    jobs = ledger.jobs()
+    failed = [job for job in jobs if job.status == "failed"]
+    left = [job for job in jobs if job.status not in ("finished", "failed", "pruned")]
+    winner = best_of(jobs)
+    if winner and error is None and not left:
+        _show_winner(config, winner)
+    if isinstance(error, KeyboardInterrupt):
+        parent.end("KILLED", "interrupted")
+    elif failed or left or error is not None:
+        parent.end(
+            "FAILED", f"{len(failed)} of {len(jobs)} jobs failed" if failed else str(error or "not all jobs ran")
+        )
+    else:
+        parent.end("FINISHED")
+    _tell(jobs, failed, winner, ledger, _tracker(config), parent.link, console)
+
+
+def _end_runs(job: Job, config: DictConfig) -> None:
+    """Says of runs whose process was killed that they failed: MLflow would show them running for ever."""
+    for run in job.runs:
+        journal = RunPaths(Path(run.root)).journal
+        if not run.root or not journal.exists() or last_status(journal) != "RUNNING":
+            continue
+        with Journal(journal) as writing:
+            writing.status("FAILED", job.reason or "its process was killed")
+        settings = _tracker(config)
+        if settings.kind == "mlflow":
+            tracker = MlflowTracker(
+                RunPaths(Path(run.root)), uri=settings.store, experiment=settings.page, run_name=run.name
+            )
+            tracker.begin()
+            tracker.end()
+
+
+def _show_winner(config: DictConfig, winner: Job) -> None:
+    """The winner's report and MLflow model, unless it has them."""
+    root = Path(winner.runs[0].root)
+    if (root / "report" / "report.html").exists() or (read_json(root / "result.json") or {}).get("task") != "train":
+        return
+    from resnet_exp.redraw import redraw
+
+    run = yaml.safe_load((root / "config.yaml").read_text())
+    report = yaml.safe_load((CONF / "report" / "default.yaml").read_text())
+    own: Any = OmegaConf.to_container(config, resolve=True)
+    whole = {**run, "tracker": own["tracker"], "sweep": yaml.safe_load((CONF / "sweep" / "default.yaml").read_text())}
+    command = typed(OmegaConf.create({**whole, "report": report}))
+    redraw(replace(command, task="report", run_dir=str(root), overrides=("tracker=given",)))
+
+
+def _tell(
+    jobs: list[Job],
+    failed: list[Job],
+    winner: Job | None,
+    ledger: Ledger,
+    tracker: TrackerConfig,
+    link: str | None,
+    console: Console,
+) -> None:
+    done = [job for job in jobs if job.status == "finished"]
+    console.heading(f"{ledger.root.name}: {len(done)} of {len(jobs)} jobs finished")
+    if winner is not None:
+        comparison = compare_best(jobs)
+        console.facts({"best": f"{winner.label}, objective {winner.objective:.4f}"})
+        if comparison:
+            console.facts({"against": comparison.told()})
+    for job in failed[:_SHOWN]:
+        console.warn(f"{job.label} failed: {job.reason}\n           {job.command}")
+    console.facts({"leaderboard": ledger.root / "leaderboard.csv", "page": ledger.root / "sweep.html"})
+    if winner is not None:
+        console.facts({"best config": f"python -m resnet_exp --config-dir {ledger.root} --config-name best"})
+    if tracker.kind == "mlflow":
+        console.line("  look at it in MLflow:")
+        if not tracker.store.startswith("http"):
+            console.line(f"    {ui_command(tracker.store)}")
+        console.line(f"    {link}" if link else "    (not complete there yet: the same command again completes it)")
+
+
+def _base(config: DictConfig) -> Config:
+    base = OmegaConf.create({key: value for key, value in config.items_ex(resolve=False) if key != "hydra"})
+    return typed(base)
+
+
+def _tracker(config: DictConfig) -> TrackerConfig:
+    values: Any = OmegaConf.to_container(config.tracker, resolve=True)
+    settings: TrackerConfig = from_values(TrackerConfig, "tracker.", values)
+    return settings

@@ -1,0 +1,92 @@
+"""What Optuna proposes next, as a function of what came out so far, a seed and the trial's number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra_plugins.hydra_optuna_sweeper._impl import create_optuna_distribution_from_override
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from resnet_exp.interfaces import ConfigError
+from resnet_exp.randomness import mix
+from resnet_exp.sweeps.ledger import Job
+
+_PROPOSAL = 0x5EED  # keeps these draws apart from those of runs with the same seed
+_STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+
+
+def distributions(
+    space: Mapping[str, str], arguments: Sequence[str], params: Mapping[str, Any]
+) -> tuple[dict[str, BaseDistribution], list[str]]:
+    """Optuna's distribution of each swept key, in the order of their names, and the overrides all trials share."""
+    parsed = OverridesParser.create().parse_overrides([f"{key}={values}" for key, values in space.items()])
+    found = {one.get_key_element(): create_optuna_distribution_from_override(one) for one in parsed}
+    fixed = [f"{key}={value}" for key, value in params.items() if key not in space]
+    shared = [text for text in arguments if text.lstrip("+~").partition("=")[0] not in space]
+    return dict(sorted(found.items())), [*fixed, *shared]
+
+
+class Proposals:
+    """Proposes points.
+
+    Args:
+        space: each parameter's distribution.
+        sampler: tpe, random, qmc or gp.
+        n_startup_trials: random points before tpe or gp looks at results.
+        direction: maximize or minimize.
+        seed: of all proposals.
+
+    Raises:
+        ConfigError: another sampler or direction.
+    """
+
+    def __init__(
+        self, space: Mapping[str, BaseDistribution], sampler: str, n_startup_trials: int, direction: str, seed: int
+    ) -> None:
+        if sampler not in ("tpe", "random", "qmc", "gp"):
+            raise ConfigError(f"hydra.sweeper.sampler={sampler}: tpe, random, qmc or gp is needed")
+        if direction not in ("maximize", "minimize"):
+            raise ConfigError(f"hydra.sweeper.direction={direction}: maximize or minimize is needed")
+        self._space, self._sampler, self._n_startup_trials = dict(space), sampler, n_startup_trials
+        self._direction = optuna.study.StudyDirection[direction.upper()]
+        self._seed = seed
+
+    def propose(self, number: int, before: Sequence[Job], first_of_batch: int) -> dict[str, Any]:
+        """The values of trial `number`, by parameter.
+
+        Args:
+            number: counted from 0.
+            before: the trials of lower numbers.
+            first_of_batch: trials from here on count as running: when this one was first proposed, they were.
+        """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(direction=self._direction, sampler=self._make_sampler(number))
+        for job in before:
+            study.add_trial(self._trial(job, running=job.number >= first_of_batch))
+        trial = study.ask()
+        return {name: trial._suggest(name, distribution) for name, distribution in self._space.items()}
+
+    def _trial(self, job: Job, *, running: bool) -> FrozenTrial:
+        state = TrialState.RUNNING if running else _STATES[job.status]
+        value = job.objective if state == TrialState.COMPLETE else None
+        curve = {int(epoch): objective for epoch, objective in job.curve.items()}  # by it a pruned trial is ranked
+        return create_trial(
+            state=state, value=value, params=job.values, distributions=self._space, intermediate_values=curve
+        )
+
+    def _make_sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        seed = mix(self._seed, _PROPOSAL, number) % 2**31
+        if self._sampler == "tpe":
+            return optuna.samplers.TPESampler(
+                seed=seed, n_startup_trials=self._n_startup_trials, multivariate=True, constant_liar=True,
+                warn_independent_sampling=False,
+            )  # fmt: skip
+        if self._sampler == "gp":
+            return optuna.samplers.GPSampler(seed=seed, n_startup_trials=self._n_startup_trials)
+        if self._sampler == "qmc":  # one sequence, of which each trial takes the next point
+            return optuna.samplers.QMCSampler(seed=mix(self._seed, _PROPOSAL) % 2**31, scramble=True)
+        return optuna.samplers.RandomSampler(seed=seed)

@@ -1,0 +1,118 @@
+"""Points proposed by Optuna from what came out so far (`hydra/sweeper=study`).
+
+The ledger is the study's storage: a proposal is a function of the trials that have ended, the seed and the trial's
+number, so that a study which was killed proposes what it would have proposed, and nothing is ever left running in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from resnet_exp.files import read_json, write_json
+from resnet_exp.interfaces import ConfigError
+from resnet_exp.sweeps.launching import Jobs
+from resnet_exp.sweeps.ledger import Job
+from resnet_exp.sweeps.plan import settings, space_of
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+_COUNTED = ("finished", "pruned")
+
+
+class StudySweeper(Sweeper):
+    """An Optuna study of `n_trials` trials in all, however often it was killed and begun again.
+
+    Args:
+        n_trials: that end finished or pruned; failed ones are made up for, until as many have failed.
+        n_jobs: trials at once.
+        sampler: tpe, random, qmc or gp.
+        n_startup_trials: random points before tpe or gp looks at results.
+        direction: maximize or minimize.
+        params: the search space by key, as on the command line, which comes first.
+    """
+
+    def __init__(
+        self,
+        n_trials: int,
+        n_jobs: int,
+        sampler: str,
+        n_startup_trials: int,
+        direction: str,
+        params: DictConfig | None = None,
+    ) -> None:
+        for key, value in (("n_trials", n_trials), ("n_jobs", n_jobs), ("n_startup_trials", n_startup_trials)):
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"hydra.sweeper.{key}={value}: a whole number of at least 1 is needed")
+        self._n_trials, self._n_jobs = n_trials, n_jobs
+        self._sampler, self._n_startup_trials, self._direction = sampler, n_startup_trials, direction
+        self._params = {str(key): values for key, values in (params or {}).items()}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Makes the launcher."""
+        self._config = config
+        self._jobs = Jobs(hydra_context, task_function, config)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Runs what is left of the study; returns its jobs.
+
+        Raises:
+            ConfigError: the study began with another search space.
+        """
+        from resnet_exp.sweeps.proposals import Proposals, distributions
+
+        space, fixed = distributions(space_of(self._config, arguments), arguments, self._params)
+        proposals = Proposals(space, self._sampler, self._n_startup_trials, self._direction, self._seed)
+        if settings(self._config).dry_run:
+            from resnet_exp.sweeps.dry_run import tell_study
+
+            return tell_study(self._n_trials, space, self._config)
+        self._refuse_another_space(space)
+        while (number := self._next()) is not None:
+            batch = range(number, number + min(self._n_jobs, self._left()))
+            self._jobs.run([self._planned(each, number, proposals, fixed) for each in batch])
+        return self._jobs.ledger.jobs()
+
+    @property
+    def _seed(self) -> int:
+        return int(self._config.seed)
+
+    def _planned(self, number: int, first: int, proposals: Any, fixed: Sequence[str]) -> Job:
+        """The trial of this number: as it was proposed before the sweep was killed, or proposed now."""
+        ledger = self._jobs.ledger
+        known = ledger.job(number).values if ledger.has(number) else None
+        before = [job for job in ledger.jobs() if job.number < number]
+        values = known or proposals.propose(number, before, first)
+        point = {key: str(value) for key, value in values.items()}
+        overrides = [*(f"{key}={value}" for key, value in point.items()), *fixed]
+        return self._jobs.plan(number, point, overrides, values=values)
+
+    def _next(self) -> int | None:
+        """The first trial of the next batch; None when the study is complete, or too much has failed."""
+        jobs = self._jobs.ledger.jobs()
+        failed = sum(job.status == "failed" for job in jobs)
+        if self._left() <= 0 or failed >= self._n_trials or self._jobs.has_failed_enough():
+            return None
+        return next((job.number for job in jobs if job.status not in (*_COUNTED, "failed")), len(jobs))
+
+    def _left(self) -> int:
+        return self._n_trials - sum(job.status in _COUNTED for job in self._jobs.ledger.jobs())
+
+    def _refuse_another_space(self, space: dict[str, BaseDistribution]) -> None:
+        path = self._jobs.ledger.root / "space.json"
+        now = {key: str(distribution) for key, distribution in space.items()}
+        before = read_json(path)
+        if before is None:
+            write_json(path, now)
+            return
+        changed = [f"{key}: {before.get(key)} -> {now.get(key)}" for key in now if before.get(key) != now[key]]
+        if changed:
+            raise ConfigError(
+                f"the study in {path.parent} began with another search space ({'; '.join(changed)}); give that one "
+                "back, or take another name=... for a new study"
+            )
