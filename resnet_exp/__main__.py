@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from resnet_exp import build
-from resnet_exp.command_line import CONF, check
+from resnet_exp.command_line import CONF, check, is_sweep
 from resnet_exp.config import typed
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.redact import redact
@@ -73,6 +73,8 @@ def main() -> None:
         Plugins.instance().register(sweeper)
     try:
         check(sys.argv[1:])
+        if is_sweep(sys.argv[1:]):
+            sys.argv.append("--multirun")
         _hydra_main()
     except ConfigError as error:
         _exit(str(error), 2)

@@ -77,6 +77,14 @@ def check(arguments: Sequence[str]) -> None:
             _check_sweep(overrides)
 
 
+def is_sweep(arguments: Sequence[str]) -> bool:
+    """Whether the command names a sweep, as `sweep=peak_epoch`, and says no mode itself."""
+    overrides = list(_overrides(arguments))
+    named = any(text.startswith("sweep=") and text != "sweep=default" for text in overrides)
+    mode = {"--multirun", "-m"} & set(arguments) or any(text.startswith("hydra.mode=") for text in overrides)
+    return named and not mode and not _SHOWS & set(arguments) and not any(text in ("--cfg", "-c") for text in arguments)
+
+
 def _overrides(arguments: Sequence[str]) -> Iterator[str]:
     """The arguments that are no flags, nor what follows a flag."""
     before = ""

@@ -5,6 +5,7 @@ Drawn through matplotlib's object interface, never pyplot, so that no window sys
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import matplotlib as mpl
@@ -15,6 +16,8 @@ from matplotlib.figure import Figure
 ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
 INK, GREY = "#222222", "#777777"
 DPI = 150
+# It warns of each font of its own that this machine lacks; the one that is drawn is always there.
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 
 def save(figure: Figure, path: Path, *, svg: bool = False) -> Path:

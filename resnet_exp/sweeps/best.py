@@ -26,7 +26,7 @@ def write_best(root: Path, job: Job | None) -> Path | None:
         **config,
         "name": run.name.rpartition("-")[0],  # the directory that the point has run in, and not another one
         "report": plain,
-        "sweep": yaml.safe_load((CONF / "sweep" / "default.yaml").read_text()),
+        "sweep": yaml.safe_load((CONF / "sweep" / "default.yaml").read_text())["sweep"],
         "hydra": ours["hydra"],
     }
     command = shlex.join(["python", "-m", "resnet_exp", "--config-dir", str(root), "--config-name", "best"])

@@ -58,7 +58,7 @@ class Job:
     @property
     def label(self) -> str:
         """What tells the job from the others: `peak_epoch=5 optimizer=sgd`."""
-        return " ".join(f"{short_key(key, self.point)}={value}" for key, value in self.point.items())
+        return " ".join(f"{short_key(key, self.point)}={_short(value)}" for key, value in self.point.items())
 
     @property
     def objective(self) -> float | None:
@@ -165,6 +165,14 @@ def short_key(key: str, among: Mapping[str, Any]) -> str:
     """The last part of a dotted key, or the whole where another key ends like that."""
     last = key.rpartition(".")[2]
     return last if sum(other.rpartition(".")[2] == last for other in among) == 1 else key
+
+
+def _short(value: str) -> str:
+    """A number of many digits to four of them; all else as it is."""
+    try:
+        return f"{float(value):.4g}" if len(value) > 8 else value
+    except ValueError:
+        return value
 
 
 def _mean(values: Any) -> float | None:

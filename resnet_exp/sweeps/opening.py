@@ -98,7 +98,7 @@ def _show_winner(config: DictConfig, winner: Job) -> None:
     run = yaml.safe_load((root / "config.yaml").read_text())
     report = yaml.safe_load((CONF / "report" / "default.yaml").read_text())
     own: Any = OmegaConf.to_container(config, resolve=True)
-    whole = {**run, "tracker": own["tracker"], "sweep": yaml.safe_load((CONF / "sweep" / "default.yaml").read_text())}
+    whole = {**run, "tracker": own["tracker"], "sweep": yaml.safe_load((CONF / "sweep" / "default.yaml").read_text())["sweep"]}
     command = typed(OmegaConf.create({**whole, "report": report}))
     redraw(replace(command, task="report", run_dir=str(root), overrides=("tracker=given",)))
 

@@ -13,6 +13,7 @@ from resnet_exp.journal import Journal, metric_history
 from resnet_exp.sweeps import best
 from resnet_exp.sweeps.leaderboard import best_of, compare_best
 from resnet_exp.sweeps.ledger import Job, Ledger
+from resnet_exp.sweeps.page import draw_sweep
 
 _log = logging.getLogger(__name__)
 _LOOK = 0.5  # seconds between looks at the ledger
@@ -59,9 +60,16 @@ class Parent:
         seen = self._ledger.stamp()
         if seen == self._seen:
             return
-        from resnet_exp.sweeps.page import draw_sweep
+        self._seen = seen
+        jobs = self._ledger.jobs()
+        try:
+            self._draw(jobs)
+        except Exception:  # a picture is never worth a sweep
+            _log.exception("the leaderboard could not be drawn")
+        self._record(jobs)
 
-        jobs, facts = self._ledger.jobs(), self._ledger.facts
+    def _draw(self, jobs: list[Job]) -> None:
+        facts = self._ledger.facts
         draw_sweep(
             self._ledger.root,
             jobs,
@@ -74,8 +82,6 @@ class Parent:
             seconds=sum(job.seconds for job in jobs),
         )
         best.write_best(self._ledger.root, best_of(jobs, self._direction))
-        self._record(jobs)
-        self._seen = seen
 
     def end(self, status: str, reason: str | None = None) -> None:
         """Records how the sweep ended, and waits for MLflow to have it."""
@@ -83,21 +89,14 @@ class Parent:
         if self._thread.is_alive():
             self._thread.join()
         self._seen = None
-        self._refresh_or_warn()
+        self.refresh()
         self._journal.status(status, reason)
         self.link = self._tracker.end()
         self._journal.close()
 
     def _follow(self) -> None:
         while not self._ending.wait(_LOOK):
-            self._refresh_or_warn()
-
-    def _refresh_or_warn(self) -> None:
-        try:
             self.refresh()
-        except Exception:  # a picture is never worth a sweep
-            _log.exception("the leaderboard could not be drawn")
-            self._seen = self._ledger.stamp()
 
     def _record(self, jobs: list[Job]) -> None:
         """Writes what is new to the journal; MLflow shows the objective over the peak epoch at once."""
