@@ -223,6 +223,11 @@ WITHOUT_EFFECT = {
     "train.checkpoint_interval": "5",
     "tracker.uri": "sqlite:///other.db",
     "tracker.experiment": "other",
+    "sweep.seeds": "[1,2]",  # each is the seed of a run
+    "sweep.dry_run": "true",
+    "sweep.max_failures": "1",
+    "sweep.pruner": "median",
+    "sweep.job": "3",
     "report.curves": "false",
     "report.schedule": "false",
     "report.range_test": "false",

@@ -6,6 +6,8 @@ import fcntl
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,42 +17,62 @@ from omegaconf import DictConfig
 from resnet_exp.console import Console
 from resnet_exp.files import write_json
 from resnet_exp.interfaces import ConfigError, RunError
+from resnet_exp.sweeps.children import end_children
 from resnet_exp.sweeps.ledger import SWEEP_VARIABLE, Ledger
-from resnet_exp.sweeps.plan import check_sweep, facts_of, root_of, settings
+from resnet_exp.sweeps.plan import OWN_SWEEPERS, check_sweep, facts_of, root_of, settings
 
 
 class SweepCallback(Callback):
     """Opens and closes sweeps; a single run passes it by."""
 
-    def __init__(self) -> None:
-        self._sweep: _Sweep | None = None
+    _sweep: _Sweep | None = None  # of this process; it is the same for our sweepers, which open it
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Opens the sweep. What cannot work ends the command here: Hydra makes a warning of an exception."""
-        try:
+        """Opens the sweep; our own sweepers do it themselves, when all their jobs are known to be sound."""
+        with errors_told():
             check_sweep(config)
-            if not settings(config).dry_run:
-                self._sweep = _Sweep(config)
-                self._sweep.begin()
-        except (ConfigError, RunError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise SystemExit(2 if isinstance(error, ConfigError) else 1) from None
-        except Exception:
-            traceback.print_exc()
-            raise SystemExit(1) from None
+            if config.hydra.sweeper._target_ not in OWN_SWEEPERS:
+                open_sweep(config)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Closes it, however it ended."""
-        if self._sweep is not None:
-            self._sweep.end(sys.exc_info()[1])
+        """Closes it, however it ended; a sweep with failed jobs ends the command with 1."""
+        error = sys.exc_info()[1]
+        if error is not None:
+            end_children()
+        sweep, SweepCallback._sweep = SweepCallback._sweep, None
+        if sweep is not None and not sweep.end(error) and error is None:
+            raise SystemExit(1)
+
+
+def open_sweep(config: DictConfig) -> None:
+    """Opens the sweep of this config, its directory and its parent run.
+
+    Raises:
+        RunError: another process runs it.
+    """
+    assert not settings(config).dry_run
+    SweepCallback._sweep = _Sweep(config)
+
+
+@contextmanager
+def errors_told() -> Iterator[None]:
+    """A block whose errors end the command here, in words: Hydra makes a warning or a traceback of them."""
+    try:
+        yield
+    except (ConfigError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, ConfigError) else 1) from None
+    except Exception:
+        traceback.print_exc()
+        raise SystemExit(1) from None
 
 
 class _Sweep:
-    """A sweep that this process runs."""
+    """A sweep that this process runs: its directory is its own, and jobs, wherever they are launched, know of it."""
 
     def __init__(self, config: DictConfig) -> None:
         from resnet_exp import runtime
-        from resnet_exp.sweeps.opening import data_identity
+        from resnet_exp.sweeps.opening import data_identity, parent_of
 
         self._config = config
         code = runtime.code_state()
@@ -59,33 +81,22 @@ class _Sweep:
         self._lock = _alone(self.ledger.root)
         if not self.ledger.facts:
             write_json(self.ledger.root / "sweep.json", facts)
-        self._environment = code
-
-    def begin(self) -> None:
-        """Opens the parent run and tells jobs, wherever they are launched, of the sweep."""
-        from resnet_exp.sweeps.opening import parent_of
-
         os.environ[SWEEP_VARIABLE] = str(self.ledger.root)
-        self._parent = parent_of(self._config, self.ledger, self._environment)
+        self._parent = parent_of(config, self.ledger, code)
         self._parent.begin()
 
-    def end(self, error: BaseException | None) -> None:
-        """Closes the parent run and says what came of the sweep."""
+    def end(self, error: BaseException | None) -> bool:
+        """Closes the parent run and says what came of the sweep; returns whether all of it went well."""
         from resnet_exp.sweeps.opening import close
 
         try:
-            close(self._config, self.ledger, self._parent, error, Console())
+            return close(self._config, self.ledger, self._parent, error, Console())
         finally:
             os.environ.pop(SWEEP_VARIABLE, None)
             self._lock.close()
 
 
 def _alone(root: Path) -> IO[str]:
-    """The sweep's lock, held as long as the file is open.
-
-    Raises:
-        RunError: another process runs this sweep.
-    """
     root.mkdir(parents=True, exist_ok=True)
     lock = (root / ".lock").open("w")
     try:

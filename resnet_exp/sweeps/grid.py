@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from resnet_exp.ignored import key_of
 from resnet_exp.interfaces import ConfigError
+from resnet_exp.sweeps.callback import errors_told, open_sweep
 from resnet_exp.sweeps.launching import Jobs
 from resnet_exp.sweeps.plan import settings, space_of
 
@@ -35,14 +36,16 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Runs what is left of the grid; returns its jobs."""
-        points = self._points(arguments)
-        planned = [self._jobs.plan(number, point, overrides) for number, (point, overrides) in enumerate(points)]
-        if settings(self._config).dry_run:
+        with errors_told():
+            points = self._points(arguments)
+            planned = [self._jobs.plan(number, point, overrides) for number, (point, overrides) in enumerate(points)]
+            if not settings(self._config).dry_run:
+                open_sweep(self._config)
+                return self._jobs.run(planned)
             from resnet_exp.sweeps.dry_run import tell_plan
 
             configs = [self._jobs.compose(number, overrides) for number, (_, overrides) in enumerate(points)]
             return tell_plan(planned, configs)
-        return self._jobs.run(planned)
 
     def _points(self, arguments: Sequence[str]) -> list[tuple[dict[str, str], list[str]]]:
         """Each point with the overrides of its job."""

@@ -49,8 +49,12 @@ def parent_of(config: DictConfig, ledger: Ledger, environment: dict[str, Any]) -
     return Parent(ledger, tracker, environment, str(getattr(direction, "name", direction)))
 
 
-def close(config: DictConfig, ledger: Ledger, parent: Parent, error: BaseException | None, console: Console) -> None:
-    """Ends what was left running, draws the winner's report, closes the parent run, says what came of it."""
+def close(config: DictConfig, ledger: Ledger, parent: Parent, error: BaseException | None, console: Console) -> bool:
+    """Ends what was left running, draws the winner's report, closes the parent run, says what came of it.
+
+    Returns:
+        Whether every job has finished, or was given up by the pruner.
+    """
     for job in ledger.jobs():
         if job.status in ("lost", "failed", "interrupted"):
             _end_runs(job, config)
@@ -69,6 +73,7 @@ def close(config: DictConfig, ledger: Ledger, parent: Parent, error: BaseExcepti
     else:
         parent.end("FINISHED")
     _tell(jobs, failed, winner, ledger, _tracker(config), parent.link, console)
+    return not failed and not left and error is None
 
 
 def _end_runs(job: Job, config: DictConfig) -> None:
@@ -98,7 +103,11 @@ def _show_winner(config: DictConfig, winner: Job) -> None:
     run = yaml.safe_load((root / "config.yaml").read_text())
     report = yaml.safe_load((CONF / "report" / "default.yaml").read_text())
     own: Any = OmegaConf.to_container(config, resolve=True)
-    whole = {**run, "tracker": own["tracker"], "sweep": yaml.safe_load((CONF / "sweep" / "default.yaml").read_text())["sweep"]}
+    whole = {
+        **run,
+        "tracker": own["tracker"],
+        "sweep": yaml.safe_load((CONF / "sweep" / "default.yaml").read_text())["sweep"],
+    }
     command = typed(OmegaConf.create({**whole, "report": report}))
     redraw(replace(command, task="report", run_dir=str(root), overrides=("tracker=given",)))
 

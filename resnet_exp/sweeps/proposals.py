@@ -35,7 +35,7 @@ class Proposals:
 
     Args:
         space: each parameter's distribution.
-        sampler: tpe, random, qmc or gp.
+        sampler: tpe, random or gp.
         n_startup_trials: random points before tpe or gp looks at results.
         direction: maximize or minimize.
         seed: of all proposals.
@@ -47,8 +47,8 @@ class Proposals:
     def __init__(
         self, space: Mapping[str, BaseDistribution], sampler: str, n_startup_trials: int, direction: str, seed: int
     ) -> None:
-        if sampler not in ("tpe", "random", "qmc", "gp"):
-            raise ConfigError(f"hydra.sweeper.sampler={sampler}: tpe, random, qmc or gp is needed")
+        if sampler not in ("tpe", "random", "gp"):
+            raise ConfigError(f"hydra.sweeper.sampler={sampler}: tpe, random or gp is needed")
         if direction not in ("maximize", "minimize"):
             raise ConfigError(f"hydra.sweeper.direction={direction}: maximize or minimize is needed")
         self._space, self._sampler, self._n_startup_trials = dict(space), sampler, n_startup_trials
@@ -83,10 +83,7 @@ class Proposals:
         if self._sampler == "tpe":
             return optuna.samplers.TPESampler(
                 seed=seed, n_startup_trials=self._n_startup_trials, multivariate=True, constant_liar=True,
-                warn_independent_sampling=False,
             )  # fmt: skip
         if self._sampler == "gp":
             return optuna.samplers.GPSampler(seed=seed, n_startup_trials=self._n_startup_trials)
-        if self._sampler == "qmc":  # one sequence, of which each trial takes the next point
-            return optuna.samplers.QMCSampler(seed=mix(self._seed, _PROPOSAL) % 2**31, scramble=True)
         return optuna.samplers.RandomSampler(seed=seed)

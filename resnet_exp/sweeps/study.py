@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from resnet_exp.files import read_json, write_json
 from resnet_exp.interfaces import ConfigError
+from resnet_exp.sweeps.callback import errors_told, open_sweep
 from resnet_exp.sweeps.launching import Jobs
 from resnet_exp.sweeps.ledger import Job
 from resnet_exp.sweeps.plan import settings, space_of
@@ -31,7 +32,7 @@ class StudySweeper(Sweeper):
     Args:
         n_trials: that end finished or pruned; failed ones are made up for, until as many have failed.
         n_jobs: trials at once.
-        sampler: tpe, random, qmc or gp.
+        sampler: tpe, random or gp.
         n_startup_trials: random points before tpe or gp looks at results.
         direction: maximize or minimize.
         params: the search space by key, as on the command line, which comes first.
@@ -59,24 +60,32 @@ class StudySweeper(Sweeper):
         self._jobs = Jobs(hydra_context, task_function, config)
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Runs what is left of the study; returns its jobs.
+        """Runs what is left of the study; returns its jobs."""
+        with errors_told():
+            return self._sweep(arguments)
 
-        Raises:
-            ConfigError: the study began with another search space.
-        """
+    def _sweep(self, arguments: list[str]) -> list[Job] | None:
         from resnet_exp.sweeps.proposals import Proposals, distributions
 
         space, fixed = distributions(space_of(self._config, arguments), arguments, self._params)
         proposals = Proposals(space, self._sampler, self._n_startup_trials, self._direction, self._seed)
+        self._check_first(proposals, fixed)
         if settings(self._config).dry_run:
             from resnet_exp.sweeps.dry_run import tell_study
 
-            return tell_study(self._n_trials, space, self._config)
+            tell_study(self._n_trials, space, self._config)
+            return None
+        open_sweep(self._config)
         self._refuse_another_space(space)
         while (number := self._next()) is not None:
             batch = range(number, number + min(self._n_jobs, self._left()))
             self._jobs.run([self._planned(each, number, proposals, fixed) for each in batch])
         return self._jobs.ledger.jobs()
+
+    def _check_first(self, proposals: Any, fixed: Sequence[str]) -> None:
+        """Raises ConfigError where not even the first trial can work: before anything is written."""
+        values = proposals.propose(0, [], 0)
+        self._jobs.compose(0, [*(f"{key}={value}" for key, value in values.items()), *fixed])
 
     @property
     def _seed(self) -> int:

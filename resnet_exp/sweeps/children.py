@@ -1,0 +1,98 @@
+"""The end of every process that this one has started, and of those that they have started in turn.
+
+Launchers leave them behind when a sweep is interrupted: joblib its workers, submitit the jobs' controllers, Ray a
+cluster. What has been given away already, a child whose own parent is dead, can no longer be told from a stranger.
+
+Resource trackers of multiprocessing and joblib are let be: they ignore SIGTERM, take away what killed workers leave in
+shared memory, and end with the process that they work for. One that is killed is started anew, with a warning.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+_PROC = Path("/proc")
+_PAUSE = 0.05  # seconds between two looks
+_AFTER_KILL = 2.0  # seconds until the kernel has taken what was killed away
+
+
+class _Process(NamedTuple):
+    """A process; its number alone may be that of another one by the time it is used."""
+
+    pid: int
+    started: int  # clock ticks since the machine was
+
+
+class _Stat(NamedTuple):
+    process: _Process
+    parent: int
+    alive: bool  # neither ended nor waiting to be collected
+
+
+def end_children(grace: float = 5.0) -> list[int]:
+    """The pids that had to be killed, after every process below this one was asked to end, by SIGTERM.
+
+    Those that are left after `grace` seconds are sent SIGKILL. No other process is ever signalled.
+    """
+    known: set[_Process] = set()
+    _signal(signal.SIGTERM, known, grace)
+    return sorted(process.pid for process in _signal(signal.SIGKILL, known, _AFTER_KILL))
+
+
+def _signal(number: signal.Signals, known: set[_Process], seconds: float) -> set[_Process]:
+    """The processes that were signalled, each once: the known ones, those below them and us, and those born meanwhile."""
+    signalled: set[_Process] = set()
+    until = time.monotonic() + seconds
+    while living := _living(known):
+        known |= living
+        for process in living - signalled:
+            _send(process, number)
+        signalled |= living
+        if time.monotonic() >= until:
+            break
+        time.sleep(_PAUSE)
+    return signalled
+
+
+def _living(known: Collection[_Process]) -> set[_Process]:
+    """The processes below this one and those known before, whose parents may be dead by now, that have not ended."""
+    stats = [stat for path in _PROC.glob("[0-9]*") if (stat := _stat(int(path.name)))]
+    below = {stat.process for stat in stats} & set(known)
+    parents = {os.getpid(), *(process.pid for process in below)}
+    while found := {stat.process for stat in stats if stat.parent in parents} - below:
+        below |= found
+        parents = {process.pid for process in found}
+    return {stat.process for stat in stats if stat.alive and stat.process in below and not _is_tracker(stat.process.pid)}
+
+
+def _send(process: _Process, number: signal.Signals) -> None:
+    """Signals the process unless it has ended, even if another one has its pid now."""
+    stat = _stat(process.pid)
+    if stat is not None and stat.process == process:
+        try:
+            os.kill(process.pid, number)
+        except ProcessLookupError:
+            pass  # it ended in between
+
+
+def _is_tracker(pid: int) -> bool:
+    """Whether the process runs `python -c "from ....resource_tracker import main; ..."`."""
+    try:
+        return b"resource_tracker import main" in (_PROC / str(pid) / "cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _stat(pid: int) -> _Stat | None:
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # `pid (name) state ppid ...`, and the name may hold blanks and brackets. Source: man 5 proc_pid_stat.
+    state, parent, *rest = text.rpartition(")")[2].split()
+    return _Stat(_Process(pid, int(rest[17])), int(parent), state not in "ZX")

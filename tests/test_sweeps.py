@@ -1,0 +1,415 @@
+"""A sweep's ledger, leaderboard, plan, proposals and pruning; and whole sweeps as a user runs them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from resnet_exp.memo import range_test_memo
+from resnet_exp.sweeps.leaderboard import COLUMNS, best_of, compare_best, deviation, ranked, rows
+from resnet_exp.sweeps.ledger import Job, Ledger, SeedRun
+
+EPOCHS = 4
+
+
+def job(number: int, objectives: dict[int, float] | None = None, status: str = "finished", **point: str) -> Job:
+    runs = tuple(
+        SeedRun(seed, f"/runs/{number}-{seed}", "finished", value, value - 0.01, 10.0)
+        for seed, value in (objectives or {}).items()
+    )
+    return Job(number, point or {"scheduler.peak_epoch": str(number)}, f"run {number}", status, runs=runs)
+
+
+# The ledger
+
+
+def test_a_job_is_read_as_it_was_written(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    written = ledger.write(replace(job(3, {0: 0.5, 1: 0.7}), values={"scheduler.peak_epoch": 3}, curve={"1": 0.25}))
+    assert ledger.jobs() == [written]
+    assert written.objective == pytest.approx(0.6)
+
+
+def test_a_running_job_is_lost_when_nobody_holds_it(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.write(job(0, status="running"))
+    assert ledger.job(0).status == "lost"
+    with ledger.held(0):
+        assert ledger.job(0).status == "running"
+
+
+def test_a_job_is_worked_on_by_one_at_a_time(tmp_path: Path) -> None:
+    ledger, order = Ledger(tmp_path), []
+
+    def second() -> None:
+        with ledger.held(0):
+            order.append("second")
+
+    with ledger.held(0):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_labels_say_what_differs_and_no_more_than_can_be_read() -> None:
+    assert job(0, **{"scheduler.peak_epoch": "5", "optimizer": "sgd"}).label == "peak_epoch=5 optimizer=sgd"
+    assert job(0, **{"scheduler.find_factor": "2.3302082707730083"}).label == "find_factor=2.33"
+    assert job(0, **{"model.width": "8", "other.width": "4"}).label == "model.width=8 other.width=4"
+
+
+def test_the_stamp_changes_with_every_write(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.write(job(0, status="planned"))
+    before = ledger.stamp()
+    assert ledger.stamp() == before
+    ledger.write(job(0, {0: 0.5}))
+    assert ledger.stamp() != before
+
+
+# The leaderboard
+
+
+def test_the_best_stands_first_and_what_has_not_finished_last() -> None:
+    jobs = [job(0, {0: 0.5}), job(1, status="failed"), job(2, {0: 0.9}), job(3, status="planned"), job(4, {0: 0.9})]
+    assert [one.number for one in ranked(jobs)] == [2, 4, 0, 1, 3]
+    assert [one.number for one in ranked(jobs, "minimize")] == [0, 2, 4, 1, 3]
+    assert best_of(jobs).number == 2
+    assert best_of([job(1, status="failed")]) is None
+
+
+def test_a_row_has_every_column() -> None:
+    (row,) = rows([job(2, {0: 0.5, 1: 0.7})])
+    told = dict(zip(COLUMNS, row, strict=True))
+    assert told["objective"] == pytest.approx(0.6)
+    assert told["std"] == pytest.approx(math.sqrt(0.02))
+    assert (told["n"], told["seconds"], told["status"], told["command"]) == (2, 20.0, "finished", "run 2")
+
+
+def test_one_seed_has_no_deviation() -> None:
+    assert deviation(job(0, {0: 0.5})) is None
+
+
+def test_the_best_is_compared_with_the_second_seed_by_seed() -> None:
+    """Seeds that move both points alike do not hide what lies between them. Student's t is 4.303."""
+    best, second = job(0, {0: 0.50, 1: 0.70, 2: 0.90}), job(1, {0: 0.48, 1: 0.68, 2: 0.87})
+    compared = compare_best([second, best])
+    assert (compared.best.number, compared.n) == (0, 3)
+    half = 4.302652729911275 * compared.std / math.sqrt(3)
+    assert compared.low == pytest.approx(compared.difference - half)
+    assert compared.beyond_noise
+    unpaired = job(1, {0: 0.87, 1: 0.48, 2: 0.68})
+    assert not compare_best([unpaired, best]).beyond_noise
+
+
+def test_one_seed_can_tell_nothing_of_noise() -> None:
+    compared = compare_best([job(0, {0: 0.5}), job(1, {0: 0.4})])
+    assert compared.beyond_noise is None
+    assert "may be noise" in compared.told()
+
+
+def test_a_point_that_was_repeated_is_no_second_point() -> None:
+    again = replace(job(5, {0: 0.5}), point=job(0).point)
+    assert compare_best([job(0, {0: 0.5}), again]) is None
+
+
+# Range tests are made once
+
+
+def test_who_needs_the_same_range_test_waits_for_it(tmp_path: Path) -> None:
+    waited, found = threading.Event(), []
+
+    def second() -> None:
+        with range_test_memo(str(tmp_path), "key", waited.set) as memo:
+            found.append(memo.known)
+
+    with range_test_memo(str(tmp_path), "key", pytest.fail) as memo:
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert waited.wait(5)
+        assert memo.known is None and not found
+        memo.keep({"suggestion": 0.1})
+    thread.join()
+    assert found == [{"suggestion": 0.1}]
+
+
+def test_another_range_test_does_not_wait(tmp_path: Path) -> None:
+    with (
+        range_test_memo(str(tmp_path), "one", pytest.fail),
+        range_test_memo(str(tmp_path), "other", pytest.fail) as memo,
+    ):
+        assert memo.known is None
+
+
+# Proposals
+
+
+def space():
+    from optuna.distributions import FloatDistribution, IntDistribution
+
+    return {"peak": IntDistribution(1, 12), "factor": FloatDistribution(1.0, 32.0, log=True)}
+
+
+def proposals(seed: int = 0, sampler: str = "tpe"):
+    from resnet_exp.sweeps.proposals import Proposals
+
+    return Proposals(space(), sampler, 3, "maximize", seed)
+
+
+def study(length: int, batch: int = 1, **how) -> list[Job]:
+    """Trials of a smooth made-up objective, each proposed from those before its batch."""
+    makes, jobs = proposals(**how), []
+    for number in range(length):
+        first = number - number % batch
+        values = makes.propose(number, jobs, first)
+        value = -((values["peak"] - 5) ** 2) - math.log2(values["factor"] / 8) ** 2
+        point = {key: str(one) for key, one in values.items()}
+        jobs.append(replace(job(number, {0: value}), point=point, values=values))
+    return jobs
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "gp"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_study_that_was_killed_proposes_as_if_it_never_was(sampler: str, batch: int) -> None:
+    whole = study(8, batch, sampler=sampler)
+    for number in range(8):  # another process, that knows the ledger alone
+        again = proposals(sampler=sampler).propose(number, whole[:number], number - number % batch)
+        assert again == whole[number].values
+    assert len({json.dumps(one.values) for one in whole}) > 4
+
+
+def test_another_seed_proposes_others() -> None:
+    assert [one.values for one in study(3, seed=0)] != [one.values for one in study(3, seed=1)]
+
+
+def test_tpe_comes_closer_than_chance() -> None:
+    best = {
+        how: sum(max(one.objective for one in study(25, sampler=how, seed=s)) for s in range(3))
+        for how in ("tpe", "random")
+    }
+    assert best["tpe"] > best["random"]
+
+
+def test_failed_and_pruned_trials_do_not_stop_a_study() -> None:
+    jobs = study(6)
+    jobs[1] = replace(jobs[1], status="failed", runs=())
+    jobs[2] = replace(jobs[2], status="pruned", runs=(), curve={"3": 0.2})
+    assert set(proposals().propose(6, jobs, 6)) == {"peak", "factor"}
+
+
+# Pruning
+
+
+def curve(number: int, *values: float, status: str = "finished") -> Job:
+    told = {str(epoch): value for epoch, value in enumerate(values, 1)}
+    return replace(job(number, {0: values[-1]} if status == "finished" else None, status), curve=told)
+
+
+def is_poor(*values: float, latest: int, kind: str = "median") -> bool:
+    from resnet_exp.sweeps.pruning import is_poor, make_pruner
+
+    others = [curve(number, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9) for number in range(5)]
+    return is_poor(curve(9, *values, status="running"), others, make_pruner(kind, latest, 6), "maximize")
+
+
+def test_a_poor_trial_is_given_up_only_after_the_latest_peak() -> None:
+    assert is_poor(0.1, 0.1, 0.1, latest=2)
+    assert not is_poor(0.1, 0.1, 0.1, latest=3)  # its LR may only just have peaked
+    assert is_poor(0.1, 0.1, 0.1, 0.1, latest=3)
+
+
+def test_a_good_trial_goes_on() -> None:
+    assert not is_poor(0.4, 0.6, 0.7, latest=2)
+
+
+def test_the_first_trials_are_never_given_up() -> None:
+    from resnet_exp.sweeps.pruning import is_poor, make_pruner
+
+    others = [curve(number, 0.9, 0.9, 0.9) for number in range(3)]
+    assert not is_poor(curve(9, 0.1, 0.1, 0.1, status="running"), others, make_pruner("median", 1, 6), "maximize")
+
+
+# Whole sweeps, as a user runs them
+
+
+def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    fast = ["experiment=quickstart", f"train.epochs={EPOCHS}", "data.limit_train=300", "device=cpu"]
+    return subprocess.run(
+        [sys.executable, "-m", "resnet_exp", *fast, *arguments],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+def ledger_in(folder: Path) -> Ledger:
+    (root,) = [path for path in (folder / "multirun").iterdir() if path.is_dir()]
+    return Ledger(root)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory):
+    """A grid of two peaks with two seeds, mirrored to MLflow."""
+    folder = tmp_path_factory.mktemp("swept")
+    done = command("--multirun", "scheduler.peak_epoch=1,3", "sweep.seeds=[0,1]", cwd=folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, done.stdout
+
+
+@pytest.mark.slow
+def test_every_point_is_run_with_every_seed(swept) -> None:
+    folder, output = swept
+    jobs = ledger_in(folder).jobs()
+    assert [one.label for one in jobs] == ["peak_epoch=1", "peak_epoch=3"]
+    for one in jobs:
+        assert one.status == "finished" and sorted(one.objectives) == [0, 1]
+        assert one.objective == pytest.approx(sum(one.objectives.values()) / 2)
+        assert not any(run.reused for run in one.runs)
+    assert "2 of 2 jobs finished" in output
+
+
+@pytest.mark.slow
+def test_the_range_test_is_made_once_a_seed(swept) -> None:
+    folder, output = swept
+    assert len(list((folder / "outputs" / "range_tests").glob("*.json"))) == 2
+    assert output.count("LR range test (remembered)") == 2
+
+
+@pytest.mark.slow
+def test_the_leaderboard_the_page_and_the_best_config_lie_in_the_sweeps_directory(swept) -> None:
+    folder, _ = swept
+    root = ledger_in(folder).root
+    with (root / "leaderboard.csv").open(newline="") as file:
+        board = list(csv.DictReader(file))
+    assert tuple(board[0]) == COLUMNS
+    assert float(board[0]["objective"]) >= float(board[1]["objective"])
+    assert "data:image/" in (root / "sweep.html").read_text()
+
+
+@pytest.mark.slow
+def test_only_the_winner_has_a_report_and_a_model(swept) -> None:
+    folder, _ = swept
+    jobs = ledger_in(folder).jobs()
+    winner = best_of(jobs).runs[0].root
+    for one in jobs:
+        for run in one.runs:
+            assert (Path(run.root) / "report" / "report.html").exists() == (run.root == winner)
+            assert (Path(run.root) / "mlflow_model").exists() == (run.root == winner)
+
+
+@pytest.mark.slow
+def test_the_parent_has_the_children_and_the_curve(swept) -> None:
+    from mlflow import MlflowClient
+
+    folder, _ = swept
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("resnet_exp").experiment_id])
+    (parent,) = [run for run in runs if run.data.tags.get("sweep") == "parent"]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(children) == 4 and len(runs) == 5
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert all(run.info.run_name.startswith("peak_epoch=") for run in children)
+    points = {point.step: point.value for point in client.get_metric_history(parent.info.run_id, "objective")}
+    assert points == {int(one.point["scheduler.peak_epoch"]): one.objective for one in ledger_in(folder).jobs()}
+    files = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert {"leaderboard.csv", "leaderboard.json", "sweep.html", "best.yaml", "sweep.json", "report"} <= files
+
+
+@pytest.mark.slow
+def test_the_same_command_again_runs_nothing(swept) -> None:
+    folder, _ = swept
+    before = {path: path.stat().st_mtime_ns for path in (folder / "outputs").rglob("*.safetensors")}
+    again = command("--multirun", "scheduler.peak_epoch=1,3", "sweep.seeds=[0,1]", cwd=folder)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert before == {path: path.stat().st_mtime_ns for path in (folder / "outputs").rglob("*.safetensors")}
+    assert "epoch  train loss" not in again.stdout
+
+
+@pytest.mark.slow
+def test_a_larger_grid_runs_only_what_is_new(swept) -> None:
+    folder, _ = swept
+    larger = command("--multirun", "scheduler.peak_epoch=1,2,3", "tracker=none", "name=quickstart", cwd=folder)
+    assert larger.returncode == 0, larger.stderr[-3000:]
+    roots = [path for path in (folder / "multirun").iterdir() if len(Ledger(path).jobs()) == 3]
+    assert [[run.reused for run in one.runs] for one in Ledger(roots[0]).jobs()] == [[True], [False], [True]]
+    for path in roots:  # what other tests look for is the first sweep
+        path.rename(folder / path.name)
+
+
+@pytest.mark.slow
+def test_a_dry_run_tells_what_is_done_and_writes_nothing(swept) -> None:
+    folder, _ = swept
+    before = sorted(folder.rglob("*"))
+    dry = command("--multirun", "scheduler.peak_epoch=1,2", "sweep.dry_run=true", cwd=folder)
+    assert dry.returncode == 0, dry.stderr[-3000:]
+    assert "done: " in dry.stdout and "to be run" in dry.stdout and "runs are left, " in dry.stdout
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_the_best_config_runs_by_itself_and_is_the_run_that_won(swept) -> None:
+    folder, _ = swept
+    root = ledger_in(folder).root
+    assert yaml.safe_load((root / "best.yaml").read_text())["sweep"]["job"] is None
+    done = subprocess.run(
+        [sys.executable, "-m", "resnet_exp", "--config-dir", str(root), "--config-name", "best"],
+        cwd=folder, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    winner = best_of(ledger_in(folder).jobs()).runs[0].name
+    assert f"{winner} is finished already" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_study_goes_on_to_n_trials_in_all(tmp_path: Path) -> None:
+    overlay = ["sweep=peak_epoch_optuna", "scheduler.peak_epoch=range(1,4)", "tracker=none"]
+    for trials in (2, 4):
+        done = command(*overlay, f"hydra.sweeper.n_trials={trials}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert [one.status for one in ledger_in(tmp_path).jobs()] == ["finished"] * trials
+    other = command(*overlay[:1], "scheduler.peak_epoch=range(1,3)", "tracker=none", cwd=tmp_path)
+    assert other.returncode == 2
+    assert "another search space (scheduler.peak_epoch: " in other.stderr
+
+
+@pytest.mark.slow
+def test_the_stock_optuna_sweeper_has_a_parent_too(tmp_path: Path) -> None:
+    stock = ["--multirun", "hydra/sweeper=optuna", "hydra.sweeper.direction=maximize", "hydra.sweeper.n_trials=2"]
+    done = command(*stock, "hydra.sweeper.n_jobs=1", "scheduler.peak_epoch=range(1,4)", "tracker=none", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    jobs = ledger_in(tmp_path).jobs()
+    assert jobs and {one.status for one in jobs} == {"finished"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("sweep.seeds=[0,1]",), "sweep.* would be ignored"),
+        (("--multirun", "scheduler.peak_epoch=1,2", "sweep.seeds=[1,1]"), "sweep.seeds=[1, 1]"),
+        (("--multirun", "scheduler.peak_epoch=1,2", "sweep.pruner=median"), "it is for hydra/sweeper=study"),
+        (("--multirun", "scheduler.peak_epoch=1,2", "sweep.job=1"), "leave it out"),
+        (("--multirun", "scheduler.peak_epoch=1,2", "data.validation=none"), "nothing to choose by"),
+        (("--multirun", "scheduler.peak_epoch=1,9"), "scheduler.peak_epoch=9"),
+        (("--multirun",), "nothing is swept over"),
+        (("--multirun", "hydra/sweeper=optuna", "scheduler.peak_epoch=1,2"), "would choose the worst"),
+    ],
+)  # fmt: skip
+def test_what_a_sweep_cannot_honour_is_refused_before_anything_is_written(arguments, said: str, tmp_path: Path) -> None:
+    done = command(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert said in done.stderr
+    assert not list(tmp_path.iterdir())
