@@ -44,9 +44,17 @@ def redraw(command: Config) -> None:
             record.mirror()
             try:
                 sections = artifacts.keep_report(subject, record, console.progress)
+                _complete(run, subject, record)
             finally:
                 record.link = tracker.end()
         telling.tell_report(sections, paths, console)
+
+
+def _complete(run: Config, subject: Subject, record: Record) -> None:
+    """Exports the network for MLflow where that was left undone, as it is for the jobs of a sweep."""
+    is_there = (subject.paths.root / "mlflow_model").exists()
+    if subject.model is not None and run.task == "train" and run.tracker.kind == "mlflow" and not is_there:
+        artifacts.keep_mlflow_model(subject.model, subject.info, record)
 
 
 def _subject(

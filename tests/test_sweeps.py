@@ -120,6 +120,15 @@ def test_one_seed_can_tell_nothing_of_noise() -> None:
     assert "may be noise" in compared.told()
 
 
+def test_two_seeds_that_agree_by_chance_prove_nothing() -> None:
+    """Seen: two seeds of 1,000 images each, both 0.6 % apart. All points together tell how much seeds scatter."""
+    best, second = job(3, {0: 0.622, 1: 0.632}), job(4, {0: 0.616, 1: 0.626})
+    alone = compare_best([best, second])
+    assert alone.beyond_noise is None and "spread cannot be told" in alone.told()
+    among = compare_best([best, second, job(2, {0: 0.601, 1: 0.613}), job(1, {0: 0.616, 1: 0.572})])
+    assert among.beyond_noise is False
+
+
 def test_a_point_that_was_repeated_is_no_second_point() -> None:
     again = replace(job(5, {0: 0.5}), point=job(0).point)
     assert compare_best([job(0, {0: 0.5}), again]) is None

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from scipy import stats
 
 from resnet_exp.sweeps.ledger import Job
@@ -16,6 +17,7 @@ COLUMNS = (
     *("rank", "what_differs", "objective", "std", "n", "test_accuracy", "seconds", "status", "reason"),
     *("job", "runs", "command"),
 )
+_NO_SPREAD = 1e-9  # that is rounding: accuracies are counts, and few of them can differ by the same
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Comparison:
     best: Job
     second: Job
     difference: float  # of the objectives, the mean over the seeds
-    std: float | None  # of the differences; None with fewer than two seeds
+    std: float | None  # of one seed's difference, by all points; None with fewer than two seeds
     n: int
     low: float | None  # of the 95 % interval of the mean difference
     high: float | None
@@ -39,7 +41,8 @@ class Comparison:
         """The comparison in a sentence."""
         pair = f"{self.best.label} is {self.difference:+.2%} ahead of {self.second.label}"
         if self.beyond_noise is None:
-            return f"{pair} with one seed: that may be noise; sweep.seeds=[0,1,2] would tell"
+            seeds = "one seed" if self.n < 2 else f"each of {self.n} seeds, whose spread cannot be told"
+            return f"{pair} with {seeds}: that may be noise; more sweep.seeds, such as [0,1,2], would tell"
         spread = f"95% interval {self.low:+.2%} to {self.high:+.2%}, paired over {self.n} seeds"
         return f"{pair} ({spread}): {'beyond noise' if self.beyond_noise else 'not beyond noise'}"
 
@@ -78,8 +81,10 @@ def deviation(job: Job) -> float | None:
 def compare_best(jobs: Sequence[Job], direction: str = "maximize") -> Comparison | None:
     """The best against the second best point; None where fewer than two have finished.
 
-    The interval is Student's of the mean of the paired differences: a seed sets the split, the weights and the order
-    of both points alike, so that what it does to both cancels out.
+    A seed sets the split, the weights and the order of every point alike, so that what it does to all cancels out; the
+    noise that is left is estimated from all points that have these seeds. With two points it is the paired t-test.
+
+    Source: randomised complete block design, such as Montgomery, Design and Analysis of Experiments, section 4.1.
     """
     done = [job for job in ranked(jobs, direction) if job.objective is not None]
     others = [job for job in done[1:] if job.point != done[0].point]
@@ -87,12 +92,18 @@ def compare_best(jobs: Sequence[Job], direction: str = "maximize") -> Comparison
         return None
     best, second = done[0], others[0]
     seeds = sorted(best.objectives.keys() & second.objectives.keys())
-    differences = [best.objectives[seed] - second.objectives[seed] for seed in seeds]
-    if len(differences) < 2:
-        return Comparison(best, second, _value(best) - _value(second), None, len(differences), None, None)
-    mean, std = statistics.mean(differences), statistics.stdev(differences)
-    half = float(stats.t.ppf(0.975, len(differences) - 1)) * std / math.sqrt(len(differences))
-    return Comparison(best, second, mean, std, len(differences), mean - half, mean + half)
+    blocks = [job for job in (best, *others) if job.objectives.keys() >= set(seeds)]
+    if len(seeds) < 2:
+        return Comparison(best, second, _value(best) - _value(second), None, len(seeds), None, None)
+    table = np.array([[job.objectives[seed] for seed in seeds] for job in blocks])
+    mean = float((table[0] - table[blocks.index(second)]).mean())
+    residuals = table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
+    freedom = (len(blocks) - 1) * (len(seeds) - 1)
+    std = math.sqrt(2 * float((residuals**2).sum()) / freedom)
+    if std < _NO_SPREAD:
+        return Comparison(best, second, mean, std, len(seeds), None, None)
+    half = float(stats.t.ppf(0.975, freedom)) * std / math.sqrt(len(seeds))
+    return Comparison(best, second, mean, std, len(seeds), mean - half, mean + half)
 
 
 def _value(job: Job) -> float:
