@@ -36,6 +36,7 @@ class SweepPart:
     label: str  # what tells it from the others; begins its MLflow run's name
     tags: Mapping[str, str]  # of its MLflow run, such as who its parent is
     keep_mlflow_model: bool
+    gpu: Callable[[int], int]  # which of so many GPUs it takes
     begun: Callable[[Path], None]  # told of the run directory before anything is computed
     measured: Callable[[int, float | None], None]  # told of the objective after each epoch; may raise Pruned
 

@@ -62,7 +62,8 @@ def run(config: Config, command: str, part: SweepPart | None = None) -> float | 
     start = time.time()
     console = Console()
     plugins = build.plugins(config)
-    machine = runtime.start(config.device, config.train.precision, config.train.deterministic)
+    gpu = part.gpu if part else runtime.first_gpu
+    machine = runtime.start(config.device, config.train.precision, config.train.deterministic, gpu)
     check_momentum(bool(config.plugins["scheduler"].get("cycle_momentum")), machine)
     images = check_fit(plugins.source.size(), config.split, config.train.batch_size)
     if config.task == "train":

@@ -11,7 +11,7 @@ import platform
 import random
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -55,13 +55,24 @@ class Runtime:
         return torch.autocast(self.device.type, dtype) if dtype else contextlib.nullcontext()
 
 
-def start(device: str, precision: str, deterministic: bool) -> Runtime:
+def first_gpu(count: int) -> int:
+    """The first of `count` GPUs."""
+    return 0
+
+
+def start(device: str, precision: str, deterministic: bool, gpu: Callable[[int], int] = first_gpu) -> Runtime:
     """The runtime asked for, with torch's switches set.
+
+    Args:
+        device: auto, cpu or cuda.
+        precision: auto, fp32, bf16 or fp16.
+        deterministic: the same digits each time on CUDA too, slower.
+        gpu: which of so many GPUs is taken.
 
     Raises:
         ConfigError: a GPU is asked for where torch sees none, or a precision that the device lacks.
     """
-    chosen = _device(device)
+    chosen = _device(device, gpu)
     if chosen.type == "cpu":
         _keep_freed_memory()
     torch.backends.cudnn.benchmark = not deterministic
@@ -74,7 +85,7 @@ def start(device: str, precision: str, deterministic: bool) -> Runtime:
     return Runtime(chosen, _precision(precision, chosen))
 
 
-def _device(device: str) -> torch.device:
+def _device(device: str, gpu: Callable[[int], int]) -> torch.device:
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             "device=cuda: torch sees no CUDA device on this machine; set device=auto or device=cpu, or install a "
@@ -82,7 +93,11 @@ def _device(device: str) -> torch.device:
         )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device, 0) if device == "cuda" else torch.device(device)
+    if device == "cpu":
+        return torch.device("cpu")
+    chosen = torch.device("cuda", gpu(torch.cuda.device_count()))
+    torch.cuda.set_device(chosen)
+    return chosen
 
 
 def _precision(precision: str, device: torch.device) -> str:

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from resnet_exp.files import read_json
 from resnet_exp.ignored import key_of
 from resnet_exp.interfaces import ConfigError, Pruned, RunError, SweepPart
 from resnet_exp.settings import ReportConfig, from_values
+from resnet_exp.sweeps.gpus import claimed_gpu
 from resnet_exp.sweeps.ledger import Job, Ledger, SeedRun
 from resnet_exp.sweeps.plan import command_of, config_hash
 
@@ -103,7 +105,9 @@ def _run_seed(config: Config, seed: int, job: Job, ledger: Ledger) -> Job:
     label = job.label if config.sweep.seeds is None else f"{job.label} seed={seed}"
     tags = {"mlflow.parentRunId": parent} if (parent := parent_run_id(ledger)) else {}
     whole = config.is_set("report")  # asked for: else the winner alone gets a report and an MLflow model
-    part = SweepPart(label, tags, whole, on_begun, _pruning(config, seed, job, ledger))
+    part = SweepPart(
+        label, tags, whole, partial(claimed_gpu, ledger.root), on_begun, _pruning(config, seed, job, ledger)
+    )
     try:
         objective = run(one if whole else _without_report(one), command, part)
     except BaseException as error:
