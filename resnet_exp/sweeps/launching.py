@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from hydra.core.config_loader import ConfigLoader
@@ -20,7 +20,7 @@ from resnet_exp.sweeps.ledger import ENDED, Job, Ledger
 from resnet_exp.sweeps.plan import command_of, config_hash, settings
 
 _log = logging.getLogger(__name__)
-_PASSES = 2  # a job whose process was killed is run once more
+_ATTEMPTS = 2  # a job whose process was killed is run once more
 
 
 class Jobs:
@@ -88,21 +88,34 @@ class Jobs:
         return [ledger.job(job.number) for job in jobs]
 
     def _passes(self, numbers: Sequence[int]) -> Exception | None:
-        """Launches what has not ended, and once more what was lost; returns what the launcher last raised."""
-        error: Exception | None = None
-        for again in range(_PASSES):
-            todo = [number for number in numbers if self.ledger.job(number).status not in ENDED]
-            if not todo or self.has_failed_enough():
-                break
-            if again:
-                _log.warning("%d jobs were lost, their processes killed or never begun: a second pass", len(todo))
-            try:
-                overrides = [[*self._overrides[number], f"sweep.job={number}"] for number in todo]
-                self._launcher.launch(overrides, initial_job_idx=todo[0])
-            except Exception as raised:  # a worker was killed; what it did not write stands in the ledger
-                error = raised
-                _log.warning("%s: %s", type(raised).__name__, str(raised).splitlines()[0] if str(raised) else "")
+        """Launches what has not ended, each job that was lost once more; returns what the launcher last raised.
+
+        What kills its process takes its neighbours along, so that lost jobs are then launched one by one.
+        """
+        error, begun = None, {number: self.ledger.job(number).attempts for number in numbers}
+        todo, moved = list(numbers), True
+        while moved and (todo := self._left(todo, begun)) and not self.has_failed_enough():
+            before = self.ledger.stamp()
+            lost = [number for number in todo if self.ledger.job(number).status == "lost"]
+            error = self._launch(lost[:1] or todo) or error
+            moved = self.ledger.stamp() != before
         return error
+
+    def _left(self, numbers: Sequence[int], begun: Mapping[int, int]) -> list[int]:
+        """Those that have not ended, and were not lost as often as they may be."""
+        jobs = [self.ledger.job(number) for number in numbers]
+        return [
+            job.number for job in jobs if job.status not in ENDED and job.attempts - begun[job.number] < _ATTEMPTS
+        ]
+
+    def _launch(self, numbers: Sequence[int]) -> Exception | None:
+        try:
+            overrides = [[*self._overrides[number], f"sweep.job={number}"] for number in numbers]
+            self._launcher.launch(overrides, initial_job_idx=numbers[0])
+        except Exception as raised:  # a worker was killed; what it did not write stands in the ledger
+            _log.warning("%s: %s", type(raised).__name__, str(raised).splitlines()[0] if str(raised) else "")
+            return raised
+        return None
 
     def has_failed_enough(self) -> bool:
         """Whether `sweep.max_failures` jobs have failed."""
