@@ -1,0 +1,259 @@
+"""What the figures of a sweep share: its keys as axes, its objective as text; and the objective over each key."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from resnet_exp.report.drawing import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION, save
+from resnet_exp.report.section import Figure, Section
+from resnet_exp.report.tiles import short
+from resnet_exp.sweeps.leaderboard import best_of, deviation
+from resnet_exp.sweeps.ledger import Job, short_key
+
+_LOG_SPAN = 30  # values that differ by a larger factor stand on a logarithmic axis
+_GROUPS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"), (SKY, "v"), ("#666666", "P"))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A swept key as an axis: numbers, or names in the order of the plan."""
+
+    key: str
+    label: str
+    kind: Literal["linear", "log", "names"]
+    values: tuple[Any, ...]  # that differ; numbers in their order
+
+    def place(self, job: Job) -> float | None:
+        """Where the job stands on the axis: its number, or the place of its name, from 0; None where it has none."""
+        value = value_of(job, self.key)
+        place = self.values.index(str(value)) if self.kind == "names" and value is not None else value
+        return None if place is None else float(place)
+
+    def unit(self, place: float) -> float:
+        """A place as a share of the axis' length, 0..1; the first name is on top."""
+        low, high = self.ends
+        if self.kind == "names":
+            return 1 - place / high if high else 0.5
+        if self.kind == "log":
+            place, low, high = math.log(place), math.log(low), math.log(high)
+        return (place - low) / (high - low) if high > low else 0.5
+
+    def beside(self, place: float, steps: float) -> float:
+        """A place so many small steps further on, where a point does not hide another."""
+        low, high = self.ends
+        if self.kind == "log":
+            return place * (high / low) ** (0.012 * steps)
+        return place + steps * (0.14 if self.kind == "names" else 0.012 * (high - low))
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        return (0, len(self.values) - 1) if self.kind == "names" else (self.values[0], self.values[-1])
+
+    def ticks(self, inches: float = 2.0) -> tuple[list[float], list[str]]:
+        """Places and their labels, of so many inches: each value where there is room, else round numbers."""
+        if self.kind == "names":
+            return [float(place) for place in range(len(self.values))], [plain(value, inches) for value in self.values]
+        marks = list(self.values)
+        if len(marks) > 8 or any(self.unit(high) - self.unit(low) < 0.07 for low, high in pairwise(marks)):
+            low, high = self.ends
+            marks = [mark for mark in self._round() if low <= mark <= high]
+        return marks, [f"{mark:.4g}" for mark in marks]
+
+    def _round(self) -> list[float]:
+        low, high = self.ends
+        if self.kind == "linear":
+            most = 12 if all(value.is_integer() for value in self.values) else 6
+            return list(MaxNLocator(most, steps=[1, 2, 5, 10], integer=most == 12).tick_values(low, high))
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        return [step * 10.0**power for power in powers for step in ((1, 2, 5) if len(powers) < 5 else (1,))]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as it is drawn."""
+
+    folder: Path  # of the figures
+    jobs: tuple[Job, ...]
+    keys: tuple[str, ...]  # that are swept over
+    direction: str  # maximize | minimize
+    noun: str  # what a job is called: point, or trial of a study
+    objective: str  # what it is called
+    may_be_share: bool  # whether its values, where all are in 0..1, are fractions
+
+    @cached_property
+    def finished(self) -> list[Job]:
+        """Those that have an objective, in the order of the plan."""
+        return [job for job in self.jobs if job.objective is not None and math.isfinite(job.objective)]
+
+    @cached_property
+    def best(self) -> Job | None:
+        return best_of(self.finished, self.direction)
+
+    @cached_property
+    def is_share(self) -> bool:
+        return self.may_be_share and all(0 <= value_at(job) <= 1 for job in self.finished)
+
+    @cached_property
+    def scales(self) -> list[Scale]:
+        """The keys in which the jobs differ."""
+        found = [scale_of(key, self.jobs, self.keys) for key in self.keys]
+        return [scale for scale in found if len(scale.values) > 1]
+
+    def told(self, value: float | None) -> str | None:
+        """A value of the objective, or a deviation: `71.20%`, or a number of four digits."""
+        return None if value is None else f"{value:.2%}" if self.is_share else f"{value:.4g}"
+
+    def dress(self, axis: Any) -> None:
+        """Makes an axis the objective's."""
+        axis.set_label_text(self.objective)
+        if self.is_share:
+            axis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+
+
+def value_at(job: Job) -> float:
+    """The objective of a job that has one."""
+    assert job.objective is not None
+    return job.objective
+
+
+def value_of(job: Job, key: str) -> Any:
+    """What the job sets the key to: as Optuna proposed it, or else as it stands on the command line."""
+    value = job.values.get(key)
+    return job.point.get(key) if value is None or isinstance(value, (bool, str)) else value
+
+
+def scale_of(key: str, jobs: Sequence[Job], among: Sequence[str]) -> Scale:
+    """The key's axis: numbers where all its values are, on a logarithmic one where they span more than 30 times."""
+    values = [value for job in jobs if (value := value_of(job, key)) is not None]
+    try:
+        found: list[Any] = sorted({float(value) for value in values})
+    except (TypeError, ValueError):
+        found = []
+    kind: Literal["linear", "log", "names"] = "linear"
+    if not found or not all(map(math.isfinite, found)):
+        kind, found = "names", list(dict.fromkeys(map(str, values)))
+    elif found[0] > 0 and found[-1] / found[0] > _LOG_SPAN:
+        kind = "log"
+    return Scale(key, short_key(key, dict.fromkeys(among)), kind, tuple(found))
+
+
+def plain(text: str, inches: float = 3.0) -> str:
+    """The text in so many inches, for a figure: a `$` is a `$`."""
+    return short(text, inches, 10).replace("$", r"\$")
+
+
+def draw_over_key(sweep: Sweep, scale: Scale) -> Section:
+    """The objective over one key: a hollow point a seed, the mean over the seeds with ± their standard deviation."""
+    by_name, groups = scale.kind == "names", _groups(sweep, scale)
+    height = 1.3 + len(scale.values) * (0.25 + 0.13 * len(groups)) if by_name else 4.0
+    canvas = Canvas(figsize=(8.2, min(max(height, 2.4), 12)))
+    axes = canvas.subplots()
+    for number, (label, jobs) in enumerate(groups.items()):
+        steps = number - (len(groups) - 1) / 2
+        if jobs:
+            _draw_group(axes, scale, jobs, _GROUPS[number % len(_GROUPS)], plain(label), steps)
+    _mark_failed(axes, sweep, scale)
+    _dress(axes, sweep, scale)
+    add_legend(canvas, axes)
+    name = re.sub(r"[^\w.-]+", "_", scale.key)
+    image = save(canvas, sweep.folder / f"over_{name}.png", svg=True)
+    return Section(f"Objective over {scale.label}", figures=(_figure(sweep, scale, image),))
+
+
+def _groups(sweep: Sweep, scale: Scale) -> dict[str, list[Job]]:
+    """The finished jobs by another key that has so few values that each can have a colour, or all as one."""
+    few = [other for other in sweep.scales if other.key != scale.key and len(other.values) <= len(_GROUPS)]
+    few = [other for other in few if not any(isinstance(value_of(job, other.key), float) for job in sweep.jobs)][:1]
+    groups: dict[str, list[Job]] = {}
+    for job in sorted(sweep.jobs, key=lambda job: [other.place(job) or 0 for other in few]):
+        group = groups.setdefault("".join(f"{other.label}={value_of(job, other.key)}" for other in few), [])
+        group += [job] if job in sweep.finished and scale.place(job) is not None else []
+    return groups
+
+
+def _draw_group(axes: Axes, scale: Scale, jobs: Sequence[Job], look: tuple[str, str], label: str,
+                steps: float) -> None:  # fmt: skip
+    by_name, (colour, marker) = scale.kind == "names", look
+    jobs = sorted(jobs, key=lambda job: (scale.place(job) or 0, job.number))
+    places = [scale.beside(scale.place(job) or 0, steps) for job in jobs]
+    is_clear = len({*places}) == len(places)  # else bars and lines would run through one another
+    seeds = [(place, value) for place, job in zip(places, jobs, strict=True) for value in job.objectives.values()]
+    if is_clear and len(seeds) > len(jobs):
+        spots = _turned(by_name, *zip(*seeds, strict=True))
+        axes.plot(*spots, "o", ms=4.2, mfc="white", mec=colour, mew=0.9, zorder=4)
+    bars = [deviation(job) or 0.0 for job in jobs]
+    spread: dict[str, Any] = {"xerr" if by_name else "yerr": bars if is_clear and any(bars) else None}
+    line = "-" if is_clear and not (by_name or jobs[0].values) else ""
+    axes.errorbar(*_turned(by_name, places, [value_at(job) for job in jobs]), fmt=marker + line, lw=1.2, ms=7.5,
+                  color=colour, mec="white", elinewidth=1.4, capsize=3.5, label=label, zorder=5, **spread)  # fmt: skip
+
+
+def _turned(by_name: bool, places: Sequence[float], values: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+    return (values, places) if by_name else (places, values)
+
+
+def _mark_failed(axes: Axes, sweep: Sweep, scale: Scale) -> None:
+    """A cross at the edge for every job that failed, which has no objective."""
+    places = [place for job in sweep.jobs if job.status == "failed" and (place := scale.place(job)) is not None]
+    if places:
+        by_name = scale.kind == "names"
+        along = axes.get_yaxis_transform() if by_name else axes.get_xaxis_transform()
+        marks = _turned(by_name, places, [0.025] * len(places))
+        axes.plot(*marks, "x", ms=7, mew=2, color=VERMILLION, transform=along, label="failed", zorder=2)
+
+
+def _dress(axes: Axes, sweep: Sweep, scale: Scale) -> None:
+    by_name = scale.kind == "names"
+    along, up = (axes.yaxis, axes.xaxis) if by_name else (axes.xaxis, axes.yaxis)
+    if scale.kind == "log":
+        axes.set_xscale("log")
+    along.set_ticks(*scale.ticks())
+    along.set_ticks([], minor=True)
+    along.set_label_text(plain(scale.label))
+    sweep.dress(up)
+    low, high = scale.ends  # of all that is planned, so that the axis stays while jobs come in
+    if by_name:
+        axes.set_ylim(high + 0.5, low - 0.5)  # the first name on top
+    else:
+        axes.set_xlim(scale.beside(low, -5), scale.beside(high, 5))
+    if sweep.best:
+        across, told = axes.axvline if by_name else axes.axhline, f"best {sweep.told(sweep.best.objective)}"
+        across(value_at(sweep.best), color=INK, lw=1, ls=(0, (4, 3)), zorder=1, label=told)
+    axes.grid(axis="both" if by_name else "y", color="#DDDDDD", lw=0.7)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def add_legend(canvas: Canvas, axes: Axes) -> None:
+    """Puts the legend under the axes, groups of points first, and leaves no more room around than is needed."""
+    entries = [entry for entry in zip(*axes.get_legend_handles_labels(), strict=True) if entry[1]]
+    entries.sort(key=lambda entry: isinstance(entry[0], Line2D))
+    rows = math.ceil(len(entries) / 4)
+    columns = math.ceil(len(entries) / rows)
+    canvas.tight_layout(rect=(0, (0.12 + 0.2 * rows) / canvas.get_figheight(), 1, 1))
+    canvas.legend(*zip(*entries, strict=True), loc="lower center", ncols=columns, fontsize=9, frameon=False)
+
+
+def _figure(sweep: Sweep, scale: Scale, image: Path) -> Figure:
+    assert sweep.best is not None
+    alt = (
+        f"{sweep.objective} over {scale.label} of {len(sweep.finished)} finished {sweep.noun}s; the best is "
+        f"{sweep.best.label} with {sweep.told(sweep.best.objective)}."
+    )
+    several = any(len(job.objectives) > 1 for job in sweep.finished)
+    room = "; where there is room, hollow: a seed; bar: ± the seeds' standard deviation"
+    caption = f"Filled: a {sweep.noun}{', the mean over its seeds' + room if several else ''}."
+    if others := [other.label for other in sweep.scales if other.key != scale.key]:
+        caption += f" Those at one {scale.label} differ in {', '.join(others)}."
+    return Figure(image, alt, caption, sweep.folder / "runs.csv", wide=True)
