@@ -17,7 +17,7 @@ from resnet_exp.files import read_json, write_json
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.sweeps.callback import errors_told, open_sweep
 from resnet_exp.sweeps.launching import Jobs
-from resnet_exp.sweeps.ledger import Job
+from resnet_exp.sweeps.ledger import ENDED, Job
 from resnet_exp.sweeps.plan import settings, space_of
 
 if TYPE_CHECKING:
@@ -77,9 +77,11 @@ class StudySweeper(Sweeper):
             return None
         open_sweep(self._config)
         self._refuse_another_space(space)
-        while (number := self._next()) is not None:
-            batch = range(number, number + min(self._n_jobs, self._left()))
-            self._jobs.run([self._planned(each, number, proposals, fixed) for each in batch])
+        while batch := self._batch():
+            trials: list[Job] = []
+            for number in batch:
+                trials.append(self._planned(number, trials, proposals, fixed))
+            self._jobs.run([trial for trial in trials if not self._has_ended(trial.number)])
         return self._jobs.ledger.jobs()
 
     def _check_first(self, proposals: Any, fixed: Sequence[str]) -> None:
@@ -91,23 +93,35 @@ class StudySweeper(Sweeper):
     def _seed(self) -> int:
         return int(self._config.seed)
 
-    def _planned(self, number: int, first: int, proposals: Any, fixed: Sequence[str]) -> Job:
-        """The trial of this number: as it was proposed before the sweep was killed, or proposed now."""
-        ledger = self._jobs.ledger
+    def _planned(self, number: int, batch: Sequence[Job], proposals: Any, fixed: Sequence[str]) -> Job:
+        """The trial of this number: as it was proposed before the sweep was killed, or proposed after its `batch`."""
+        ledger, first = self._jobs.ledger, number - len(batch)
         known = ledger.job(number).values if ledger.has(number) else None
-        before = [job for job in ledger.jobs() if job.number < number]
-        values = known or proposals.propose(number, before, first)
+        before = [job for job in ledger.jobs() if job.number < first]
+        values = known or proposals.propose(number, [*before, *batch], first)
         point = {key: str(value) for key, value in values.items()}
         overrides = [*(f"{key}={value}" for key, value in point.items()), *fixed]
         return self._jobs.plan(number, point, overrides, values=values)
 
-    def _next(self) -> int | None:
-        """The first trial of the next batch; None when the study is complete, or too much has failed."""
+    def _batch(self) -> range | None:
+        """The next trials to run; None when the study is complete, or too much has failed.
+
+        A batch is as large as what had come out before it left room for: in a study that was killed in the middle of
+        one, trials that have ended are part of it too, so that all are proposed from what they were proposed from.
+        """
         jobs = self._jobs.ledger.jobs()
         failed = sum(job.status == "failed" for job in jobs)
         if self._left() <= 0 or failed >= self._n_trials or self._jobs.has_failed_enough():
             return None
-        return next((job.number for job in jobs if job.status not in (*_COUNTED, "failed")), len(jobs))
+        batch = range(0)
+        while all(self._has_ended(number) for number in batch):
+            counted = sum(job.status in _COUNTED for job in jobs[: batch.stop])
+            batch = range(batch.stop, batch.stop + min(self._n_jobs, self._n_trials - counted))
+        return batch
+
+    def _has_ended(self, number: int) -> bool:
+        ledger = self._jobs.ledger
+        return ledger.has(number) and ledger.job(number).status in ENDED
 
     def _left(self) -> int:
         return self._n_trials - sum(job.status in _COUNTED for job in self._jobs.ledger.jobs())
