@@ -80,7 +80,8 @@ def test_a_yaml_begins_by_saying_what_it_is(path: Path) -> None:
 @pytest.mark.parametrize(("group", "name"), OPTIONS)
 def test_an_option_composes_with_the_defaults(group: str, name: str, folder: Path) -> None:
     config = with_option(group, name, folder)
-    for key, value in content(group, name).items():
+    values = content(group, name)
+    for key, value in (values.get("sweep", {}) if group == "sweep" else values).items():  # sweeps set other groups too
         if value != "???" and "${" not in str(value):
             assert config.tree[group][key] == value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -12,12 +13,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from resnet_exp.console import Console
 from resnet_exp.files import write_json
 from resnet_exp.interfaces import ConfigError, RunError
-from resnet_exp.sweeps.children import end_children
+from resnet_exp.plugin_folders import folders_of
+from resnet_exp.sweeps.launchers import check_launcher, end_jobs, interrupt_sweep, prepare_launcher, start_launcher
 from resnet_exp.sweeps.ledger import SWEEP_VARIABLE, Ledger
 from resnet_exp.sweeps.plan import OWN_SWEEPERS, check_sweep, facts_of, root_of, settings
 
@@ -31,14 +33,16 @@ class SweepCallback(Callback):
         """Opens the sweep; our own sweepers do it themselves, when all their jobs are known to be sound."""
         with errors_told():
             check_sweep(config)
+            check_launcher(str(config.hydra.runtime.choices["hydra/launcher"]))
+            prepare_launcher(config.hydra.launcher, config.device)
             if config.hydra.sweeper._target_ not in OWN_SWEEPERS:
                 open_sweep(config)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Closes it, however it ended; a sweep with failed jobs ends the command with 1."""
         error = sys.exc_info()[1]
-        if error is not None:
-            end_children()
+        if error is not None or SweepCallback._sweep is not None:
+            end_jobs()
         sweep, SweepCallback._sweep = SweepCallback._sweep, None
         if sweep is not None and not sweep.end(error) and error is None:
             raise SystemExit(1)
@@ -75,13 +79,17 @@ class _Sweep:
         from resnet_exp.sweeps.opening import data_identity, parent_of
 
         self._config = config
-        code = runtime.code_state()
+        whole: Any = OmegaConf.to_container(config)
+        code = runtime.code_state(*folders_of(whole["plugins"]))
         facts = facts_of(config, code["code_digest"], data_identity(config))
         self.ledger = Ledger(root_of(Path(config.hydra.sweep.dir), config.name, facts))
         self._lock = _alone(self.ledger.root)
         if not self.ledger.facts:
             write_json(self.ledger.root / "sweep.json", facts)
         os.environ[SWEEP_VARIABLE] = str(self.ledger.root)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, interrupt_sweep)
+        start_launcher(config.hydra.launcher)
         self._parent = parent_of(config, self.ledger, code)
         self._parent.begin()
 

@@ -69,8 +69,7 @@ def _run_seeds(config: Config, job: Job, ledger: Ledger) -> Exception | None:
     """The job done and told; what it ended with is made anew, so that no traceback keeps its images alive."""
     status, reason, error = "finished", None, None
     try:
-        if job.config_hash not in (None, config_hash(config)):
-            raise ConfigError("the config is not the one that was planned: a yaml was edited meanwhile; begin again")
+        _check_planned(job, config)
         for seed in config.sweep.seeds or [config.seed]:
             job = _run_seed(config, seed, job, ledger)
     except KeyboardInterrupt:
@@ -85,6 +84,12 @@ def _run_seeds(config: Config, job: Job, ledger: Ledger) -> Exception | None:
         status, reason = "failed", f"{type(unknown).__name__}: {unknown}"
     ledger.write(replace(ledger.job(job.number), status=status, reason=reason))
     return RunError(reason) if status == "failed" else error
+
+
+def _check_planned(job: Job, config: Config) -> None:
+    """Raises ConfigError where the job composed something else than the sweep has planned."""
+    if job.config_hash not in (None, config_hash(config)):
+        raise ConfigError("the config is not the one that was planned: a yaml was edited meanwhile; begin again")
 
 
 def _run_seed(config: Config, seed: int, job: Job, ledger: Ledger) -> Job:

@@ -39,7 +39,8 @@ class Comparison:
 
     def told(self) -> str:
         """The comparison in a sentence."""
-        pair = f"{self.best.label} is {self.difference:+.2%} ahead of {self.second.label}"
+        ahead = f"{self.difference:.2%} ahead of" if self.difference else "level with"
+        pair = f"{self.best.label} is {ahead} {self.second.label}"
         if self.beyond_noise is None:
             seeds = "one seed" if self.n < 2 else f"each of {self.n} seeds, whose spread cannot be told"
             return f"{pair} with {seeds}: that may be noise; more sweep.seeds, such as [0,1,2], would tell"
