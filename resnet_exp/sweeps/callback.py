@@ -19,7 +19,7 @@ from resnet_exp.console import Console
 from resnet_exp.files import write_json
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.plugin_folders import folders_of
-from resnet_exp.sweeps.launchers import check_launcher, end_jobs, interrupt_sweep, prepare_launcher, start_launcher
+from resnet_exp.sweeps.launchers import check_launcher, end_jobs, interrupt_sweep
 from resnet_exp.sweeps.ledger import SWEEP_VARIABLE, Ledger
 from resnet_exp.sweeps.plan import OWN_SWEEPERS, check_sweep, facts_of, root_of, settings
 
@@ -34,7 +34,6 @@ class SweepCallback(Callback):
         with errors_told():
             check_sweep(config)
             check_launcher(str(config.hydra.runtime.choices["hydra/launcher"]))
-            prepare_launcher(config.hydra.launcher, config.device)
             if config.hydra.sweeper._target_ not in OWN_SWEEPERS:
                 open_sweep(config)
 
@@ -89,7 +88,6 @@ class _Sweep:
         os.environ[SWEEP_VARIABLE] = str(self.ledger.root)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, interrupt_sweep)
-        start_launcher(config.hydra.launcher)
         self._parent = parent_of(config, self.ledger, code)
         self._parent.begin()
 

@@ -32,7 +32,8 @@ class GridSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Makes the launcher."""
         self._config = config
-        self._jobs = Jobs(hydra_context, task_function, config)
+        with errors_told():
+            self._jobs = Jobs(hydra_context, task_function, config)
 
     def sweep(self, arguments: list[str]) -> Any:
         """Runs what is left of the grid; returns its jobs."""

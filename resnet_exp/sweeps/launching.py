@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import shlex
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from omegaconf import DictConfig
 from resnet_exp import build
 from resnet_exp.config import Config, typed
 from resnet_exp.interfaces import ConfigError
+from resnet_exp.sweeps.launchers import prepare_launcher, start_launcher
 from resnet_exp.sweeps.ledger import ENDED, Job, Ledger
 from resnet_exp.sweeps.plan import command_of, config_hash, settings
 
@@ -28,9 +30,13 @@ class Jobs:
 
     def __init__(self, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._context, self._config = hydra_context, config
+        self._prepared = copy.deepcopy(config)
+        prepare_launcher(self._prepared.hydra.launcher, config.device)
         self._launcher: Launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
+            hydra_context=hydra_context, task_function=task_function, config=self._prepared
         )
+        # Hydra refuses jobs whose launcher is set up otherwise than the sweep's, so that this is done to a copy.
+        self._launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
         self._overrides: dict[int, list[str]] = {}
 
     @property
@@ -82,6 +88,7 @@ class Jobs:
             if known is None or known.status != "finished":
                 runs = known.runs if known else ()
                 ledger.write(replace(job, runs=runs, attempts=known.attempts if known else 0))
+        start_launcher(self._prepared.hydra.launcher)
         error = self._passes([job.number for job in jobs])
         for job in jobs:
             self._close(job.number, error)
@@ -104,9 +111,7 @@ class Jobs:
     def _left(self, numbers: Sequence[int], begun: Mapping[int, int]) -> list[int]:
         """Those that have not ended, and were not lost as often as they may be."""
         jobs = [self.ledger.job(number) for number in numbers]
-        return [
-            job.number for job in jobs if job.status not in ENDED and job.attempts - begun[job.number] < _ATTEMPTS
-        ]
+        return [job.number for job in jobs if job.status not in ENDED and job.attempts - begun[job.number] < _ATTEMPTS]
 
     def _launch(self, numbers: Sequence[int]) -> Exception | None:
         try:
