@@ -9,15 +9,18 @@ shared memory, and end with the process that they work for. One that is killed i
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import signal
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 _PROC = Path("/proc")
 _PAUSE = 0.05  # seconds between two looks
+_PR_SET_CHILD_SUBREAPER = 36  # Source: Linux, include/uapi/linux/prctl.h
 _AFTER_KILL = 2.0  # seconds until the kernel has taken what was killed away
 
 
@@ -40,22 +43,39 @@ def end_children(grace: float = 5.0) -> list[int]:
     Those that are left after `grace` seconds are sent SIGKILL. No other process is ever signalled.
     """
     known: set[_Process] = set()
-    _signal(signal.SIGTERM, known, grace)
-    return sorted(process.pid for process in _signal(signal.SIGKILL, known, _AFTER_KILL))
+    with _orphans_are_ours():
+        _signal(signal.SIGTERM, known, grace)
+        return sorted(process.pid for process in _signal(signal.SIGKILL, known, _AFTER_KILL))
+
+
+@contextlib.contextmanager
+def _orphans_are_ours() -> Iterator[None]:
+    """A block in which a process below this one whose parent ends becomes this one's child: it is not lost sight of."""
+    prctl = ctypes.CDLL(None).prctl
+    prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
 def _signal(number: signal.Signals, known: set[_Process], seconds: float) -> set[_Process]:
-    """The processes that were signalled, each once: the known ones, those below them and us, and those born meanwhile."""
+    """The processes that were signalled, each once: the known ones, those below them and us, and those born meanwhile.
+
+    One that is born meanwhile is let be for a moment: it may be what a launcher itself tidies up with.
+    """
     signalled: set[_Process] = set()
     until = time.monotonic() + seconds
-    while living := _living(known):
+    seen = living = _living(known)
+    while living:
         known |= living
-        for process in living - signalled:
+        for process in (living & seen) - signalled:
             _send(process, number)
-        signalled |= living
+        signalled |= living & seen
         if time.monotonic() >= until:
             break
         time.sleep(_PAUSE)
+        seen, living = living, _living(known)
     return signalled
 
 
@@ -67,17 +87,17 @@ def _living(known: Collection[_Process]) -> set[_Process]:
     while found := {stat.process for stat in stats if stat.parent in parents} - below:
         below |= found
         parents = {process.pid for process in found}
-    return {stat.process for stat in stats if stat.alive and stat.process in below and not _is_tracker(stat.process.pid)}
+    return {
+        stat.process for stat in stats if stat.alive and stat.process in below and not _is_tracker(stat.process.pid)
+    }
 
 
 def _send(process: _Process, number: signal.Signals) -> None:
     """Signals the process unless it has ended, even if another one has its pid now."""
     stat = _stat(process.pid)
     if stat is not None and stat.process == process:
-        try:
+        with contextlib.suppress(ProcessLookupError):  # it ended in between
             os.kill(process.pid, number)
-        except ProcessLookupError:
-            pass  # it ended in between
 
 
 def _is_tracker(pid: int) -> bool:
