@@ -36,6 +36,7 @@ class Page:
     sections: Sequence[Section]
     config: Mapping[str, Any]
     environment: Mapping[str, Any]
+    kind: str = "run"  # or sweep: what the command does again
 
 
 def write_html(page: Page, path: Path) -> Path:

@@ -61,7 +61,9 @@ def draw_sweep(
     write_tables(folder, jobs, keys, direction)
     sections = tuple(section for part in _parts(sweep) if (section := _drawn(*part)))
     comparison = compare_best(sweep.finished, sweep.direction)
-    page = Page(title, _headline(sweep, comparison), _facts(sweep, seconds), command, sections, config, environment)
+    page = Page(
+        title, _headline(sweep, comparison), _facts(sweep, seconds), command, sections, config, environment, "sweep"
+    )
     write_html(page, folder / "sweep.html")
     return sections
 

@@ -129,4 +129,5 @@ def _is_of_the_run(text: str) -> bool:
 
 
 def _of_the_command(config: DictConfig) -> list[str]:
-    return [*config.hydra.overrides.hydra, *(text for text in config.hydra.overrides.task)]
+    hydra = [text for text in config.hydra.overrides.hydra if not text.startswith("hydra.mode=")]
+    return [*hydra, *config.hydra.overrides.task]
