@@ -363,7 +363,7 @@ def test_a_larger_grid_runs_only_what_is_new(swept) -> None:
 def test_a_dry_run_tells_what_is_done_and_writes_nothing(swept) -> None:
     folder, _ = swept
     before = sorted(folder.rglob("*"))
-    dry = command("--multirun", "scheduler.peak_epoch=1,2", "sweep.dry_run=true", cwd=folder)
+    dry = command("--multirun", "scheduler.peak_epoch=1,4", "sweep.dry_run=true", cwd=folder)
     assert dry.returncode == 0, dry.stderr[-3000:]
     assert "done: " in dry.stdout and "to be run" in dry.stdout and "runs are left, " in dry.stdout
     assert sorted(folder.rglob("*")) == before
@@ -402,6 +402,18 @@ def test_the_stock_optuna_sweeper_has_a_parent_too(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     jobs = ledger_in(tmp_path).jobs()
     assert jobs and {one.status for one in jobs} == {"finished"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
+def test_other_launchers_come_to_the_same(launcher: str, swept, tmp_path: Path) -> None:
+    """Jobs in processes of their own find what jobs one after another in one process have found, to the last digit."""
+    folder, _ = swept
+    done = command("--multirun", "scheduler.peak_epoch=1,3", "tracker=none", f"hydra/launcher={launcher}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    jobs = ledger_in(tmp_path).jobs()
+    assert [one.objectives for one in jobs] == [{0: one.objectives[0]} for one in ledger_in(folder).jobs()]
+    assert len(list((tmp_path / "outputs" / "range_tests").glob("*.json"))) == 1
 
 
 @pytest.mark.parametrize(

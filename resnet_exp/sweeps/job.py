@@ -69,7 +69,7 @@ def _run_seeds(config: Config, job: Job, ledger: Ledger) -> Exception | None:
     """The job done and told; what it ended with is made anew, so that no traceback keeps its images alive."""
     status, reason, error = "finished", None, None
     try:
-        _check_planned(job, config)
+        _check_planned(job, config, ledger)
         for seed in config.sweep.seeds or [config.seed]:
             job = _run_seed(config, seed, job, ledger)
     except KeyboardInterrupt:
@@ -86,10 +86,14 @@ def _run_seeds(config: Config, job: Job, ledger: Ledger) -> Exception | None:
     return RunError(reason) if status == "failed" else error
 
 
-def _check_planned(job: Job, config: Config) -> None:
-    """Raises ConfigError where the job composed something else than the sweep has planned."""
+def _check_planned(job: Job, config: Config, ledger: Ledger) -> None:
+    """Raises ConfigError where the job composed something else than the sweep has planned, or is of other code."""
+    from resnet_exp.runtime import code_state
+
     if job.config_hash not in (None, config_hash(config)):
         raise ConfigError("the config is not the one that was planned: a yaml was edited meanwhile; begin again")
+    if code_state(*config.plugin_folders)["code_digest"] != ledger.facts["code_digest"]:
+        raise ConfigError("the code is not that of the sweep: it was changed meanwhile; begin again")
 
 
 def _run_seed(config: Config, seed: int, job: Job, ledger: Ledger) -> Job:
