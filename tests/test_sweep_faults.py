@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -204,13 +205,15 @@ def test_jobs_whose_worker_was_killed_are_run_once_more_by_themselves(sweep: Any
 
 
 KINDS = {
-    "basic": ("scheduler.max_lr=0.01,0.02,0.05", "tracker=mlflow"),
+    "basic": ("scheduler.max_lr=0.01,0.02,0.03,0.05", "tracker=mlflow"),
     "joblib": ("scheduler.max_lr=0.01,0.02,0.03,0.05", "tracker=none", *JOBLIB),
     "study": (
-        "scheduler.max_lr=choice(0.01,0.02,0.05)", "tracker=none", *STUDY, "hydra.sweeper.n_trials=5",
+        "scheduler.max_lr=choice(0.01,0.02,0.05)", "tracker=none", *STUDY, "hydra.sweeper.n_trials=4",
         "hydra.sweeper.n_jobs=2",
     ),
 }  # fmt: skip
+JOBS = 4  # of each
+OPENING, WORKING, CLOSING = range(3)  # until a job is touched; until all have finished; until the command ends
 
 
 @pytest.mark.slow
@@ -220,44 +223,75 @@ def test_a_sweep_killed_at_random_moments_comes_to_the_same_end(sweep: Any, kind
     if kind == "joblib":
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     unharmed = sweep(*KINDS[kind], "model.fault=slow", name="unharmed")
-    began = time.monotonic()
-    assert unharmed.run().returncode == 0
-    seconds = time.monotonic() - began
+    seconds = seconds_of_phases(unharmed)
     killed = sweep(*KINDS[kind], "model.fault=slow", name="killed")
-    for moment in moments(kind, seconds):
-        kill_after(moment, killed)
+    for phase, moment in moments(kind, seconds):
+        kill(killed, phase, moment)
     last = killed.run()
     assert last.returncode == 0, last.stderr
 
     assert outcome(killed) == outcome(unharmed)
+    assert [job.status for job in killed.ledger.jobs()] == ["finished"] * JOBS
     assert killed.run_directories() == unharmed.run_directories()
     assert {run.name for job in killed.ledger.jobs() for run in job.runs} == set(killed.run_directories())
     assert last_status(killed.ledger.paths.journal) == "FINISHED"
     if kind == "basic":
         assert_one_family_in_mlflow(killed)
-    if kind == "study":
-        assert [job.status for job in killed.ledger.jobs()] == ["finished"] * 5
 
 
-def moments(kind: str, seconds: float) -> list[float]:
-    """When to kill, in seconds after the start: this kind's share of the kills, spread over a sweep's life."""
+def moments(kind: str, seconds: list[float]) -> list[tuple[int, float]]:
+    """When to kill: in which phase, and how many seconds after it has begun. All phases have their share."""
     share = (KILLS + 2 - list(KINDS).index(kind)) // len(KINDS)
-    rng = random.Random(f"kills of {kind}")
-    spread = [seconds * (part + rng.random()) / share for part in range(share)]
-    rng.shuffle(spread)
-    return spread
+    phases = [(OPENING, WORKING, CLOSING, WORKING)[number % 4] for number in range(share)]
+    rng = random.Random(f"kill {kind}")
+    parts = {phase: 1 if phase != WORKING else phases.count(WORKING) for phase in phases}  # what was done stays done
+    return [(phase, rng.random() * seconds[phase] / parts[phase]) for phase in sorted(phases)]
 
 
-def kill_after(moment: float, sweep: Sweep) -> None:
-    """Starts the sweep and kills it with all its processes, unless it has come to its end by then."""
+def seconds_of_phases(sweep: Sweep) -> list[float]:
+    """The sweep run to its end, and how long each phase took."""
+    times = [time.monotonic()]
     process = sweep.start()
+    for phase in (WORKING, CLOSING):
+        assert until_phase(phase, sweep, process, None), said(sweep)
+        times.append(time.monotonic())
+    assert process.wait(120) == 0, said(sweep)
+    times.append(time.monotonic())
+    return [after - before for before, after in pairwise(times)]
+
+
+def kill(sweep: Sweep, phase: int, moment: float) -> None:
+    """Starts the sweep and kills it with all its processes, unless it has come to its end by then."""
+    before = stamp(sweep)
+    process = sweep.start()
+    until_phase(phase, sweep, process, before)
     try:
-        assert process.wait(moment) == 0, (sweep.folder / "said").read_text()
+        assert process.wait(moment) == 0, said(sweep)
     except subprocess.TimeoutExpired:
         members = [pid for pid, stat in processes().items() if stat.group == process.pid]
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         assert until_gone(members, 10)
+
+
+def until_phase(phase: int, sweep: Sweep, process: subprocess.Popen[bytes], before: Any) -> bool:
+    """Waits for a phase, of a sweep whose ledger had this stamp before; False if the process ends earlier."""
+    while process.poll() is None:
+        touched = stamp(sweep) not in (None, before)
+        finished = touched and sum(job.status == "finished" for job in sweep.ledger.jobs())
+        if phase == OPENING or (phase == WORKING and touched) or finished == JOBS:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def stamp(sweep: Sweep) -> Any:
+    """Changes whenever a job is touched; None before there is one."""
+    return sweep.ledger.stamp() or None if list(sweep.folder.glob("multirun/*")) else None
+
+
+def said(sweep: Sweep) -> str:
+    return (sweep.folder / "said").read_text()
 
 
 def outcome(sweep: Sweep) -> list[tuple[Any, ...]]:
@@ -353,7 +387,7 @@ def interrupt(sweep: Sweep, number: signal.Signals) -> None:
         assert len(below) >= 2
         process.send_signal(number)
         assert until_gone(below, 10)
-        assert process.wait(10) == 130, (sweep.folder / "said").read_text()
+        assert process.wait(10) == 130, said(sweep)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -369,7 +403,7 @@ def wait_until_two_run(sweep: Sweep, process: subprocess.Popen[bytes]) -> None:
             if sum((Path(run.root) / "journal.jsonl").exists() for run in running) >= 2:
                 return
         time.sleep(0.05)
-    raise AssertionError((sweep.folder / "said").read_text())
+    raise AssertionError(said(sweep))
 
 
 @pytest.mark.slow
