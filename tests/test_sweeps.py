@@ -426,6 +426,8 @@ def test_other_launchers_come_to_the_same(launcher: str, swept, tmp_path: Path) 
         (("--multirun", "scheduler.peak_epoch=1,2", "data.validation=none"), "nothing to choose by"),
         (("--multirun", "scheduler.peak_epoch=1,9"), "scheduler.peak_epoch=9"),
         (("--multirun",), "nothing is swept over"),
+        (("sweep=peak_epoch",), "scheduler.peak_epoch=5: a whole number from 1 to train.epochs=4 is needed"),
+        (("sweep=peak_epoch_optuna",), "scheduler.peak_epoch=12: a whole number from 1 to train.epochs=4 is needed"),
         (("--multirun", "hydra/sweeper=optuna", "scheduler.peak_epoch=1,2"), "would choose the worst"),
     ],
 )  # fmt: skip

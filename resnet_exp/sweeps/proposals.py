@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra_plugins.hydra_optuna_sweeper._impl import create_optuna_distribution_from_override
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from resnet_exp.interfaces import ConfigError
@@ -28,6 +28,14 @@ def distributions(
     fixed = [f"{key}={value}" for key, value in params.items() if key not in space]
     shared = [text for text in arguments if text.lstrip("+~").partition("=")[0] not in space]
     return dict(sorted(found.items())), [*fixed, *shared]
+
+
+def ends(distribution: BaseDistribution) -> list[Any]:
+    """The least and the largest value of a range, or all values of a choice."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    return [distribution.low, distribution.high]
 
 
 class Proposals:

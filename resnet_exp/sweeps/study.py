@@ -70,7 +70,7 @@ class StudySweeper(Sweeper):
 
         space, fixed = distributions(space_of(self._config, arguments), arguments, self._params)
         proposals = Proposals(space, self._sampler, self._n_startup_trials, self._direction, self._seed)
-        self._check_first(proposals, fixed)
+        self._check_ends(space, proposals.propose(0, [], 0), fixed)
         if settings(self._config).dry_run:
             from resnet_exp.sweeps.dry_run import tell_study
 
@@ -85,10 +85,14 @@ class StudySweeper(Sweeper):
             self._jobs.run([trial for trial in trials if not self._has_ended(trial.number)])
         return self._jobs.ledger.jobs()
 
-    def _check_first(self, proposals: Any, fixed: Sequence[str]) -> None:
-        """Raises ConfigError where not even the first trial can work: before anything is written."""
-        values = proposals.propose(0, [], 0)
-        self._jobs.compose(0, [*(f"{key}={value}" for key, value in values.items()), *fixed])
+    def _check_ends(self, space: dict[str, BaseDistribution], first: dict[str, Any], fixed: Sequence[str]) -> None:
+        """Raises ConfigError where an end of the space cannot work beside the first point."""
+        from resnet_exp.sweeps.proposals import ends
+
+        for name, distribution in space.items():
+            for value in ends(distribution):
+                point = {**first, name: value}
+                self._jobs.compose(0, [*(f"{key}={one}" for key, one in point.items()), *fixed])
 
     @property
     def _seed(self) -> int:
