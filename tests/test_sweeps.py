@@ -64,6 +64,22 @@ def test_a_job_is_worked_on_by_one_at_a_time(tmp_path: Path) -> None:
     assert order == ["first", "second"]
 
 
+def test_jobs_that_nobody_planned_get_numbers_of_their_own(tmp_path: Path) -> None:
+    ledger, numbers = Ledger(tmp_path), []
+    threads = [
+        threading.Thread(target=lambda peak=peak: numbers.append(ledger.enrol({"peak": str(peak)}, "command")))
+        for peak in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(numbers) == list(range(8))
+    assert ledger.enrol({"peak": "3"}, "command") == next(
+        one.number for one in ledger.jobs() if one.point["peak"] == "3"
+    )
+
+
 def test_labels_say_what_differs_and_no_more_than_can_be_read() -> None:
     assert job(0, **{"scheduler.peak_epoch": "5", "optimizer": "sgd"}).label == "peak_epoch=5 optimizer=sgd"
     assert job(0, **{"scheduler.find_factor": "2.3302082707730083"}).label == "find_factor=2.33"

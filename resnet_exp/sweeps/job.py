@@ -39,9 +39,11 @@ def run_job(config: Config, ledger: Ledger) -> float | None:
     signal_as_ctrl_c()
     facts = ledger.facts
     point = {key_of(text): text.partition("=")[2] for text in config.overrides if key_of(text) in facts["space"]}
-    number = ledger.number_of(point) if config.sweep.job is None else config.sweep.job
+    number = config.sweep.job
+    if number is None:  # a sweeper of Hydra's own plans nothing
+        number = ledger.enrol(point, shlex.join(["python", "-m", "resnet_exp", *command_of(config.overrides)]))
     with ledger.held(number):
-        job = _taken_up(ledger, number, point, config)
+        job = ledger.job(number)
         if job.status == "finished":
             return job.objective
         if _too_many_failures(ledger, config):
@@ -51,13 +53,6 @@ def run_job(config: Config, ledger: Ledger) -> float | None:
     if error is not None:
         raise error
     return ledger.job(number).objective
-
-
-def _taken_up(ledger: Ledger, number: int, point: dict[str, str], config: Config) -> Job:
-    if ledger.has(number):
-        return ledger.job(number)
-    command = shlex.join(["python", "-m", "resnet_exp", *command_of(config.overrides)])
-    return ledger.write(Job(number, point, command))
 
 
 def _too_many_failures(ledger: Ledger, config: Config) -> bool:

@@ -129,10 +129,14 @@ class Ledger:
         write_json(self._path(job.number), asdict(job))
         return job
 
-    def number_of(self, point: Mapping[str, str]) -> int:
-        """The number of the job of this point, or the next one that is free: of jobs that nobody planned."""
-        jobs = self.jobs()
-        return next((job.number for job in jobs if job.point == dict(point)), len(jobs))
+    def enrol(self, point: Mapping[str, str], command: str) -> int:
+        """The number of the job of this point; it gets the next one that is free where nobody has planned it."""
+        self._jobs.mkdir(parents=True, exist_ok=True)
+        with (self._jobs / ".lock").open("w") as lock:  # of two jobs that enrol at once each gets a number of its own
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            jobs = self.jobs()
+            known = next((job.number for job in jobs if job.point == dict(point)), None)
+            return self.write(Job(len(jobs), dict(point), command)).number if known is None else known
 
     @contextmanager
     def held(self, number: int) -> Iterator[None]:
