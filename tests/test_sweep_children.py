@@ -103,6 +103,14 @@ def test_what_is_started_in_the_hour_of_death_is_ended_too(start) -> None:
     assert not is_alive(int(child.stdout.readline()))
 
 
+def test_those_of_one_name_alone_are_ended(start) -> None:
+    other = start(POLITE)
+    meant = subprocess.Popen(["ray::job", "-c", POLITE], executable=sys.executable, stdout=subprocess.DEVNULL)
+    assert end_children(only="ray::job") == []
+    assert meant.wait(5) == -signal.SIGTERM
+    assert is_alive(other.pid)
+
+
 def test_one_that_ends_meanwhile_is_no_trouble(start) -> None:
     child = start("import time; print('ready', flush=True); time.sleep(0.2)", preexec_fn=ignore_sigterm)
     assert end_children(grace=5.0) == []

@@ -232,6 +232,7 @@ def job(cfg):
     try:
         time.sleep(cfg.seconds)
     except KeyboardInterrupt:
+        time.sleep(2)  # longer than Ray itself would wait
         told.write_text("interrupted")
         os._exit(130)
     finally:

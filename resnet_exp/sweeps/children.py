@@ -37,15 +37,19 @@ class _Stat(NamedTuple):
     alive: bool  # neither ended nor waiting to be collected
 
 
-def end_children(grace: float = 5.0) -> list[int]:
+def end_children(grace: float = 5.0, only: str = "") -> list[int]:
     """The pids that had to be killed, after every process below this one was asked to end, by SIGTERM.
 
     Those that are left after `grace` seconds are sent SIGKILL. No other process is ever signalled.
+
+    Args:
+        grace: seconds.
+        only: the beginning of the command lines that are meant; those of other processes are let be.
     """
     known: set[_Process] = set()
     with _orphans_are_ours():
-        _signal(signal.SIGTERM, known, grace)
-        return sorted(process.pid for process in _signal(signal.SIGKILL, known, _AFTER_KILL))
+        _signal(signal.SIGTERM, known, grace, only)
+        return sorted(process.pid for process in _signal(signal.SIGKILL, known, _AFTER_KILL, only))
 
 
 @contextlib.contextmanager
@@ -59,14 +63,14 @@ def _orphans_are_ours() -> Iterator[None]:
         prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
-def _signal(number: signal.Signals, known: set[_Process], seconds: float) -> set[_Process]:
+def _signal(number: signal.Signals, known: set[_Process], seconds: float, only: str) -> set[_Process]:
     """The processes that were signalled, each once: the known ones, those below them and us, and those born meanwhile.
 
     One that is born meanwhile is let be for a moment: it may be what a launcher itself tidies up with.
     """
     signalled: set[_Process] = set()
     until = time.monotonic() + seconds
-    seen = living = _living(known)
+    seen = living = _living(known, only)
     while living:
         known |= living
         for process in (living & seen) - signalled:
@@ -75,11 +79,11 @@ def _signal(number: signal.Signals, known: set[_Process], seconds: float) -> set
         if time.monotonic() >= until:
             break
         time.sleep(_PAUSE)
-        seen, living = living, _living(known)
+        seen, living = living, _living(known, only)
     return signalled
 
 
-def _living(known: Collection[_Process]) -> set[_Process]:
+def _living(known: Collection[_Process], only: str) -> set[_Process]:
     """The processes below this one and those known before, whose parents may be dead by now, that have not ended."""
     stats = [stat for path in _PROC.glob("[0-9]*") if (stat := _stat(int(path.name)))]
     below = {stat.process for stat in stats} & set(known)
@@ -88,7 +92,7 @@ def _living(known: Collection[_Process]) -> set[_Process]:
         below |= found
         parents = {process.pid for process in found}
     return {
-        stat.process for stat in stats if stat.alive and stat.process in below and not _is_tracker(stat.process.pid)
+        stat.process for stat in stats if stat.alive and stat.process in below and _is_meant(stat.process.pid, only)
     }
 
 
@@ -100,12 +104,13 @@ def _send(process: _Process, number: signal.Signals) -> None:
             os.kill(process.pid, number)
 
 
-def _is_tracker(pid: int) -> bool:
-    """Whether the process runs `python -c "from ....resource_tracker import main; ..."`."""
+def _is_meant(pid: int, only: str) -> bool:
+    """Whether its command line begins so, and is not that of a tracker, `python -c "from ....resource_tracker ..."`."""
     try:
-        return b"resource_tracker import main" in (_PROC / str(pid) / "cmdline").read_bytes()
+        command = (_PROC / str(pid) / "cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return False
+    return command.startswith(only.encode()) and b"resource_tracker import main" not in command
 
 
 def _stat(pid: int) -> _Stat | None:

@@ -20,6 +20,7 @@ _EXTRAS = {
     **{"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit"},
     **{"ray": "ray", "ray_aws": "ray"},
 }
+_RAY_JOB = "ray::_run_job"  # a worker's command line while it runs a job of hydra-ray-launcher
 _N_JOBS = "a whole number of at least 1 is needed, -1 for one job on each core, or null"
 
 
@@ -148,13 +149,14 @@ def start_launcher(launcher: DictConfig) -> None:
 def end_jobs(grace: float = 5.0) -> list[int]:
     """Ends every process that a launcher has started on this machine; returns the pids that had to be killed.
 
-    Ray is shut down first: it aborts this process when its daemons are gone. Jobs get SIGTERM, and `grace` seconds; of
-    Ray, about one second.
+    Jobs get SIGTERM, and `grace` seconds. Ray is then shut down by itself: it would abort this process when its daemons
+    are gone, and it gives jobs about a second only.
     """
-    ray = sys.modules.get("ray")
+    ray, killed = sys.modules.get("ray"), []
     if ray is not None and ray.is_initialized():
+        killed = end_children(grace, only=_RAY_JOB)
         ray.shutdown()
-    return end_children(grace)
+    return killed + end_children(grace)
 
 
 def interrupt_sweep(*_: Any) -> None:
