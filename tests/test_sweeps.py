@@ -242,17 +242,24 @@ def curve(number: int, *values: float, status: str = "finished") -> Job:
     return replace(job(number, {0: values[-1]} if status == "finished" else None, status), curve=told)
 
 
-def is_poor(*values: float, latest: int, kind: str = "median") -> bool:
+def is_poor(*values: float, latest: int, kind: str = "median", number: int = 9) -> bool:
     from resnet_exp.sweeps.pruning import is_poor, make_pruner
 
-    others = [curve(number, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9) for number in range(5)]
-    return is_poor(curve(9, *values, status="running"), others, make_pruner(kind, latest, 6), "maximize")
+    others = [curve(each, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9) for each in range(number)]
+    return is_poor(curve(number, *values, status="running"), others, make_pruner(kind, latest, 6), "maximize")
 
 
 def test_a_poor_trial_is_given_up_only_after_the_latest_peak() -> None:
     assert is_poor(0.1, 0.1, 0.1, latest=2)
     assert not is_poor(0.1, 0.1, 0.1, latest=3)  # its LR may only just have peaked
     assert is_poor(0.1, 0.1, 0.1, 0.1, latest=3)
+
+
+def test_hyperband_waits_for_the_latest_peak_too_and_longer_in_some_brackets() -> None:
+    numbers = range(8, 16)
+    assert not any(is_poor(0.1, 0.1, 0.1, latest=3, kind="hyperband", number=number) for number in numbers)
+    early = [is_poor(0.1, 0.1, 0.1, latest=2, kind="hyperband", number=number) for number in numbers]
+    assert any(early) and not all(early)
 
 
 def test_a_good_trial_goes_on() -> None:

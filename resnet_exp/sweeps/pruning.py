@@ -15,7 +15,7 @@ import optuna
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra_plugins.hydra_optuna_sweeper._impl import create_optuna_distribution_from_override
 from optuna.distributions import CategoricalDistribution
-from optuna.trial import TrialState, create_trial
+from optuna.trial import TrialState
 
 from resnet_exp.config import Config
 from resnet_exp.interfaces import Pruned
@@ -23,7 +23,7 @@ from resnet_exp.sweeps.ledger import Job, Ledger
 
 _PEAK = "scheduler.peak_epoch"
 _STARTUP_TRIALS = 4  # finished ones before the first comparison
-_STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
+_STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
 def reporter(ledger: Ledger, number: int, config: Config) -> Callable[[int, float | None], None]:
@@ -57,15 +57,27 @@ def make_pruner(kind: str, latest: int, epochs: int) -> optuna.pruners.BasePrune
 
 
 def is_poor(job: Job, others: Sequence[Job], pruner: optuna.pruners.BasePruner, direction: str) -> bool:
-    """Whether the pruner would give the job up now, from its curve and those of the jobs that have ended."""
+    """Whether the pruner would give the job up now, from its curve and those of the others as far as they came.
+
+    What a pruner remembers of trials, Hyperband their rungs, it learns anew from their curves.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     way: Literal["minimize", "maximize"] = "minimize" if direction == "minimize" else "maximize"
-    study = optuna.create_study(study_name="sweep", direction=way, pruner=pruner)
-    for other in others:
-        if other.status in _STATES:
-            study.add_trial(_trial(other, _STATES[other.status], other.objective))
-    study.add_trial(_trial(job, TrialState.RUNNING, None))
-    return pruner.prune(study, study.get_trials(deepcopy=False)[-1])
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    study = optuna.create_study(study_name="sweep", direction=way, sampler=sampler, pruner=pruner)
+    own: optuna.Trial | None = None
+    for one in sorted((job, *others), key=lambda each: each.number):
+        trial = study.ask()
+        for epoch, value in one.curve.items():
+            trial.should_prune()
+            trial.report(value, int(epoch))
+        if one is job:
+            own = trial
+        elif one.status in _STATES:
+            trial.should_prune()
+            study.tell(trial, one.objective, _STATES[one.status])
+    assert own is not None
+    return own.should_prune()
 
 
 def latest_peak(facts: dict[str, Any], config: Config) -> int:
@@ -78,8 +90,3 @@ def latest_peak(facts: dict[str, Any], config: Config) -> int:
     if isinstance(distribution, CategoricalDistribution):
         return max(int(str(choice)) for choice in distribution.choices)
     return int(distribution.high)
-
-
-def _trial(job: Job, state: TrialState, value: float | None) -> optuna.trial.FrozenTrial:
-    curve = {int(epoch): objective for epoch, objective in job.curve.items()}
-    return create_trial(state=state, value=value, intermediate_values=curve)
