@@ -18,7 +18,7 @@ from resnet_exp.config import typed
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.redact import redact
 from resnet_exp.sweeps import grid, study
-from resnet_exp.sweeps.job import run_job, signal_as_ctrl_c
+from resnet_exp.sweeps.job import run_job, sigterm_as_ctrl_c
 from resnet_exp.sweeps.ledger import Ledger
 
 # What Hydra itself may make of a config: `hydra.callbacks`, `hydra.job_logging`. Launchers, sweepers and our plug-ins
@@ -68,14 +68,14 @@ def _run(cfg: DictConfig) -> float | None:
 
 def main() -> None:
     """Runs the command line. It exits with 0; 2: a setting cannot work; 1: the run failed; 130: interrupted."""
-    signal_as_ctrl_c()
     for sweeper in (grid.GridSweeper, study.StudySweeper):
         Plugins.instance().register(sweeper)
     try:
-        check(sys.argv[1:])
-        if is_sweep(sys.argv[1:]):
-            sys.argv.append("--multirun")
-        _hydra_main()
+        with sigterm_as_ctrl_c():
+            check(sys.argv[1:])
+            if is_sweep(sys.argv[1:]):
+                sys.argv.append("--multirun")
+            _hydra_main()
     except ConfigError as error:
         _exit(str(error), 2)
     except KeyboardInterrupt:

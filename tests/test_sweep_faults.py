@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -460,7 +461,7 @@ def test_a_job_whose_yaml_was_edited_meanwhile_is_refused(tmp_path: Path, monkey
     from resnet_exp.sweeps import job
     from resnet_exp.sweeps.plan import config_hash
 
-    monkeypatch.setattr(job, "signal_as_ctrl_c", lambda: None)
+    monkeypatch.setattr(job, "sigterm_as_ctrl_c", nullcontext)
     arguments = ("experiment=quickstart", "scheduler.peak_epoch=2", "sweep.job=0", f"output_dir={tmp_path / 'outputs'}")
     with initialize_config_dir(str(CONF)):
         planned = typed(compose("config", overrides=list(arguments)), arguments)

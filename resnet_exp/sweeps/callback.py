@@ -20,7 +20,7 @@ from resnet_exp.files import write_json
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.plugin_folders import folders_of
 from resnet_exp.sweeps.launchers import check_launcher, end_jobs, interrupt_sweep
-from resnet_exp.sweeps.ledger import SWEEP_VARIABLE, Ledger
+from resnet_exp.sweeps.ledger import PROCESS_VARIABLE, SWEEP_VARIABLE, Ledger
 from resnet_exp.sweeps.plan import OWN_SWEEPERS, check_sweep, facts_of, root_of, settings
 
 
@@ -85,7 +85,7 @@ class _Sweep:
         self._lock = _alone(self.ledger.root)
         if not self.ledger.facts:
             write_json(self.ledger.root / "sweep.json", facts)
-        os.environ[SWEEP_VARIABLE] = str(self.ledger.root)
+        os.environ |= {SWEEP_VARIABLE: str(self.ledger.root), PROCESS_VARIABLE: str(os.getpid())}
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, interrupt_sweep)
         self._parent = parent_of(config, self.ledger, code)
@@ -98,7 +98,8 @@ class _Sweep:
         try:
             return close(self._config, self.ledger, self._parent, error, Console())
         finally:
-            os.environ.pop(SWEEP_VARIABLE, None)
+            for variable in (SWEEP_VARIABLE, PROCESS_VARIABLE):
+                os.environ.pop(variable, None)
             self._lock.close()
 
 

@@ -30,10 +30,9 @@ class GridSweeper(Sweeper):
         self._params = {str(key): values for key, values in (params or {}).items()}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Makes the launcher."""
+        """Keeps what jobs are launched with."""
         self._config = config
-        with errors_told():
-            self._jobs = Jobs(hydra_context, task_function, config)
+        self._jobs = Jobs(hydra_context, task_function, config)
 
     def sweep(self, arguments: list[str]) -> Any:
         """Runs what is left of the grid; returns its jobs."""
@@ -41,6 +40,7 @@ class GridSweeper(Sweeper):
             points = self._points(arguments)
             planned = [self._jobs.plan(number, point, overrides) for number, (point, overrides) in enumerate(points)]
             if not settings(self._config).dry_run:
+                self._jobs.prepare(len(planned))
                 open_sweep(self._config)
                 return self._jobs.run(planned)
             from resnet_exp.sweeps.dry_run import tell_plan

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +24,7 @@ from resnet_exp.ignored import key_of
 from resnet_exp.interfaces import ConfigError, Pruned, RunError, SweepPart
 from resnet_exp.settings import ReportConfig, from_values
 from resnet_exp.sweeps.gpus import claimed_gpu
-from resnet_exp.sweeps.ledger import Job, Ledger, SeedRun
+from resnet_exp.sweeps.ledger import PROCESS_VARIABLE, Job, Ledger, SeedRun
 from resnet_exp.sweeps.plan import command_of, config_hash
 
 
@@ -36,7 +38,11 @@ def run_job(config: Config, ledger: Ledger) -> float | None:
         RunError: it failed; the message is the reason.
         Pruned: its sweep gave it up.
     """
-    signal_as_ctrl_c()
+    with sigterm_as_ctrl_c():
+        return _run_job(config, ledger)
+
+
+def _run_job(config: Config, ledger: Ledger) -> float | None:
     facts = ledger.facts
     point = {key_of(text): text.partition("=")[2] for text in config.overrides if key_of(text) in facts["space"]}
     number = config.sweep.job
@@ -69,6 +75,8 @@ def _run_seeds(config: Config, job: Job, ledger: Ledger) -> Exception | None:
             job = _run_seed(config, seed, job, ledger)
     except KeyboardInterrupt:
         ledger.write(replace(ledger.job(job.number), status="interrupted", reason="interrupted"))
+        if os.environ.get(PROCESS_VARIABLE) != str(os.getpid()):
+            os._exit(130)  # a worker: its launcher would take the interruption for a result, and begin another job
         raise
     except Pruned as pruned:
         status, reason, error = "pruned", str(pruned), Pruned(str(pruned))
@@ -162,11 +170,19 @@ def parent_run_id(ledger: Ledger) -> str | None:
     return kept["run_id"] if kept else None
 
 
-def signal_as_ctrl_c() -> None:
-    """Lets SIGTERM end a job as Ctrl-C does, in workers too: its status is recorded."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """A block in which SIGTERM does what Ctrl-C does, in workers too: what it ends tells how it ended."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _interrupt(*_: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # launchers send it twice; the second would cut the telling short
     raise KeyboardInterrupt

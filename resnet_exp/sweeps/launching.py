@@ -7,6 +7,7 @@ import logging
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.plugins import Plugins
@@ -17,7 +18,7 @@ from omegaconf import DictConfig
 from resnet_exp import build
 from resnet_exp.config import Config, typed
 from resnet_exp.interfaces import ConfigError
-from resnet_exp.sweeps.launchers import prepare_launcher, start_launcher
+from resnet_exp.sweeps.launchers import jobs_at_once, prepare_launcher, start_launcher
 from resnet_exp.sweeps.ledger import ENDED, Job, Ledger
 from resnet_exp.sweeps.plan import command_of, config_hash, settings
 
@@ -30,13 +31,7 @@ class Jobs:
 
     def __init__(self, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._context, self._config = hydra_context, config
-        self._prepared = copy.deepcopy(config)
-        prepare_launcher(self._prepared.hydra.launcher, config.device)
-        self._launcher: Launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=self._prepared
-        )
-        # Hydra refuses jobs whose launcher is set up otherwise than the sweep's, so that this is done to a copy.
-        self._launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        self._task_function, self._prepared = task_function, copy.deepcopy(config)
         self._overrides: dict[int, list[str]] = {}
 
     @property
@@ -80,6 +75,27 @@ class Jobs:
         command = shlex.join(["python", "-m", "resnet_exp", *command_of(overrides)])
         return Job(number, point, command, config_hash=planned, **more)  # type: ignore[arg-type]
 
+    def prepare(self, jobs: int) -> None:
+        """Makes ready for so many jobs at a time at most.
+
+        Raises:
+            ConfigError: a setting of the launcher cannot work.
+        """
+        prepare_launcher(self._prepared.hydra.launcher, self._config.device, jobs)
+        begins_all = str(self._config.hydra.launcher._target_).endswith(".LocalLauncher")  # submitit's, on this machine
+        self._at_once = jobs_at_once(self._config.device, jobs) if begins_all else jobs
+
+    @cached_property
+    def _launcher(self) -> Launcher:
+        """Made of a copy that fits this machine: Hydra refuses jobs whose `hydra.launcher` is not the sweep's."""
+        context, function = self._context, self._task_function
+        start_launcher(self._prepared.hydra.launcher)
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=context, task_function=function, config=self._prepared
+        )
+        launcher.setup(hydra_context=context, task_function=function, config=self._config)
+        return launcher
+
     def run(self, jobs: Sequence[Job]) -> list[Job]:
         """The jobs as they ended. Those that had finished before are not launched."""
         ledger = self.ledger
@@ -88,7 +104,6 @@ class Jobs:
             if known is None or known.status != "finished":
                 runs = known.runs if known else ()
                 ledger.write(replace(job, runs=runs, attempts=known.attempts if known else 0))
-        start_launcher(self._prepared.hydra.launcher)
         error = self._passes([job.number for job in jobs])
         for job in jobs:
             self._close(job.number, error)
@@ -104,7 +119,7 @@ class Jobs:
         while moved and (todo := self._left(todo, begun)) and not self.has_failed_enough():
             before = self.ledger.stamp()
             lost = [number for number in todo if self.ledger.job(number).status == "lost"]
-            error = self._launch(lost[:1] or todo) or error
+            error = self._launch(lost[:1] or todo[: self._at_once]) or error
             moved = self.ledger.stamp() != before
         return error
 

@@ -18,6 +18,7 @@ from resnet_exp.files import read_json, write_json
 from resnet_exp.interfaces import RunPaths
 
 SWEEP_VARIABLE = "RESNET_EXP_SWEEP"  # tells jobs, wherever they are launched, the directory of their sweep
+PROCESS_VARIABLE = "RESNET_EXP_SWEEP_PROCESS"  # the process that launches them
 # planned: not begun. lost: its process was killed; the same command, or a second pass, goes on with it.
 ENDED = ("finished", "failed", "pruned")
 

@@ -55,10 +55,9 @@ class StudySweeper(Sweeper):
         self._params = {str(key): values for key, values in (params or {}).items()}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Makes the launcher."""
+        """Keeps what jobs are launched with."""
         self._config = config
-        with errors_told():
-            self._jobs = Jobs(hydra_context, task_function, config)
+        self._jobs = Jobs(hydra_context, task_function, config)
 
     def sweep(self, arguments: list[str]) -> Any:
         """Runs what is left of the study; returns its jobs."""
@@ -76,6 +75,7 @@ class StudySweeper(Sweeper):
 
             tell_study(self._n_trials, space, self._config)
             return None
+        self._jobs.prepare(self._n_jobs)
         open_sweep(self._config)
         self._refuse_another_space(space)
         while batch := self._batch():
