@@ -43,7 +43,11 @@ class SweepCallback(Callback):
         if error is not None or SweepCallback._sweep is not None:
             end_jobs()
         sweep, SweepCallback._sweep = SweepCallback._sweep, None
-        if sweep is not None and not sweep.end(error) and error is None:
+        if sweep is None:
+            return
+        with errors_told():
+            went_well = sweep.end(error)
+        if error is None and not went_well:
             raise SystemExit(1)
 
 

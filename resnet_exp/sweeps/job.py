@@ -24,7 +24,7 @@ from resnet_exp.ignored import key_of
 from resnet_exp.interfaces import ConfigError, Pruned, RunError, SweepPart
 from resnet_exp.settings import ReportConfig, from_values
 from resnet_exp.sweeps.gpus import claimed_gpu
-from resnet_exp.sweeps.ledger import PROCESS_VARIABLE, Job, Ledger, SeedRun
+from resnet_exp.sweeps.ledger import PROCESS_VARIABLE, Job, Ledger, SeedRun, parent_run_id
 from resnet_exp.sweeps.plan import command_of, config_hash
 
 
@@ -162,12 +162,6 @@ def _pruning(config: Config, seed: int, job: Job, ledger: Ledger) -> Callable[[i
 
 def _first_seed(config: Config) -> int:
     return (config.sweep.seeds or [config.seed])[0]
-
-
-def parent_run_id(ledger: Ledger) -> str | None:
-    """The MLflow run that the jobs of this sweep are nested under; None without MLflow."""
-    kept: Any = read_json(ledger.paths.root / "mlflow.json")
-    return kept["run_id"] if kept else None
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from resnet_exp.command_line import CONF
 from resnet_exp.config import Config, typed
 from resnet_exp.console import Console
 from resnet_exp.files import read_json
+from resnet_exp.ignored import key_of
 from resnet_exp.interfaces import ConfigError, RunPaths
 from resnet_exp.journal import Journal, last_status
 from resnet_exp.settings import TrackerConfig, from_values
@@ -61,8 +62,9 @@ def close(config: DictConfig, ledger: Ledger, parent: Parent, error: BaseExcepti
     jobs = ledger.jobs()
     failed = [job for job in jobs if job.status == "failed"]
     left = [job for job in jobs if job.status not in ("finished", "failed", "pruned")]
-    winner = best_of(jobs)
-    if winner and error is None and not left:
+    winner = best_of(jobs, parent.direction)
+    asked = any(key_of(text).partition(".")[0] == "report" for text in config.hydra.overrides.task)
+    if winner and error is None and not left and not asked:  # else each job has what was asked for
         _show_winner(config, winner)
     if isinstance(error, KeyboardInterrupt):
         parent.end("KILLED", "interrupted")
@@ -72,7 +74,7 @@ def close(config: DictConfig, ledger: Ledger, parent: Parent, error: BaseExcepti
         )
     else:
         parent.end("FINISHED")
-    _tell(jobs, failed, winner, ledger, _tracker(config), parent.link, console)
+    _tell(jobs, winner, ledger, _tracker(config), parent, console)
     return not failed and not left and error is None
 
 
@@ -114,17 +116,17 @@ def _show_winner(config: DictConfig, winner: Job) -> None:
 
 def _tell(
     jobs: list[Job],
-    failed: list[Job],
     winner: Job | None,
     ledger: Ledger,
     tracker: TrackerConfig,
-    link: str | None,
+    parent: Parent,
     console: Console,
 ) -> None:
+    failed = [job for job in jobs if job.status == "failed"]
     done = [job for job in jobs if job.status == "finished"]
     console.heading(f"{ledger.root.name}: {len(done)} of {len(jobs)} jobs finished")
     if winner is not None:
-        comparison = compare_best(jobs)
+        comparison = compare_best(jobs, parent.direction)
         console.facts({"best": f"{winner.label}, objective {winner.objective:.4f}"})
         if comparison:
             console.facts({"against": comparison.told()})
@@ -137,7 +139,9 @@ def _tell(
         console.line("  look at it in MLflow:")
         if not tracker.store.startswith("http"):
             console.line(f"    {ui_command(tracker.store)}")
-        console.line(f"    {link}" if link else "    (not complete there yet: the same command again completes it)")
+        console.line(
+            f"    {parent.link}" if parent.link else "    (not complete there yet: the same command again completes it)"
+        )
 
 
 def _base(config: DictConfig) -> Config:

@@ -12,8 +12,9 @@ from resnet_exp.interfaces import Tracker
 from resnet_exp.journal import Journal, metric_history
 from resnet_exp.sweeps import best
 from resnet_exp.sweeps.leaderboard import best_of, compare_best
-from resnet_exp.sweeps.ledger import Job, Ledger
+from resnet_exp.sweeps.ledger import Job, Ledger, parent_run_id
 from resnet_exp.sweeps.page import draw_sweep
+from resnet_exp.tracking.null import NullTracker
 
 _log = logging.getLogger(__name__)
 _LOOK = 0.5  # seconds between looks at the ledger
@@ -25,9 +26,9 @@ class Parent:
     """Keeps a sweep's leaderboard, figures and MLflow run up to date while its jobs run, from a thread of its own."""
 
     def __init__(self, ledger: Ledger, tracker: Tracker, environment: dict[str, Any], direction: str) -> None:
-        self._ledger, self._tracker, self._environment, self._direction = ledger, tracker, environment, direction
+        self._ledger, self._tracker, self._environment, self.direction = ledger, tracker, environment, direction
+        self._is_mirrored = not isinstance(tracker, NullTracker)
         self._journal = Journal(ledger.paths.journal)
-        self._began = time.time()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="sweep-parent", daemon=True)
         self._seen: Any = None
@@ -41,19 +42,14 @@ class Parent:
         self._journal.tags({"command": facts["command"], "sweep": "parent", "mlflow.source.name": "resnet_exp"})
         self._journal.tags({"mlflow.note.content": f"running\n\n`{facts['command']}`"})
         self._tracker.begin()
-        deadline = time.monotonic() + _WAIT_FOR_MLFLOW
-        state = self._ledger.root / "mlflow.json"
-        while (
-            self._mirrors
-            and time.monotonic() < deadline
-            and not (state.exists() and 'run_id": null' not in state.read_text())
-        ):
-            time.sleep(0.05)
+        self._wait_for_mlflow()
         self._thread.start()
 
-    @property
-    def _mirrors(self) -> bool:
-        return type(self._tracker).__name__ != "NullTracker"
+    def _wait_for_mlflow(self) -> None:
+        """Returns when the parent has its MLflow run, which the jobs' are nested under; without MLflow at once."""
+        deadline = time.monotonic() + _WAIT_FOR_MLFLOW
+        while self._is_mirrored and parent_run_id(self._ledger) is None and time.monotonic() < deadline:
+            time.sleep(0.05)
 
     def refresh(self) -> None:
         """Draws and records how the sweep stands, if that has changed."""
@@ -62,11 +58,11 @@ class Parent:
             return
         self._seen = seen
         jobs = self._ledger.jobs()
-        try:
-            self._draw(jobs)
-        except Exception:  # a picture is never worth a sweep
-            _log.exception("the leaderboard could not be drawn")
-        self._record(jobs)
+        for tell in (self._draw, self._record):
+            try:
+                tell(jobs)
+            except Exception:  # neither a picture nor a full disk is worth a sweep: the ledger has it all
+                _log.exception("how the sweep stands could not be told")
 
     def _draw(self, jobs: list[Job]) -> None:
         facts = self._ledger.facts
@@ -75,13 +71,13 @@ class Parent:
             jobs,
             title=self._ledger.root.name,
             command=facts["command"],
-            direction=self._direction,
+            direction=self.direction,
             parameters=list(facts["space"]) if any(job.values for job in jobs) else None,
             config=facts["config"],
             environment=self._environment,
             seconds=sum(job.seconds for job in jobs),
         )
-        best.write_best(self._ledger.root, best_of(jobs, self._direction))
+        best.write_best(self._ledger.root, best_of(jobs, self.direction))
 
     def end(self, status: str, reason: str | None = None) -> None:
         """Records how the sweep ended, and waits for MLflow to have it."""
@@ -104,13 +100,13 @@ class Parent:
         for step, value in sorted(self._curve(jobs).items()):
             if (step, value) not in {point[:2] for point in known.get("objective", ())}:
                 self._journal.metrics({"objective": value}, step)
-        if (first := best_of(jobs, self._direction)) is not None:
+        if (first := best_of(jobs, self.direction)) is not None:
             assert first.objective is not None
             values = {"best_objective": first.objective} | (
                 {"accuracy/test": first.test_accuracy} if first.test_accuracy else {}
             )
             self._journal.metrics(values, 0)
-            note = compare_best(jobs, self._direction)
+            note = compare_best(jobs, self.direction)
             text = f"best: {first.label}, {first.objective:.4f}" + (f"; {note.told()}" if note else "")
             self._journal.tags({"mlflow.note.content": f"{text}\n\n`{self._ledger.facts['command']}`"})
         for path in sorted(self._ledger.root.glob("*.*")):
@@ -124,7 +120,7 @@ class Parent:
     def _curve(self, jobs: list[Job]) -> dict[int, float]:
         """The objective by peak epoch, where that is swept over; by job otherwise. Of several the best."""
         curve: dict[int, float] = {}
-        better = max if self._direction == "maximize" else min
+        better = max if self.direction == "maximize" else min
         for job in jobs:
             if job.objective is not None:
                 peak = job.point.get(_PEAK, "")
