@@ -178,6 +178,17 @@ def test_another_range_test_does_not_wait(tmp_path: Path) -> None:
         assert memo.known is None
 
 
+# The plan
+
+
+def test_what_is_kept_of_a_command_holds_no_password_and_nothing_of_the_sweep() -> None:
+    from resnet_exp.sweeps.plan import command_of
+
+    overrides = ["sweep=peak_epoch", "sweep.job=3", "hydra.sweeper.n_trials=2", "hydra/launcher=joblib", "seed=1"]
+    assert command_of(overrides) == "python -m resnet_exp seed=1"
+    assert "secret" not in command_of(["tracker.uri=postgresql://me:secret@host/db"])
+
+
 # Proposals
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import threading
 import time
@@ -22,10 +21,11 @@ from resnet_exp.config import Config
 from resnet_exp.files import read_json
 from resnet_exp.ignored import key_of
 from resnet_exp.interfaces import ConfigError, Pruned, RunError, SweepPart
+from resnet_exp.redact import redact
 from resnet_exp.settings import ReportConfig, from_values
 from resnet_exp.sweeps.gpus import claimed_gpu
 from resnet_exp.sweeps.ledger import PROCESS_VARIABLE, Job, Ledger, SeedRun, parent_run_id
-from resnet_exp.sweeps.plan import command_of, config_hash
+from resnet_exp.sweeps.plan import command_of, config_hash, of_the_run
 
 
 def run_job(config: Config, ledger: Ledger) -> float | None:
@@ -47,7 +47,7 @@ def _run_job(config: Config, ledger: Ledger) -> float | None:
     point = {key_of(text): text.partition("=")[2] for text in config.overrides if key_of(text) in facts["space"]}
     number = config.sweep.job
     if number is None:  # a sweeper of Hydra's own plans nothing
-        number = ledger.enrol(point, shlex.join(["python", "-m", "resnet_exp", *command_of(config.overrides)]))
+        number = ledger.enrol(point, command_of(config.overrides))
     with ledger.held(number):
         job = ledger.job(number)
         if job.status == "finished":
@@ -85,6 +85,7 @@ def _run_seeds(config: Config, job: Job, ledger: Ledger) -> Exception | None:
     except BaseException as unknown:  # SystemExit too: a job that exits must not take the sweep along
         traceback.print_exc()
         status, reason = "failed", f"{type(unknown).__name__}: {unknown}"
+    reason = redact(reason) if reason else None
     ledger.write(replace(ledger.job(job.number), status=status, reason=reason))
     return RunError(reason) if status == "failed" else error
 
@@ -104,7 +105,6 @@ def _run_seed(config: Config, seed: int, job: Job, ledger: Ledger) -> Job:
     from resnet_exp.run import run
 
     one = _of_seed(config, seed)
-    command = shlex.join(["python", "-m", "resnet_exp", *one.overrides])
     begun = SeedRun(seed, root="", status="running")
     started = time.time()
 
@@ -121,7 +121,7 @@ def _run_seed(config: Config, seed: int, job: Job, ledger: Ledger) -> Job:
         label, tags, whole, partial(claimed_gpu, ledger.root), on_begun, _pruning(config, seed, job, ledger)
     )
     try:
-        objective = run(one if whole else _without_report(one), command, part)
+        objective = run(one if whole else _without_report(one), command_of(one.overrides), part)
     except BaseException as error:
         status = "pruned" if isinstance(error, Pruned) else "failed"
         if not isinstance(error, KeyboardInterrupt):
@@ -139,7 +139,7 @@ def _run_seed(config: Config, seed: int, job: Job, ledger: Ledger) -> Job:
 
 
 def _of_seed(config: Config, seed: int) -> Config:
-    overrides = tuple(text for text in command_of(config.overrides) if key_of(text) != "seed")
+    overrides = tuple(text for text in of_the_run(config.overrides) if key_of(text) != "seed")
     if config.sweep.seeds is not None or config.is_set("seed"):
         overrides = (*overrides, f"seed={seed}")
     return replace(config, seed=seed, overrides=overrides, tree={**config.tree, "seed": seed})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -72,8 +71,7 @@ class Jobs:
             shown = " ".join(f"{key}={value}" for key, value in point.items())
             raise ConfigError(f"job {number}, {shown}: {error}") from error
         self._overrides[number] = list(overrides)
-        command = shlex.join(["python", "-m", "resnet_exp", *command_of(overrides)])
-        return Job(number, point, command, config_hash=planned, **more)  # type: ignore[arg-type]
+        return Job(number, point, command_of(overrides), config_hash=planned, **more)  # type: ignore[arg-type]
 
     def prepare(self, jobs: int) -> None:
         """Makes ready for so many jobs at a time at most.

@@ -76,14 +76,12 @@ def space_of(config: DictConfig, arguments: Sequence[str]) -> dict[str, str]:
 
 def facts_of(config: DictConfig, code_digest: str, data_identity: str) -> dict[str, Any]:
     """What a sweep is: another of these is another sweep, or cannot go on with it."""
-    arguments = list(config.hydra.overrides.task)
-    space = space_of(config, arguments)
+    space = space_of(config, list(config.hydra.overrides.task))
     sweep, sweeper = settings(config), OmegaConf.to_container(config.hydra.sweeper, resolve=True, enum_to_str=True)
     assert isinstance(sweeper, dict)
     return {
         "command": redact(shlex.join(["python", "-m", "resnet_exp", "--multirun", *_of_the_command(config)])),
         "space": space,
-        "fixed": [text for text in arguments if _is_of_the_run(text) and key_of(text) not in space],
         "seeds": sweep.seeds,
         "pruner": sweep.pruner,
         "sweeper": {key: value for key, value in sweeper.items() if key not in _GOES_ON},
@@ -104,7 +102,7 @@ def root_of(folder: Path, name: str | None, facts: Mapping[str, Any]) -> Path:
 
     Of a study the space is left out: a changed one is refused there, since what was proposed before came from another.
     """
-    known = {key: value for key, value in facts.items() if key not in ("command", "fixed")}
+    known = {key: value for key, value in facts.items() if key != "command"}
     if facts["sweeper"]["_target_"] == _STUDY:
         known["space"] = sorted(facts["space"])
     digest = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()[:12]
@@ -112,9 +110,14 @@ def root_of(folder: Path, name: str | None, facts: Mapping[str, Any]) -> Path:
     return (folder / f"{title[:_NAME_LENGTH]}-{digest}").absolute()
 
 
-def command_of(overrides: Sequence[str]) -> list[str]:
+def of_the_run(overrides: Sequence[str]) -> list[str]:
     """The overrides of a job without what only the sweep reads."""
     return [text for text in overrides if _is_of_the_run(text)]
+
+
+def command_of(overrides: Sequence[str]) -> str:
+    """The command that runs a job by itself; passwords are struck out, as in every command that is kept."""
+    return redact(shlex.join(["python", "-m", "resnet_exp", *of_the_run(overrides)]))
 
 
 def config_hash(config: Config) -> str:
