@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from resnet_exp.config import Config
 from resnet_exp.data.prepare import Data
-from resnet_exp.files import write_csv, write_json
+from resnet_exp.files import read_json, write_csv, write_json
 from resnet_exp.interfaces import DatasetInfo, Progress
 from resnet_exp.record import Record
 from resnet_exp.report.section import Section
@@ -38,7 +38,8 @@ def keep_range_test(
 
     A failed one is drawn whether `draw` asks for it or not: it shows what was wrong.
     """
-    record.file(record.paths.range_test, found.to_json())
+    own = read_json(record.paths.range_test) or {}  # of a run that goes on: it made the range test itself
+    record.file(record.paths.range_test, {**found.to_json(), "remembered": own.get("remembered", reused)})
     verdict = found.verdict
     record.tags({"max_lr_source": f"range test: {verdict.status}{' (remembered)' if reused else ''}"})
     lrs = {"range_test/suggestion": verdict.suggestion, "range_test/max_lr": max_lr}

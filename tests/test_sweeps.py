@@ -424,6 +424,8 @@ def test_a_study_goes_on_to_n_trials_in_all(tmp_path: Path) -> None:
         done = command(*overlay, f"hydra.sweeper.n_trials={trials}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr[-3000:]
         assert [one.status for one in ledger_in(tmp_path).jobs()] == ["finished"] * trials
+    dry = command(*overlay, "hydra.sweeper.n_trials=6", "sweep.dry_run=true", cwd=tmp_path)
+    assert "6 trials in all, 2 left" in dry.stdout and "2 runs are left, " in dry.stdout
     other = command(*overlay[:1], "scheduler.peak_epoch=range(1,3)", "tracker=none", cwd=tmp_path)
     assert other.returncode == 2
     assert "another search space (scheduler.peak_epoch: " in other.stderr

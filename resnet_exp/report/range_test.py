@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from resnet_exp.stages.range_test import RangeTest
 RULE_COLOURS = {"valley": GREEN, "steep": ORANGE, "minimum/10": SKY, "slide": PURPLE}
 REPEAT_STYLES = ((INK, "-"), (INK, "--"), (INK, ":"), ("#777777", "-"), ("#777777", "--"))
 HEADLINES = {"low_confidence": "Low confidence", "failed": "Failed"}
+_REMEMBERED = "Remembered: an earlier run, with which this one shares all that determines a range test, has made it."
 LABEL_WIDTH = 0.108  # of the axes: room for two lines such as "minimum/10", "0.00433"
 
 
@@ -37,7 +39,8 @@ def draw_range_test(subject: Subject) -> Section:
         raise Gap(f"there was no range test: max_lr={subject.result['max_lr']:g} was given")
     found = RangeTest.from_json(known)
     max_lr, min_lr = subject.result.get("max_lr"), subject.result.get("min_lr")
-    return range_test_section(found, max_lr, min_lr, subject.folder)
+    section = range_test_section(found, max_lr, min_lr, subject.folder)
+    return replace(section, text=_REMEMBERED) if known.get("remembered") else section
 
 
 def range_test_section(found: RangeTest, max_lr: float | None, min_lr: float | None, folder: Path) -> Section:

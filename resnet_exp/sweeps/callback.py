@@ -61,6 +61,17 @@ def open_sweep(config: DictConfig) -> None:
     SweepCallback._sweep = _Sweep(config)
 
 
+def ledger_of(config: DictConfig) -> tuple[Ledger, dict[str, Any], dict[str, Any]]:
+    """The ledger of the sweep of this config, whether it has begun or not, what the sweep is, and the code it runs."""
+    from resnet_exp import runtime
+    from resnet_exp.sweeps.opening import data_identity
+
+    whole: Any = OmegaConf.to_container(config)
+    code = runtime.code_state(*folders_of(whole["plugins"]))
+    facts = facts_of(config, code["code_digest"], data_identity(config))
+    return Ledger(root_of(Path(config.hydra.sweep.dir), config.name, facts)), facts, code
+
+
 @contextmanager
 def errors_told() -> Iterator[None]:
     """A block whose errors end the command here, in words: Hydra makes a warning or a traceback of them."""
@@ -78,14 +89,10 @@ class _Sweep:
     """A sweep that this process runs: its directory is its own, and jobs, wherever they are launched, know of it."""
 
     def __init__(self, config: DictConfig) -> None:
-        from resnet_exp import runtime
-        from resnet_exp.sweeps.opening import data_identity, parent_of
+        from resnet_exp.sweeps.opening import parent_of
 
         self._config = config
-        whole: Any = OmegaConf.to_container(config)
-        code = runtime.code_state(*folders_of(whole["plugins"]))
-        facts = facts_of(config, code["code_digest"], data_identity(config))
-        self.ledger = Ledger(root_of(Path(config.hydra.sweep.dir), config.name, facts))
+        self.ledger, facts, code = ledger_of(config)
         self._lock = _alone(self.ledger.root)
         if not self.ledger.facts:
             write_json(self.ledger.root / "sweep.json", facts)

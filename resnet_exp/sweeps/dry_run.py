@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from omegaconf import DictConfig
-
 from resnet_exp import build, runtime
 from resnet_exp.checkpoint import Checkpoints
 from resnet_exp.config import Config
@@ -31,19 +29,23 @@ def tell_plan(jobs: Sequence[Job], configs: Sequence[Config]) -> None:
     standings = [[_standing(config, seed) for seed in config.sweep.seeds or [config.seed]] for config in configs]
     console.heading(f"{len(jobs)} jobs, {sum(map(len, standings))} runs; nothing is run (sweep.dry_run=true)")
     for job, runs in zip(jobs, standings, strict=True):
-        told = (
-            sorted({run.told for run in runs}) if len({run.told for run in runs}) == 1 else [run.told for run in runs]
-        )
-        console.line(f"  {job.number:>4}  {job.label}  {', '.join(told)}")
+        told = [run.told for run in runs]
+        console.line(f"  {job.number:>4}  {job.label}  {told[0] if len(set(told)) == 1 else ', '.join(told)}")
     console.line(f"  {_eta([run for runs in standings for run in runs])}")
 
 
-def tell_study(n_trials: int, space: Mapping[str, object], config: DictConfig) -> None:
-    """Says what a study would propose from: its points depend on what comes out."""
+def tell_study(trials: Sequence[Job], n_trials: int, space: Mapping[str, object]) -> None:
+    """Lists the trials that a study has made, and what it would propose from: its points depend on what comes out."""
     console = Console()
-    console.heading(f"a study of {n_trials} trials in all; nothing is run (sweep.dry_run=true)")
+    done = [job for job in trials if job.status in ("finished", "pruned")]
+    left = max(0, n_trials - len(done))
+    console.heading(f"{n_trials} trials in all, {left} left; nothing is run (sweep.dry_run=true)")
+    for job in trials:
+        objective = "" if job.objective is None else f": {job.objective:.4f}"
+        console.line(f"  {job.number:>4}  {job.label}  {job.status}{objective}")
     console.facts({key: str(distribution) for key, distribution in space.items()})
-    console.facts({"pruner": config.sweep.pruner, "seeds": config.sweep.seeds or config.seed})
+    times = [_Standing("", job.seconds, 0.0) for job in done]
+    console.line(f"  {_eta([*times, *([_Standing('', None, 1.0)] * left)])}")
 
 
 def _standing(config: Config, seed: int) -> _Standing:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from resnet_exp.files import read_json, write_json
 from resnet_exp.interfaces import ConfigError
-from resnet_exp.sweeps.callback import errors_told, open_sweep
+from resnet_exp.sweeps.callback import errors_told, ledger_of, open_sweep
 from resnet_exp.sweeps.launching import Jobs
 from resnet_exp.sweeps.ledger import ENDED, Job
 from resnet_exp.sweeps.plan import settings, space_of
@@ -73,7 +73,7 @@ class StudySweeper(Sweeper):
         if settings(self._config).dry_run:
             from resnet_exp.sweeps.dry_run import tell_study
 
-            tell_study(self._n_trials, space, self._config)
+            tell_study(ledger_of(self._config)[0].jobs(), self._n_trials, space)
             return None
         self._jobs.prepare(self._n_jobs)
         open_sweep(self._config)
