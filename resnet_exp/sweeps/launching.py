@@ -99,9 +99,10 @@ class Jobs:
         ledger = self.ledger
         for job in jobs:
             known = ledger.job(job.number) if ledger.has(job.number) else None
-            if known is None or known.status != "finished":
-                runs = known.runs if known else ()
-                ledger.write(replace(job, runs=runs, attempts=known.attempts if known else 0))
+            if known is None:
+                ledger.write(job)
+            elif known.status != "finished":
+                ledger.write(replace(job, runs=known.runs, curve=known.curve, attempts=known.attempts))
         error = self._passes([job.number for job in jobs])
         for job in jobs:
             self._close(job.number, error)
