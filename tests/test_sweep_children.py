@@ -105,7 +105,8 @@ def test_what_is_started_in_the_hour_of_death_is_ended_too(start) -> None:
 
 def test_those_of_one_name_alone_are_ended(start) -> None:
     other = start(POLITE)
-    meant = subprocess.Popen(["ray::job", "-c", POLITE], executable=sys.executable, stdout=subprocess.DEVNULL)
+    meant = subprocess.Popen(["ray::job", "-c", POLITE], executable=sys.executable, stdout=subprocess.PIPE)
+    assert meant.stdout is not None and meant.stdout.readline() == b"ready\n"  # until then it is not named so
     assert end_children(only="ray::job") == []
     assert meant.wait(5) == -signal.SIGTERM
     assert is_alive(other.pid)

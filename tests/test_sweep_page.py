@@ -124,7 +124,7 @@ def test_the_time_is_told_in_a_unit_that_can_be_read(tmp_path, seconds, told):
 
 def test_the_leaderboard_is_on_the_page_and_beside_it(tmp_path):
     board = draw(tmp_path, grid())[0]
-    assert board.text.startswith("peak_epoch=3 is +0.70% ahead of peak_epoch=2 (95% interval")
+    assert board.text.startswith("peak_epoch=3 is 0.70% ahead of peak_epoch=2 (95% interval")
     columns, rows = board.tables[0].columns, board.tables[0].rows
     assert columns == ("rank", "what differs", "validation accuracy", "± std", "n", "test accuracy", "time", "status",
                        "reason")  # fmt: skip
