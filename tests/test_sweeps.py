@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from resnet_exp.journal import last_status
 from resnet_exp.memo import range_test_memo
 from resnet_exp.sweeps.leaderboard import COLUMNS, best_of, compare_best, deviation, ranked, rows
 from resnet_exp.sweeps.ledger import Job, Ledger, SeedRun
@@ -429,6 +430,21 @@ def test_a_study_goes_on_to_n_trials_in_all(tmp_path: Path) -> None:
     other = command(*overlay[:1], "scheduler.peak_epoch=range(1,3)", "tracker=none", cwd=tmp_path)
     assert other.returncode == 2
     assert "another search space (scheduler.peak_epoch: " in other.stderr
+
+
+@pytest.mark.slow
+def test_a_pruner_gives_poor_trials_up_once_all_could_have_peaked(tmp_path: Path) -> None:
+    space = ["scheduler.peak_epoch=range(1,3)", "scheduler.find_factor=tag(log,interval(0.01,16))"]
+    study = ["sweep=peak_epoch_optuna", "hydra.sweeper.n_trials=10", "sweep.pruner=median", "tracker=none"]
+    done = command(*study, *space, "train.epochs=5", "data.limit_train=600", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    jobs = ledger_in(tmp_path).jobs()
+    pruned = [one for one in jobs if one.status == "pruned"]
+    assert len(jobs) == 10 and {one.status for one in jobs} == {"finished", "pruned"}
+    for one in pruned:
+        assert sorted(map(int, one.curve)) in ([1, 2, 3], [1, 2, 3, 4]), "the latest peak is 2"
+        assert one.reason.startswith(f"pruned after epoch {len(one.curve)} of 5")
+        assert last_status(Path(one.runs[0].root) / "journal.jsonl") == "KILLED"
 
 
 @pytest.mark.slow
