@@ -16,9 +16,10 @@ from resnet_exp import build
 from resnet_exp.command_line import CONF, check, is_sweep
 from resnet_exp.config import typed
 from resnet_exp.interfaces import ConfigError, RunError
+from resnet_exp.interruption import sigterm_as_ctrl_c
 from resnet_exp.redact import redact
 from resnet_exp.sweeps import grid, study
-from resnet_exp.sweeps.job import run_job, sigterm_as_ctrl_c
+from resnet_exp.sweeps.job import run_job
 from resnet_exp.sweeps.ledger import Ledger
 
 # What Hydra itself may make of a config: `hydra.callbacks`, `hydra.job_logging`. Launchers, sweepers and our plug-ins

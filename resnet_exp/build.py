@@ -25,6 +25,7 @@ from resnet_exp.interfaces import (
     Tracker,
 )
 from resnet_exp.nearest import UnknownKey
+from resnet_exp.settings import TrackerConfig
 from resnet_exp.tracking.mlflow import MlflowTracker
 from resnet_exp.tracking.null import NullTracker
 
@@ -111,11 +112,10 @@ def source(config: Config) -> DataSource:
     return _make("data", config)
 
 
-def tracker(config: Config, paths: RunPaths, label: str = "") -> Tracker:
+def tracker(settings: TrackerConfig, paths: RunPaths, label: str = "") -> Tracker:
     """The mirror of the run's journal; a label begins the name of a new MLflow run."""
-    if config.tracker.kind == "none":
+    if settings.kind == "none":
         return NullTracker()
-    settings = config.tracker
     run_name = f"{label} {paths.root.name}".lstrip()
     return MlflowTracker(paths, uri=settings.store, experiment=settings.page, run_name=run_name)
 

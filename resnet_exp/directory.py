@@ -51,7 +51,7 @@ def open_run_directory(
         raise ConfigError(
             f"output_dir={output_dir}: nothing can be written there ({error.strerror}); choose another folder"
         ) from error
-    with _held(paths.root):
+    with held(paths.root):
         is_new = not paths.environment.exists()  # the last file that a new run begins with
         yield RunDirectory(paths, is_new, _result(paths.root))
 
@@ -76,7 +76,7 @@ def open_finished_run(run_dir: str) -> Iterator[RunDirectory]:
     paths = RunPaths(Path(run_dir).expanduser().absolute())
     if not paths.journal.exists():
         raise ConfigError(f"run_dir={run_dir}: there is no run in it; one of the folders in outputs/ is needed")
-    with _held(paths.root):
+    with held(paths.root):
         result = _result(paths.root)
         if result is None:
             raise ConfigError(
@@ -86,7 +86,12 @@ def open_finished_run(run_dir: str) -> Iterator[RunDirectory]:
 
 
 @contextmanager
-def _held(root: Path) -> Iterator[None]:
+def held(root: Path) -> Iterator[None]:
+    """A block in which no other process works in this directory.
+
+    Raises:
+        RunError: one does.
+    """
     with (root / ".lock").open("w") as lock:  # the kernel lets go of it even when the process is killed
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

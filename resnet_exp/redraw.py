@@ -38,7 +38,7 @@ def redraw(command: Config) -> None:
         console.heading(f"{directory.name}: its report")
         subject = _subject(run, command, paths, result, machine, console)
         artifacts.check_report(command.report, lambda: subject.model)
-        tracker = build.tracker(run, paths)
+        tracker = build.tracker(run.tracker, paths)
         with Journal(paths.journal) as journal:
             record = Record(paths, journal, tracker)
             record.mirror()

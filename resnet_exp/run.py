@@ -44,10 +44,14 @@ class _Run:
     environment: dict[str, Any]
     record: Record
     console: Console
-    part: SweepPart | None  # of a sweep, if it is one
+    part: SweepPart
 
 
-def run(config: Config, command: str, part: SweepPart | None = None) -> float | None:
+# A run that is part of no sweep.
+_ALONE = SweepPart("", {}, True, runtime.first_gpu, lambda root: None, lambda epoch, objective: None)
+
+
+def run(config: Config, command: str, part: SweepPart = _ALONE) -> float | None:
     """Runs what the config says, or what is left of it; returns the objective for a sweep.
 
     That is the best validation accuracy; with `data.validation=test` the last epoch's test accuracy; with `none`
@@ -62,8 +66,7 @@ def run(config: Config, command: str, part: SweepPart | None = None) -> float | 
     start = time.time()
     console = Console()
     plugins = build.plugins(config)
-    gpu = part.gpu if part else runtime.first_gpu
-    machine = runtime.start(config.device, config.train.precision, config.train.deterministic, gpu)
+    machine = runtime.start(config.device, config.train.precision, config.train.deterministic, part.gpu)
     check_momentum(bool(config.plugins["scheduler"].get("cycle_momentum")), machine)
     images = check_fit(plugins.source.size(), config.split, config.train.batch_size)
     if config.task == "train":
@@ -72,18 +75,17 @@ def run(config: Config, command: str, part: SweepPart | None = None) -> float | 
     identity = plugins.source.identity()
     environment = runtime.environment(machine, config.plugin_folders)
     title, run_signature = config.title, signature(config, identity, machine.precision)
-    code = environment["code_digest"] if part else None
+    code = None if part is _ALONE else environment["code_digest"]
     with open_run_directory(config.output_dir, title, run_signature, config.rerun, code) as directory:
-        tracker = build.tracker(config, directory.paths, part.label if part else "")
-        if part:
-            part.begun(directory.paths.root)
+        tracker = build.tracker(config.tracker, directory.paths, part.label)
+        part.begun(directory.paths.root)
         telling.tell_changed(read_json(directory.paths.environment) or environment, environment, console)
         if directory.result is not None:
             return telling.tell_finished(directory, config, tracker, console)
         telling.tell_plan(config, machine, directory, console)
 
         with recorded(directory.paths, tracker) as record:
-            record.begin(config, environment, command, directory.is_new, part.tags if part else {})
+            record.begin(config, environment, command, directory.is_new, part.tags)
             this = _Run(config, plugins, identity, machine, environment, record, console, part)
             data = _prepare(this)
             record.mirror()
@@ -97,7 +99,7 @@ def run(config: Config, command: str, part: SweepPart | None = None) -> float | 
                 artifacts.keep_steps(training, record)
                 model = learner.model
                 tested = _test(this, data, model)
-                artifacts.keep_model(config, data, model, record, for_mlflow=part is None or part.keep_mlflow_model)
+                artifacts.keep_model(config, data, model, record, for_mlflow=part.keep_mlflow_model)
                 outcome = result.of_training(config, data.info, found, schedule, training, tested)
             outcome = record.finish(outcome, time.time() - start)
             sections = _report(this, data, model, outcome)
@@ -109,7 +111,7 @@ def run(config: Config, command: str, part: SweepPart | None = None) -> float | 
 def _prepare(this: _Run) -> Data:
     """The data, split and on the device; the model takes them."""
     config, plugins = this.config, this.plugins
-    prepared = resident if this.part else prepare  # the jobs of a sweep share the images
+    prepared = prepare if this.part is _ALONE else resident  # the jobs of a sweep share the images
     data = prepared(
         plugins.source,
         config.short_names["data"],
@@ -206,8 +208,7 @@ def _train(this: _Run, data: Data, learner: Learner) -> Training:
     def on_epoch(epoch: Epoch, best: bool) -> None:
         this.record.epoch(epoch, result.MEASURED[config.split.validation])
         table.row(epoch, best)
-        if this.part:
-            this.part.measured(epoch.epoch, epoch.val_accuracy)
+        this.part.measured(epoch.epoch, epoch.val_accuracy)
 
     with this.console.progress("training", images * config.train.epochs, images * done) as advance:
         return train(

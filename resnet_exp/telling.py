@@ -14,6 +14,7 @@ from resnet_exp.ranges import shown_settings
 from resnet_exp.report.section import Section
 from resnet_exp.result import MEASURED, MEASURED_ON_TEST, headline
 from resnet_exp.runtime import Runtime
+from resnet_exp.settings import TrackerConfig
 from resnet_exp.stages.range_test import RangeTest
 from resnet_exp.stages.train import Epoch
 from resnet_exp.tracking.mlflow_store import ui_command
@@ -146,10 +147,15 @@ def tell_result(
     facts["seconds"] = f"{result['seconds']:.0f}"
     facts["run directory"] = directory.paths.root
     console.facts(facts)
-    if config.tracker.kind == "mlflow":
+    tell_tracker(config.tracker, link, console)
+
+
+def tell_tracker(tracker: TrackerConfig, link: str | None, console: Console) -> None:
+    """Says how to look at a run in MLflow, where it is mirrored there."""
+    if tracker.kind == "mlflow":
         console.line("  look at it in MLflow:")
-        if not config.tracker.store.startswith("http"):
-            console.line(f"    {ui_command(config.tracker.store)}")
+        if not tracker.store.startswith("http"):
+            console.line(f"    {ui_command(tracker.store)}")
         console.line(f"    {link}" if link else "    (not complete there yet: the same command again completes it)")
 
 

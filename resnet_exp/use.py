@@ -57,7 +57,7 @@ def evaluate_checkpoint(config: Config, command: str) -> float:
     check_classes(trained, data.info.num_classes, data.info.class_names)
     check_images(trained, data.info.image_size, data.info.in_channels)
     with open_run_directory(config.output_dir, config.title, signature, config.rerun) as directory:
-        tracker = build.tracker(config, directory.paths)
+        tracker = build.tracker(config.tracker, directory.paths)
         telling.tell_changed(read_json(directory.paths.environment) or environment, environment, console)
         if directory.result is not None:
             return telling.tell_finished(directory, config, tracker, console) or 0.0

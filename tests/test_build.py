@@ -246,5 +246,5 @@ def test_what_the_config_names_is_made(tmp_path: Path) -> None:
     assert plugins.scheduler.max_lr == 0.25
     assert plugins.augmentation.padding == 4
     assert plugins.source.identity().startswith("digits-")
-    assert isinstance(build.tracker(config, RunPaths(tmp_path)), NullTracker)
+    assert isinstance(build.tracker(config.tracker, RunPaths(tmp_path)), NullTracker)
     assert build.model(config, INFO)[0][0].out_channels == 2

@@ -23,7 +23,7 @@ TIERS = (
     ("ranges",),
     ("nearest",),
     ("arguments",),
-    ("redact", "files", "randomness", "journal", "parameter_groups"),
+    ("redact", "files", "randomness", "journal", "parameter_groups", "interruption"),
     ("checkpoint", "memo"),
     ("settings", "ignored", "plugin_folders"),
     ("config",),

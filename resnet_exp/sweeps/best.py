@@ -11,6 +11,7 @@ import yaml
 from resnet_exp.command_line import CONF
 from resnet_exp.files import write_durably
 from resnet_exp.sweeps.ledger import Job
+from resnet_exp.sweeps.plan import shipped
 
 
 def write_best(root: Path, job: Job | None) -> Path | None:
@@ -20,13 +21,12 @@ def write_best(root: Path, job: Job | None) -> Path | None:
     run = job.runs[0]
     config: dict[str, Any] = yaml.safe_load((Path(run.root) / "config.yaml").read_text())
     ours: dict[str, Any] = yaml.safe_load((CONF / "config.yaml").read_text())
-    plain = yaml.safe_load((CONF / "report" / "default.yaml").read_text())
     whole = {
         "defaults": ["_self_", *(entry for entry in ours["defaults"] if _is_of_hydra(entry))],
         **config,
         "name": run.name.rpartition("-")[0],  # the directory that the point has run in, and not another one
-        "report": plain,
-        "sweep": yaml.safe_load((CONF / "sweep" / "default.yaml").read_text())["sweep"],
+        "report": shipped("report", "default"),
+        "sweep": shipped("sweep", "default"),
         "hydra": ours["hydra"],
     }
     command = shlex.join(["python", "-m", "resnet_exp", "--config-dir", str(root), "--config-name", "best"])

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from resnet_exp.console import Console
+from resnet_exp.directory import held
 from resnet_exp.files import write_json
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.plugin_folders import folders_of
@@ -93,7 +93,9 @@ class _Sweep:
 
         self._config = config
         self.ledger, facts, code = ledger_of(config)
-        self._lock = _alone(self.ledger.root)
+        self.ledger.root.mkdir(parents=True, exist_ok=True)
+        self._held = ExitStack()
+        self._held.enter_context(held(self.ledger.root))
         if not self.ledger.facts:
             write_json(self.ledger.root / "sweep.json", facts)
         os.environ |= {SWEEP_VARIABLE: str(self.ledger.root), PROCESS_VARIABLE: str(os.getpid())}
@@ -111,14 +113,4 @@ class _Sweep:
         finally:
             for variable in (SWEEP_VARIABLE, PROCESS_VARIABLE):
                 os.environ.pop(variable, None)
-            self._lock.close()
-
-
-def _alone(root: Path) -> IO[str]:
-    root.mkdir(parents=True, exist_ok=True)
-    lock = (root / ".lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise RunError(f"{root} is being worked on by another process; wait for it, or stop it") from None
-    return lock
+            self._held.close()

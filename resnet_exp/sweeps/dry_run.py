@@ -23,12 +23,12 @@ class _Standing:
     left: float  # the share of it that is still to be run, 0..1
 
 
-def tell_plan(jobs: Sequence[Job], configs: Sequence[Config]) -> None:
-    """Lists a grid's jobs with how their runs stand; nothing is run or written."""
+def tell_plan(planned: Sequence[tuple[Job, Config]]) -> None:
+    """Lists a grid's jobs, with what they compose, and how their runs stand; nothing is run or written."""
     console = Console()
-    standings = [[_standing(config, seed) for seed in config.sweep.seeds or [config.seed]] for config in configs]
-    console.heading(f"{len(jobs)} jobs, {sum(map(len, standings))} runs; nothing is run (sweep.dry_run=true)")
-    for job, runs in zip(jobs, standings, strict=True):
+    standings = [[_standing(config, seed) for seed in config.sweep.seeds or [config.seed]] for _, config in planned]
+    console.heading(f"{len(planned)} jobs, {sum(map(len, standings))} runs; nothing is run (sweep.dry_run=true)")
+    for (job, _), runs in zip(planned, standings, strict=True):
         told = [run.told for run in runs]
         console.line(f"  {job.number:>4}  {job.label}  {told[0] if len(set(told)) == 1 else ', '.join(told)}")
     console.line(f"  {_eta([run for runs in standings for run in runs])}")

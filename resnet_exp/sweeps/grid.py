@@ -8,18 +8,16 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from resnet_exp.ignored import key_of
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.sweeps.callback import errors_told, open_sweep
-from resnet_exp.sweeps.launching import Jobs
+from resnet_exp.sweeps.launching import PlanningSweeper
 from resnet_exp.sweeps.plan import settings, space_of
 
 
-class GridSweeper(Sweeper):
+class GridSweeper(PlanningSweeper):
     """Hydra's basic sweeper, but that jobs which have finished are not run again, and one that fails stops no other.
 
     Args:
@@ -27,26 +25,19 @@ class GridSweeper(Sweeper):
     """
 
     def __init__(self, params: DictConfig | None = None) -> None:
-        self._params = {str(key): values for key, values in (params or {}).items()}
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keeps what jobs are launched with."""
-        self._config = config
-        self._jobs = Jobs(hydra_context, task_function, config)
+        super().__init__(params)
 
     def sweep(self, arguments: list[str]) -> Any:
         """Runs what is left of the grid; returns its jobs."""
         with errors_told():
-            points = self._points(arguments)
-            planned = [self._jobs.plan(number, point, overrides) for number, (point, overrides) in enumerate(points)]
-            if not settings(self._config).dry_run:
-                self._jobs.prepare(len(planned))
-                open_sweep(self._config)
-                return self._jobs.run(planned)
-            from resnet_exp.sweeps.dry_run import tell_plan
+            planned = [self._jobs.plan(number, *point) for number, point in enumerate(self._points(arguments))]
+            if settings(self._config).dry_run:
+                from resnet_exp.sweeps.dry_run import tell_plan
 
-            configs = [self._jobs.compose(number, overrides) for number, (_, overrides) in enumerate(points)]
-            return tell_plan(planned, configs)
+                return tell_plan(planned)
+            self._jobs.prepare(len(planned))
+            open_sweep(self._config)
+            return self._jobs.run([job for job, _ in planned])
 
     def _points(self, arguments: Sequence[str]) -> list[tuple[dict[str, str], list[str]]]:
         """Each point with the overrides of its job."""

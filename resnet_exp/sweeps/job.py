@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from resnet_exp.command_line import CONF
 from resnet_exp.config import Config
 from resnet_exp.files import read_json
 from resnet_exp.ignored import key_of
 from resnet_exp.interfaces import ConfigError, Pruned, RunError, SweepPart
+from resnet_exp.interruption import sigterm_as_ctrl_c
 from resnet_exp.redact import redact
 from resnet_exp.settings import ReportConfig, from_values
 from resnet_exp.sweeps.gpus import claimed_gpu
 from resnet_exp.sweeps.ledger import PROCESS_VARIABLE, Job, Ledger, SeedRun, parent_run_id
-from resnet_exp.sweeps.plan import command_of, config_hash, of_the_run
+from resnet_exp.sweeps.plan import command_of, config_hash, of_the_run, shipped
 
 
 def run_job(config: Config, ledger: Ledger) -> float | None:
@@ -52,18 +47,13 @@ def _run_job(config: Config, ledger: Ledger) -> float | None:
         job = ledger.job(number)
         if job.status == "finished":
             return job.objective
-        if _too_many_failures(ledger, config):
+        if ledger.has_failed_enough(config.sweep.max_failures):
             return None
         job = ledger.write(replace(job, status="running", reason=None, attempts=job.attempts + 1))
         error = _run_seeds(config, job, ledger)
     if error is not None:
         raise error
     return ledger.job(number).objective
-
-
-def _too_many_failures(ledger: Ledger, config: Config) -> bool:
-    most = config.sweep.max_failures
-    return most is not None and sum(job.status == "failed" for job in ledger.jobs()) >= most
 
 
 def _run_seeds(config: Config, job: Job, ledger: Ledger) -> Exception | None:
@@ -146,7 +136,7 @@ def _of_seed(config: Config, seed: int) -> Config:
 
 
 def _without_report(config: Config) -> Config:
-    report = yaml.safe_load((CONF / "report" / "none.yaml").read_text())
+    report = shipped("report", "none")
     nothing: ReportConfig = from_values(ReportConfig, "report.", report)
     return replace(config, report=nothing, tree={**config.tree, "report": report})
 
@@ -162,21 +152,3 @@ def _pruning(config: Config, seed: int, job: Job, ledger: Ledger) -> Callable[[i
 
 def _first_seed(config: Config) -> int:
     return (config.sweep.seeds or [config.seed])[0]
-
-
-@contextmanager
-def sigterm_as_ctrl_c() -> Iterator[None]:
-    """A block in which SIGTERM does what Ctrl-C does, in workers too: what it ends tells how it ended."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(*_: Any) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # launchers send it twice; the second would cut the telling short
-    raise KeyboardInterrupt

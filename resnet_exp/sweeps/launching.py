@@ -7,10 +7,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
@@ -23,6 +25,22 @@ from resnet_exp.sweeps.plan import command_of, config_hash, settings
 
 _log = logging.getLogger(__name__)
 _ATTEMPTS = 2  # a job whose process was killed is run once more
+
+
+class PlanningSweeper(Sweeper):
+    """What our sweepers share: the values that their yaml gives, and the jobs that they plan and launch.
+
+    Args:
+        params: values by key, as on the command line, which comes first.
+    """
+
+    def __init__(self, params: DictConfig | None) -> None:
+        self._params = {str(key): values for key, values in (params or {}).items()}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keeps what jobs are launched with."""
+        self._config = config
+        self._jobs = Jobs(hydra_context, task_function, config)
 
 
 class Jobs:
@@ -59,19 +77,22 @@ class Jobs:
         build.check_schedule(config)
         return config
 
-    def plan(self, number: int, point: dict[str, str], overrides: Sequence[str], **more: object) -> Job:
-        """The job as it will be launched; of a job that has finished already, as it stands.
+    def plan(
+        self, number: int, point: dict[str, str], overrides: Sequence[str], values: dict[str, Any] | None = None
+    ) -> tuple[Job, Config]:
+        """The job as it will be launched, and what it will compose.
 
         Raises:
             ConfigError: it cannot work.
         """
         try:
-            planned = config_hash(self.compose(number, overrides))
+            config = self.compose(number, overrides)
         except ConfigError as error:
             shown = " ".join(f"{key}={value}" for key, value in point.items())
             raise ConfigError(f"job {number}, {shown}: {error}") from error
         self._overrides[number] = list(overrides)
-        return Job(number, point, command_of(overrides), config_hash=planned, **more)  # type: ignore[arg-type]
+        command, planned = command_of(overrides), config_hash(config)
+        return Job(number, point, command, config_hash=planned, values=values or {}), config
 
     def prepare(self, jobs: int) -> None:
         """Makes ready for so many jobs at a time at most.
@@ -138,8 +159,7 @@ class Jobs:
 
     def has_failed_enough(self) -> bool:
         """Whether `sweep.max_failures` jobs have failed."""
-        most = settings(self._config).max_failures
-        return most is not None and sum(job.status == "failed" for job in self.ledger.jobs()) >= most
+        return self.ledger.has_failed_enough(settings(self._config).max_failures)
 
     def _close(self, number: int, error: Exception | None) -> None:
         """Fails a job that came to no end; one that was never begun, since enough had failed, stays planned."""

@@ -125,6 +125,10 @@ class Ledger:
         """Whether a job of this number is planned."""
         return self._path(number).exists()
 
+    def has_failed_enough(self, most: int | None) -> bool:
+        """Whether `most` jobs have failed, `sweep.max_failures`; never where it is None."""
+        return most is not None and sum(job.status == "failed" for job in self.jobs()) >= most
+
     def write(self, job: Job) -> Job:
         """Puts the job down, whole or not at all, and returns it."""
         write_json(self._path(job.number), asdict(job))

@@ -10,7 +10,6 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from resnet_exp import build
-from resnet_exp.command_line import CONF
 from resnet_exp.config import Config, typed
 from resnet_exp.console import Console
 from resnet_exp.files import read_json
@@ -21,9 +20,8 @@ from resnet_exp.settings import TrackerConfig, from_values
 from resnet_exp.sweeps.leaderboard import best_of, compare_best
 from resnet_exp.sweeps.ledger import Job, Ledger
 from resnet_exp.sweeps.parent import Parent
-from resnet_exp.tracking.mlflow import MlflowTracker
-from resnet_exp.tracking.mlflow_store import ui_command
-from resnet_exp.tracking.null import NullTracker
+from resnet_exp.sweeps.plan import shipped
+from resnet_exp.telling import tell_tracker
 
 _SHOWN = 10  # failed jobs on the terminal; the leaderboard has them all
 
@@ -38,14 +36,7 @@ def data_identity(config: DictConfig) -> str:
 
 def parent_of(config: DictConfig, ledger: Ledger, environment: dict[str, Any]) -> Parent:
     """The parent run, not begun yet."""
-    settings = _tracker(config)
-    tracker = (
-        NullTracker()
-        if settings.kind == "none"
-        else MlflowTracker(
-            ledger.paths, uri=settings.store, experiment=settings.page, run_name=f"sweep {ledger.root.name}"
-        )
-    )
+    tracker = build.tracker(_tracker(config), ledger.paths, "sweep")
     direction = config.hydra.sweeper.get("direction") or "maximize"
     return Parent(ledger, tracker, environment, str(getattr(direction, "name", direction)))
 
@@ -86,13 +77,9 @@ def _end_runs(job: Job, config: DictConfig) -> None:
             continue
         with Journal(journal) as writing:
             writing.status("FAILED", job.reason or "its process was killed")
-        settings = _tracker(config)
-        if settings.kind == "mlflow":
-            tracker = MlflowTracker(
-                RunPaths(Path(run.root)), uri=settings.store, experiment=settings.page, run_name=run.name
-            )
-            tracker.begin()
-            tracker.end()
+        tracker = build.tracker(_tracker(config), RunPaths(Path(run.root)))
+        tracker.begin()
+        tracker.end()
 
 
 def _show_winner(config: DictConfig, winner: Job) -> None:
@@ -103,14 +90,14 @@ def _show_winner(config: DictConfig, winner: Job) -> None:
     from resnet_exp.redraw import redraw
 
     run = yaml.safe_load((root / "config.yaml").read_text())
-    report = yaml.safe_load((CONF / "report" / "default.yaml").read_text())
     own: Any = OmegaConf.to_container(config, resolve=True)
     whole = {
         **run,
         "tracker": own["tracker"],
-        "sweep": yaml.safe_load((CONF / "sweep" / "default.yaml").read_text())["sweep"],
+        "sweep": shipped("sweep", "default"),
+        "report": shipped("report", "default"),
     }
-    command = typed(OmegaConf.create({**whole, "report": report}))
+    command = typed(OmegaConf.create(whole))
     redraw(replace(command, task="report", run_dir=str(root), overrides=("tracker=given",)))
 
 
@@ -135,13 +122,7 @@ def _tell(
     console.facts({"leaderboard": ledger.root / "leaderboard.csv", "page": ledger.root / "sweep.html"})
     if winner is not None:
         console.facts({"best config": f"python -m resnet_exp --config-dir {ledger.root} --config-name best"})
-    if tracker.kind == "mlflow":
-        console.line("  look at it in MLflow:")
-        if not tracker.store.startswith("http"):
-            console.line(f"    {ui_command(tracker.store)}")
-        console.line(
-            f"    {parent.link}" if parent.link else "    (not complete there yet: the same command again completes it)"
-        )
+    tell_tracker(tracker, parent.link, console)
 
 
 def _base(config: DictConfig) -> Config:

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from resnet_exp.command_line import CONF
 from resnet_exp.config import Config
 from resnet_exp.ignored import key_of
 from resnet_exp.interfaces import ConfigError
@@ -26,6 +28,13 @@ _GOES_ON = ("n_trials", "n_jobs", "max_failure_rate", "storage", "study_name", "
 OWN_SWEEPERS = ("resnet_exp.sweeps.grid.GridSweeper", "resnet_exp.sweeps.study.StudySweeper")
 _STUDY = OWN_SWEEPERS[1]
 _NAME_LENGTH = 60
+
+
+def shipped(group: str, name: str) -> dict[str, Any]:
+    """The settings that one of our own yamls gives its group."""
+    content: dict[str, Any] = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+    section: dict[str, Any] = content.get(group, content)  # a yaml that sets other groups too names its own
+    return section
 
 
 def settings(config: DictConfig) -> SweepConfig:

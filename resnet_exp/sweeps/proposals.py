@@ -16,18 +16,24 @@ from resnet_exp.randomness import mix
 from resnet_exp.sweeps.ledger import Job
 
 _PROPOSAL = 0x5EED  # keeps these draws apart from those of runs with the same seed
-_STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
 def distributions(
     space: Mapping[str, str], arguments: Sequence[str], params: Mapping[str, Any]
 ) -> tuple[dict[str, BaseDistribution], list[str]]:
     """Optuna's distribution of each swept key, in the order of their names, and the overrides all trials share."""
-    parsed = OverridesParser.create().parse_overrides([f"{key}={values}" for key, values in space.items()])
-    found = {one.get_key_element(): create_optuna_distribution_from_override(one) for one in parsed}
+    found = {key: distribution_of(key, values) for key, values in sorted(space.items())}
     fixed = [f"{key}={value}" for key, value in params.items() if key not in space]
     shared = [text for text in arguments if text.lstrip("+~").partition("=")[0] not in space]
-    return dict(sorted(found.items())), [*fixed, *shared]
+    return found, [*fixed, *shared]
+
+
+def distribution_of(key: str, values: str) -> BaseDistribution:
+    """Optuna's distribution of a key's values, as they stand on the command line."""
+    (override,) = OverridesParser.create().parse_overrides([f"{key}={values}"])
+    found: BaseDistribution = create_optuna_distribution_from_override(override)
+    return found
 
 
 def ends(distribution: BaseDistribution) -> list[Any]:
@@ -79,7 +85,7 @@ class Proposals:
         return {name: trial._suggest(name, distribution) for name, distribution in self._space.items()}
 
     def _trial(self, job: Job, *, running: bool) -> FrozenTrial:
-        state = TrialState.RUNNING if running else _STATES[job.status]
+        state = TrialState.RUNNING if running else STATES[job.status]
         value = job.objective if state == TrialState.COMPLETE else None
         curve = {int(epoch): objective for epoch, objective in job.curve.items()}  # by it a pruned trial is ranked
         return create_trial(

@@ -12,18 +12,14 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import optuna
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra_plugins.hydra_optuna_sweeper._impl import create_optuna_distribution_from_override
-from optuna.distributions import CategoricalDistribution
-from optuna.trial import TrialState
 
 from resnet_exp.config import Config
 from resnet_exp.interfaces import Pruned
 from resnet_exp.sweeps.ledger import Job, Ledger
+from resnet_exp.sweeps.proposals import STATES, distribution_of, ends
 
 _PEAK = "scheduler.peak_epoch"
 _STARTUP_TRIALS = 4  # finished ones before the first comparison
-_STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
 def reporter(ledger: Ledger, number: int, config: Config) -> Callable[[int, float | None], None]:
@@ -73,9 +69,9 @@ def is_poor(job: Job, others: Sequence[Job], pruner: optuna.pruners.BasePruner, 
             trial.report(value, int(epoch))
         if one is job:
             own = trial
-        elif one.status in _STATES:
+        elif one.status in STATES:
             trial.should_prune()
-            study.tell(trial, one.objective, _STATES[one.status])
+            study.tell(trial, one.objective, STATES[one.status])
     assert own is not None
     return own.should_prune()
 
@@ -85,8 +81,4 @@ def latest_peak(facts: dict[str, Any], config: Config) -> int:
     values = facts["space"].get(_PEAK)
     if values is None:
         return int(config.plugins["scheduler"].get("peak_epoch") or 0)
-    (override,) = OverridesParser.create().parse_overrides([f"{_PEAK}={values}"])
-    distribution = create_optuna_distribution_from_override(override)
-    if isinstance(distribution, CategoricalDistribution):
-        return max(int(str(choice)) for choice in distribution.choices)
-    return int(distribution.high)
+    return max(int(float(end)) for end in ends(distribution_of(_PEAK, values)))

@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from resnet_exp.files import read_json, write_json
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.sweeps.callback import errors_told, ledger_of, open_sweep
-from resnet_exp.sweeps.launching import Jobs
+from resnet_exp.sweeps.launching import PlanningSweeper
 from resnet_exp.sweeps.ledger import ENDED, Job
 from resnet_exp.sweeps.plan import settings, space_of
 
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 _COUNTED = ("finished", "pruned")
 
 
-class StudySweeper(Sweeper):
+class StudySweeper(PlanningSweeper):
     """An Optuna study of `n_trials` trials in all, however often it was killed and begun again.
 
     Args:
@@ -47,17 +45,12 @@ class StudySweeper(Sweeper):
         direction: str,
         params: DictConfig | None = None,
     ) -> None:
+        super().__init__(params)
         for key, value in (("n_trials", n_trials), ("n_jobs", n_jobs), ("n_startup_trials", n_startup_trials)):
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"hydra.sweeper.{key}={value}: a whole number of at least 1 is needed")
         self._n_trials, self._n_jobs = n_trials, n_jobs
         self._sampler, self._n_startup_trials, self._direction = sampler, n_startup_trials, direction
-        self._params = {str(key): values for key, values in (params or {}).items()}
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keeps what jobs are launched with."""
-        self._config = config
-        self._jobs = Jobs(hydra_context, task_function, config)
 
     def sweep(self, arguments: list[str]) -> Any:
         """Runs what is left of the study; returns its jobs."""
@@ -68,7 +61,7 @@ class StudySweeper(Sweeper):
         from resnet_exp.sweeps.proposals import Proposals, distributions
 
         space, fixed = distributions(space_of(self._config, arguments), arguments, self._params)
-        proposals = Proposals(space, self._sampler, self._n_startup_trials, self._direction, self._seed)
+        proposals = Proposals(space, self._sampler, self._n_startup_trials, self._direction, int(self._config.seed))
         self._check_ends(space, proposals.propose(0, [], 0), fixed)
         if settings(self._config).dry_run:
             from resnet_exp.sweeps.dry_run import tell_study
@@ -94,10 +87,6 @@ class StudySweeper(Sweeper):
                 point = {**first, name: value}
                 self._jobs.compose(0, [*(f"{key}={one}" for key, one in point.items()), *fixed])
 
-    @property
-    def _seed(self) -> int:
-        return int(self._config.seed)
-
     def _planned(self, number: int, batch: Sequence[Job], proposals: Any, fixed: Sequence[str]) -> Job:
         """The trial of this number: as it was proposed before the sweep was killed, or proposed after its `batch`."""
         ledger, first = self._jobs.ledger, number - len(batch)
@@ -106,7 +95,7 @@ class StudySweeper(Sweeper):
         values = known or proposals.propose(number, [*before, *batch], first)
         point = {key: str(value) for key, value in values.items()}
         overrides = [*(f"{key}={value}" for key, value in point.items()), *fixed]
-        return self._jobs.plan(number, point, overrides, values=values)
+        return self._jobs.plan(number, point, overrides, values)[0]
 
     def _batch(self) -> range | None:
         """The next trials to run; None when the study is complete, or too much has failed.

@@ -1,0 +1,27 @@
+"""SIGTERM as Ctrl-C: what it ends tells how it ended."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """A block in which SIGTERM does what Ctrl-C does, in workers too: what it ends tells how it ended."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(*_: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # launchers send it twice; the second would cut the telling short
+    raise KeyboardInterrupt
