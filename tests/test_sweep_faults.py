@@ -61,6 +61,8 @@ class Net(nn.Sequential):
             Path("killed").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         if self.fault == "kill":
+            while not Path("killed").exists():  # the other, whose worker goes with this one, has had its turn
+                time.sleep(0.05)
             os.kill(os.getpid(), signal.SIGKILL)
         return logits * float("nan") if self.fault == "nan" else logits
 '''
