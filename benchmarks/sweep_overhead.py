@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from resnet_exp import __main__ as entry
-from resnet_exp import run as way
+from resnet_exp.runs import run as way
 from resnet_exp.sweeps import job
 
 _spent = 0.0

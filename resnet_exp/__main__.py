@@ -12,12 +12,12 @@ from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from resnet_exp import build
-from resnet_exp.command_line import CONF, check, is_sweep
-from resnet_exp.config import typed
+from resnet_exp.config import build
+from resnet_exp.config.command_line import CONF, check, is_sweep
+from resnet_exp.config.config import typed
+from resnet_exp.config.redact import redact
 from resnet_exp.interfaces import ConfigError, RunError
-from resnet_exp.interruption import sigterm_as_ctrl_c
-from resnet_exp.redact import redact
+from resnet_exp.runs.signals import sigterm_as_ctrl_c
 from resnet_exp.sweeps import grid, study
 from resnet_exp.sweeps.job import run_job
 from resnet_exp.sweeps.ledger import Ledger
@@ -51,18 +51,19 @@ def _run(cfg: DictConfig) -> float | None:
     command = redact(shlex.join(["python", "-m", "resnet_exp", *overrides]))
     # torch is imported from here on: a wrong value above costs a second.
     if config.task in ("evaluate", "predict"):
-        from resnet_exp.use import evaluate_checkpoint, predict_images
+        from resnet_exp.runs.evaluate import evaluate_checkpoint
+        from resnet_exp.runs.predict import predict_images
 
         if config.task == "evaluate":
             return evaluate_checkpoint(config, command)
         predict_images(config)
         return None
     if config.task == "report":
-        from resnet_exp.redraw import redraw
+        from resnet_exp.runs.redraw import redraw
 
         redraw(config)
         return None
-    from resnet_exp.run import run
+    from resnet_exp.runs.run import run
 
     return run(config, command)
 

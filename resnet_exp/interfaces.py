@@ -5,10 +5,8 @@ Nothing here imports torch: a config can be checked against these in a fraction 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -23,22 +21,6 @@ class ConfigError(ValueError):
 
 class RunError(RuntimeError):
     """A run that cannot go on for a reason its user can act on; the message says which."""
-
-
-class Pruned(Exception):
-    """A run that its sweep gave up as poor; what it has done is kept."""
-
-
-@dataclass(frozen=True)
-class SweepPart:
-    """What a run is told by the sweep that it is part of."""
-
-    label: str  # what tells it from the others; begins its MLflow run's name
-    tags: Mapping[str, str]  # of its MLflow run, such as who its parent is
-    keep_mlflow_model: bool
-    gpu: Callable[[int], int]  # which of so many GPUs it takes
-    begun: Callable[[Path], None]  # told of the run directory before anything is computed
-    measured: Callable[[int, float | None], None]  # told of the objective after each epoch; may raise Pruned
 
 
 @dataclass(frozen=True)
@@ -208,50 +190,3 @@ class Tracker(Protocol):
     def end(self) -> str | None:
         """Mirrors what is left, within a bounded time; returns the link to the run, or None."""
         ...
-
-
-@dataclass(frozen=True)
-class RunPaths:
-    """The files of one run directory."""
-
-    root: Path
-
-    @property
-    def config(self) -> Path:
-        return self.root / "config.yaml"
-
-    @property
-    def environment(self) -> Path:
-        return self.root / "environment.json"
-
-    @property
-    def journal(self) -> Path:
-        return self.root / "journal.jsonl"
-
-    @property
-    def range_test(self) -> Path:
-        return self.root / "range_test.json"
-
-    @property
-    def result(self) -> Path:
-        return self.root / "result.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.root / "checkpoints"
-
-    @property
-    def steps(self) -> Path:
-        return self.root / "steps.csv"
-
-    @property
-    def predictions(self) -> Path:
-        return self.root / "predictions.npz"
-
-    @property
-    def model(self) -> Path:
-        return self.root / "model.safetensors"
-
-    @property
-    def report(self) -> Path:
-        return self.root / "report"

@@ -12,8 +12,8 @@ os.environ["OMP_WAIT_POLICY"] = "passive"  # a test that asks for two threads do
 import numpy as np
 import pytest
 
+from resnet_exp.config.schema import TrainConfig
 from resnet_exp.interfaces import LabelledImages, Schedule
-from resnet_exp.settings import TrainConfig
 
 
 def pytest_collection_modifyitems(items):
@@ -44,7 +44,7 @@ def cpu():
     """The CPU in fp32, without the switches that `runtime.start` sets for the whole process."""
     import torch
 
-    from resnet_exp.runtime import Runtime
+    from resnet_exp.training.device import Runtime
 
     return Runtime(torch.device("cpu"), "fp32")
 
@@ -78,9 +78,9 @@ def tiny_learner(cpu, train_config):
     """Makes a learner: a custom ResNet of width 4, or the network given, the same each time for one seed."""
     import torch
 
-    from resnet_exp.engine import Learner
     from resnet_exp.models.custom_resnet import CustomResNet
     from resnet_exp.optimizers.sgd import sgd
+    from resnet_exp.training.learner import Learner
 
     def make(lrs=(0.03,) * 100, *, model=None, optimizer=None, runtime=cpu, seed=0, momenta=None, width=4, **settings):
         schedule = lrs if isinstance(lrs, Schedule) else Schedule(tuple(lrs), momenta, max(lrs), min(lrs))
@@ -95,7 +95,7 @@ def tiny_learner(cpu, train_config):
 @pytest.fixture
 def refused():
     """Makes the message about a plug-in's wrong setting, as the user reads it before anything is imported."""
-    from resnet_exp.arguments import checked_settings
+    from resnet_exp.config.plugin_args import checked_settings
     from resnet_exp.interfaces import ConfigError
 
     def make(group, target, **settings):

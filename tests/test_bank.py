@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.stats import chi2
 
-from resnet_exp import randomness
 from resnet_exp.augmentation.crop_flip_cutout import CropFlipCutout
+from resnet_exp.data import randomness
 from resnet_exp.data.bank import ImageBank, Normalisation, in_order, num_batches, shuffled
 from resnet_exp.interfaces import LabelledImages
 

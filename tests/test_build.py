@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from resnet_exp import build
-from resnet_exp.command_line import CONF
-from resnet_exp.config import GROUPS, Config, typed
-from resnet_exp.interfaces import ConfigError, DatasetInfo, RunPaths
-from resnet_exp.tracking.null import NullTracker
+from resnet_exp.config import build
+from resnet_exp.config.command_line import CONF
+from resnet_exp.config.config import GROUPS, Config, typed
+from resnet_exp.interfaces import ConfigError, DatasetInfo
+from resnet_exp.run_dir.paths import RunPaths
+from resnet_exp.tracking.tracker import NullTracker
 
 INFO = DatasetInfo("digits", ("a", "b", "c"), 32, 1, 100, 10, 10)
 
@@ -47,7 +48,7 @@ HOSTILE = [
     "logging.os.system",
     "numpy.load",
     "pathlib.Path.write_text",
-    "resnet_exp.runtime.subprocess.run",
+    "resnet_exp.training.device.subprocess.run",
     "resnet_exp.interfaces.ConfigError",
     "resnet_exp.models.custom_resnet.torch.load",
     "resnet_exp.models.custom_resnet.torch.hub.load",

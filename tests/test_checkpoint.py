@@ -10,8 +10,8 @@ import random
 import pytest
 import torch
 
-from resnet_exp import files
-from resnet_exp.checkpoint import Checkpoints
+from resnet_exp.run_dir import files
+from resnet_exp.run_dir.checkpoint import Checkpoints
 
 CPU = torch.device("cpu")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from resnet_exp.__main__ import main
-from resnet_exp.command_line import CONF
-from resnet_exp.config import flat
+from resnet_exp.config.command_line import CONF
+from resnet_exp.config.config import flat
 
 TINY = (
     "data=digits", "data.image_size=8", "data.limit_train=100", "augmentation=none", "model.width=2", "train.epochs=1",

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from resnet_exp.command_line import CONF
-from resnet_exp.config import Config, flat, typed
+from resnet_exp.config.command_line import CONF
+from resnet_exp.config.config import Config, flat, typed
 from resnet_exp.interfaces import ConfigError
-from resnet_exp.signature import range_test_signature, signature
+from resnet_exp.run_dir.signature import range_test_signature, signature
 
 MACHINE = {
     **dict.fromkeys(("device", "precision", "threads", "cuda", "cudnn", "code_digest", "git_commit"), "x"),
@@ -205,9 +205,8 @@ def test_the_run_directory_is_named_after_the_choices_or_by_name() -> None:
 
 
 def test_checking_a_config_costs_no_import_of_torch() -> None:
-    code = (
-        "import sys, resnet_exp.config; print([m for m in ('torch', 'mlflow', 'numpy', 'hydra') if m in sys.modules])"
-    )
+    heavy = "('torch', 'mlflow', 'numpy', 'hydra')"
+    code = f"import sys, resnet_exp.config.config; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -15,12 +15,13 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from resnet_exp import build, randomness
-from resnet_exp.command_line import CONF
-from resnet_exp.config import GIVEN, GROUPS, Config, typed
+from resnet_exp.config import build
+from resnet_exp.config.command_line import CONF
+from resnet_exp.config.config import GIVEN, GROUPS, Config, typed
+from resnet_exp.data import randomness
 from resnet_exp.interfaces import DatasetInfo, DataSize, LoadedData
-from resnet_exp.journal import metric_history
-from resnet_exp.run import run
+from resnet_exp.run_dir.journal import metric_history
+from resnet_exp.runs.run import run
 
 YAMLS = sorted(path for path in CONF.glob("*/*.yaml") if path.parent.name != "hydra")
 OPTIONS = [(path.parent.name, path.stem) for path in YAMLS if path.parent.name != "experiment"]
@@ -299,7 +300,7 @@ def test_a_data_set_names_itself_without_being_read(name: str, folder: Path) -> 
 
 def test_digits_fulfil_the_contract_of_a_data_set(folder: Path) -> None:
     """The one data set that is always there; the others have tests of their own."""
-    from resnet_exp.console import Console
+    from resnet_exp.runs.console import Console
 
     loaded = build.plugins(with_option("data", "digits", folder)).source.load(Console().progress)
     assert isinstance(loaded, LoadedData)

@@ -7,8 +7,8 @@ import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 
 from resnet_exp.data.bank import in_order
-from resnet_exp.engine import infer
-from resnet_exp.stages.evaluate import evaluate
+from resnet_exp.training.evaluate import evaluate
+from resnet_exp.training.learner import infer
 
 
 @pytest.mark.parametrize(("count", "classes"), [(500, 10), (7, 2), (300, 100)])

@@ -11,10 +11,10 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from resnet_exp.command_line import CONF, check
-from resnet_exp.config import Config, typed
-from resnet_exp.engine import Learner
-from resnet_exp.run import run
+from resnet_exp.config.command_line import CONF, check
+from resnet_exp.config.config import Config, typed
+from resnet_exp.runs.run import run
+from resnet_exp.training.learner import Learner
 
 STAND_INS = Path(__file__).parent / "plugins"  # 50,000 tiny images and a tiny network: the steps are the references'
 REFERENCES = (

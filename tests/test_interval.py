@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from resnet_exp.stages.interval import wilson_interval
+from resnet_exp.training.evaluate import wilson_interval
 
 
 @given(st.integers(1, 20_000).flatmap(lambda count: st.tuples(st.integers(0, count), st.just(count))))

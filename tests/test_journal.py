@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from resnet_exp.interfaces import RunError
-from resnet_exp.journal import Journal, last_status, metric_history, read, read_from
+from resnet_exp.run_dir.journal import Journal, last_status, metric_history, read, read_from
 
 WRITER = """
 import sys

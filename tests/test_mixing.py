@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import nn
 
-from resnet_exp import randomness
 from resnet_exp.augmentation.crop_flip_cutout import CropFlipCutout
 from resnet_exp.augmentation.crop_flip_mix import CropFlipMix
+from resnet_exp.data import randomness
 from resnet_exp.data.bank import Batch, ImageBank, Mixed, Normalisation, in_order, shuffled
-from resnet_exp.engine import infer
 from resnet_exp.interfaces import LabelledImages, Mix, Sampling
-from resnet_exp.stages.evaluate import evaluate
+from resnet_exp.training.evaluate import evaluate
+from resnet_exp.training.learner import infer
 
 CPU = torch.device("cpu")
 KEYS = randomness.keys(torch.arange(20_000), 0, randomness.VIEW, 1)
@@ -316,7 +316,7 @@ def test_the_gpu_mixes_the_same_images_also_from_the_hosts_memory(images, kind, 
 @pytest.mark.cuda
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_host_never_waits_for_the_gpu_within_an_epoch_of_mixed_images(tiny_learner, learnable, kind):
-    from resnet_exp.runtime import Runtime
+    from resnet_exp.training.device import Runtime
 
     gpu = torch.device("cuda", 0)
     on_gpu = ImageBank(learnable, Normalisation.of(learnable.images), gpu, padding=4)

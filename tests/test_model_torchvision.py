@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
-from resnet_exp.input_size import check_input_size
+from resnet_exp.config.model_check import check_input_size
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.models.torchvision import TorchvisionModel
 

@@ -12,18 +12,18 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from resnet_exp.checkpoint import Checkpoints
 from resnet_exp.data.bank import Batch
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.models.custom_resnet import CustomResNet
 from resnet_exp.optimizers import rmsprop as rmsprop_module
 from resnet_exp.optimizers.adam import adam
 from resnet_exp.optimizers.adamw import adamw
+from resnet_exp.optimizers.parameter_groups import decay_groups
 from resnet_exp.optimizers.rmsprop import rmsprop
 from resnet_exp.optimizers.sgd import sgd
-from resnet_exp.parameter_groups import decay_groups
-from resnet_exp.runtime import Runtime
+from resnet_exp.run_dir.checkpoint import Checkpoints
 from resnet_exp.schedulers.onecycle import OneCycle
+from resnet_exp.training.device import Runtime
 
 # Each factory, torch's class of that name, and settings that show in every step.
 OPTIMIZERS = {

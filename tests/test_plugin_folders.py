@@ -71,7 +71,7 @@ def test_a_wrong_setting_of_a_plugin_is_refused_before_it_is_imported(tmp_path: 
 
 
 def test_only_modules_are_taken_from_a_folder_not_what_else_lies_there(tmp_path: Path) -> None:
-    from resnet_exp.plugin_folders import open_folders
+    from resnet_exp.config.plugin_folders import open_folders
 
     folder = own(tmp_path)
     (folder / "__main__.py").touch()
@@ -90,7 +90,7 @@ def test_an_annotation_means_what_the_module_means_by_it(tmp_path: Path, monkeyp
     """Names of our own ranges too, where the module calls something else by them."""
     from typing import Any
 
-    from resnet_exp.arguments import arguments_of
+    from resnet_exp.config.plugin_args import arguments_of
 
     (tmp_path / "names_of_its_own.py").write_text(
         "from fractions import Fraction\n"
@@ -185,7 +185,7 @@ def test_a_yaml_with_the_name_of_one_of_ours_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_whole_way_knows_when_a_plugins_code_changed(tmp_path: Path) -> None:
-    from resnet_exp.runtime import code_state
+    from resnet_exp.runs.environment import code_state
 
     folder = own(tmp_path)
     before = code_state(folder)["code_digest"]

@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
+from resnet_exp.config.schema import SplitConfig
 from resnet_exp.data.digits import Digits
 from resnet_exp.data.image_folder import ImageFolder
 from resnet_exp.data.prepare import prepare
 from resnet_exp.data.split import check_fit
 from resnet_exp.interfaces import ConfigError, DataSize, LabelledImages, LoadedData
-from resnet_exp.settings import SplitConfig
 
 
 class Colours:

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from resnet_exp import randomness
-from resnet_exp.randomness import below, keys, mix, permutation
+from resnet_exp.data import randomness
+from resnet_exp.data.randomness import below, keys, mix, permutation
 
 KEYS = keys(torch.arange(60_000), 0, randomness.VIEW, 1)
 

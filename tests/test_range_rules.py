@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resnet_exp.stages.fastai_rules import suggestions
-from resnet_exp.stages.range_curve import Curve, curve_from_json, curve_to_json
-from resnet_exp.stages.range_rules import (
+from resnet_exp.training.fastai_rules import suggestions
+from resnet_exp.training.range_curve import Curve, curve_from_json, curve_to_json
+from resnet_exp.training.range_rules import (
     USABLE,
     diverged_at_once,
     judge,
@@ -303,7 +303,7 @@ def test_the_figure_of_each_status_is_a_whole_png(name, tmp_path):
     from matplotlib.image import imread
 
     from resnet_exp.report.drawing import save
-    from resnet_exp.report.range_test import range_test_figure
+    from resnet_exp.report.parts.lr_range import range_test_figure
 
     curves = EXP100 if name == "exp100" else [CURVES[name]]
     verdict = judge(curves, 10)
@@ -318,7 +318,7 @@ def test_the_figure_of_each_status_is_a_whole_png(name, tmp_path):
 
 
 def test_labels_of_the_figure_do_not_overlap():
-    from resnet_exp.report.range_test import LABEL_WIDTH, _spread_out
+    from resnet_exp.report.parts.lr_range import LABEL_WIDTH, _spread_out
 
     for wanted in ([0.5] * 6, [0.0, 0.01, 0.5, 0.99, 1.0, 1.0], [0.1, 0.11, 0.12, 0.13, 0.14, 0.15], []):
         at = _spread_out(wanted)

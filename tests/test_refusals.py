@@ -11,9 +11,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from resnet_exp import build
-from resnet_exp.command_line import CONF, check
-from resnet_exp.config import flat, typed
+from resnet_exp.config import build
+from resnet_exp.config.command_line import CONF, check
+from resnet_exp.config.config import flat, typed
 from resnet_exp.interfaces import ConfigError
 
 # Together they hold every kind of key: with each option of a group its own.

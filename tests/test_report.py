@@ -13,14 +13,15 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from resnet_exp import use
-from resnet_exp.command_line import CONF
-from resnet_exp.config import Config, typed
-from resnet_exp.interfaces import ConfigError, RunError, RunPaths
-from resnet_exp.journal import last_status, read
-from resnet_exp.redraw import redraw
+from resnet_exp.config.command_line import CONF
+from resnet_exp.config.config import Config, typed
+from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.report import report
-from resnet_exp.run import run
+from resnet_exp.run_dir.journal import last_status, read
+from resnet_exp.run_dir.paths import RunPaths
+from resnet_exp.runs import evaluate
+from resnet_exp.runs.redraw import redraw
+from resnet_exp.runs.run import run
 
 TINY = (
     "data=digits", "data.image_size=16", "data.limit_train=200", "augmentation=crop", "augmentation.padding=2",
@@ -144,7 +145,7 @@ def test_an_evaluation_has_the_report_of_a_trained_network(finished: RunPaths) -
         "task=evaluate", f"checkpoint={finished.root}", "data=digits", "data.image_size=16", "tracker=none",
         "output_dir=evaluations", *FEW,
     )  # fmt: skip
-    use.evaluate_checkpoint(config_of(*command), "python -m resnet_exp task=evaluate")
+    evaluate.evaluate_checkpoint(config_of(*command), "python -m resnet_exp task=evaluate")
     (journal,) = Path("evaluations").absolute().glob("*/journal.jsonl")
     paths = RunPaths(journal.parent)
     assert list(sections_of(paths)) == [title for title in TITLES if title not in OF_A_TRAINING]

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from resnet_exp.interfaces import RunPaths
-from resnet_exp.report.curves import draw_curves, draw_schedule
-from resnet_exp.report.range_test import draw_range_test
+from resnet_exp.report.parts.curves import draw_curves, draw_schedule
+from resnet_exp.report.parts.lr_range import draw_range_test
 from resnet_exp.report.section import Gap
+from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.schedulers.constant import Constant
 from resnet_exp.schedulers.onecycle import OneCycle
 
@@ -134,9 +134,9 @@ def test_a_given_max_lr_leaves_a_gap_that_says_so(tmp_path):
 
 def test_the_range_tests_curves_lie_beside_its_figure(tmp_path):
     curve = {"lrs": [1e-4 * 1.2**i for i in range(40)], "losses": [2.3 - 0.03 * min(i, 60 - i) for i in range(40)]}
-    from resnet_exp.stages.range_curve import curve_from_json
-    from resnet_exp.stages.range_rules import judge
-    from resnet_exp.stages.range_test import RangeTest
+    from resnet_exp.training.lr_range import RangeTest
+    from resnet_exp.training.range_curve import curve_from_json
+    from resnet_exp.training.range_rules import judge
 
     curves = (curve_from_json(curve),) * 2
     found = RangeTest(curves, judge(curves, 10), ())

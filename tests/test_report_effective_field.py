@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from resnet_exp.interfaces import DatasetInfo, RunPaths
+from resnet_exp.config.schema import ReportConfig
+from resnet_exp.interfaces import DatasetInfo
 from resnet_exp.models.custom_resnet import CustomResNet
-from resnet_exp.report.effective_field import EffectiveField, draw_effective_field, effective_fields
-from resnet_exp.report.layers import measured
+from resnet_exp.report.network.layers import measured
+from resnet_exp.report.parts.effective_field import EffectiveField, draw_effective_field, effective_fields
 from resnet_exp.report.section import Gap
 from resnet_exp.report.subject import Subject
-from resnet_exp.settings import ReportConfig
+from resnet_exp.run_dir.paths import RunPaths
 
 # How many ways lead from a pixel to the unit through so many convolutions of three ones.
 TRINOMIAL = {1: [1, 1, 1], 2: [1, 2, 3, 2, 1], 3: [1, 3, 6, 7, 6, 3, 1]}

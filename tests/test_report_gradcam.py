@@ -10,16 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from resnet_exp.interfaces import ConfigError, DatasetInfo, RunPaths
+from resnet_exp.config.schema import ReportConfig
+from resnet_exp.interfaces import ConfigError, DatasetInfo
 from resnet_exp.models.custom_resnet import CustomResNet
 from resnet_exp.models.resnet import ResNet
-from resnet_exp.report.class_maps import NAMES, class_maps
-from resnet_exp.report.gradcam import draw_gradcam
 from resnet_exp.report.heat_maps import as_rows, overlaid
-from resnet_exp.report.layers import check_layers, map_layers, measured, named_layers, spatial_layers
+from resnet_exp.report.network.class_maps import NAMES, class_maps
+from resnet_exp.report.network.layers import check_layers, map_layers, measured, named_layers, spatial_layers
+from resnet_exp.report.parts.gradcam import draw_gradcam
 from resnet_exp.report.section import Gap
 from resnet_exp.report.subject import Subject
-from resnet_exp.settings import ReportConfig
+from resnet_exp.run_dir.paths import RunPaths
 
 CLASSES = ("red", "green", "blue", "grey")
 RED, GREEN = 0, 1
@@ -293,8 +294,8 @@ def test_where_there_is_nothing_to_draw_the_reason_is_said(subject):
 def test_odd_class_names_are_written_as_they_stand():
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    from resnet_exp.report.class_maps import ClassMaps
-    from resnet_exp.report.gradcam_figure import Group, gradcam_figure
+    from resnet_exp.report.network.class_maps import ClassMaps
+    from resnet_exp.report.parts.gradcam_figure import Group, gradcam_figure
 
     maps = ClassMaps(np.zeros((1, 4, 4), np.float32), np.zeros(1, np.float32))
     labels = [("test image 0", "is $\\frac{1$", "taken for caf\udce9", "with 99.0%")]

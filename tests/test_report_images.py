@@ -15,22 +15,23 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from resnet_exp import randomness
 from resnet_exp.augmentation.crop_flip_cutout import CropFlipCutout
 from resnet_exp.augmentation.crop_flip_mix import CropFlipMix
+from resnet_exp.config.schema import ReportConfig
+from resnet_exp.data import randomness
 from resnet_exp.data.bank import ImageBank, Normalisation, shuffled
-from resnet_exp.interfaces import DatasetInfo, LabelledImages, RunPaths
-from resnet_exp.report import augmented, classes, confused, examples, misclassified
-from resnet_exp.report.augmented import draw_augmentation
-from resnet_exp.report.classes import draw_class_accuracy, draw_confusion
-from resnet_exp.report.confused import confused_pairs, draw_confused_pairs
+from resnet_exp.interfaces import DatasetInfo, LabelledImages
 from resnet_exp.report.drawing import DPI
-from resnet_exp.report.examples import draw_examples, example_indices
-from resnet_exp.report.misclassified import draw_misclassified
+from resnet_exp.report.parts import augmented, classes, confused, examples, misclassified
+from resnet_exp.report.parts.augmented import draw_augmentation
+from resnet_exp.report.parts.classes import draw_class_accuracy, draw_confusion
+from resnet_exp.report.parts.confused import confused_pairs, draw_confused_pairs
+from resnet_exp.report.parts.examples import draw_examples, example_indices
+from resnet_exp.report.parts.misclassified import draw_misclassified
 from resnet_exp.report.section import Figure, Gap
 from resnet_exp.report.subject import Subject
 from resnet_exp.report.tiles import Tile, draw_tiles, enlarged, short
-from resnet_exp.settings import ReportConfig
+from resnet_exp.run_dir.paths import RunPaths
 
 NAMES = ("cat", "dog", "ship")
 #         image   0  1  2  3  4  5  6  7

@@ -11,13 +11,14 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from resnet_exp.input_size import _registered_on_meta
-from resnet_exp.interfaces import DatasetInfo, RunPaths
+from resnet_exp.config.model_check import _registered_on_meta
+from resnet_exp.interfaces import DatasetInfo
 from resnet_exp.models.custom_resnet import CustomResNet
 from resnet_exp.models.resnet import ResNet
 from resnet_exp.models.torchvision import TorchvisionModel
-from resnet_exp.report.receptive_field import receptive_fields
-from resnet_exp.report.summary import draw_summary, summarised
+from resnet_exp.report.network.receptive_field import receptive_fields
+from resnet_exp.report.parts.summary import draw_summary, summarised
+from resnet_exp.run_dir.paths import RunPaths
 
 
 def fields_of(model: nn.Module, size: int, channels: int = 3):

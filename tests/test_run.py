@@ -23,22 +23,23 @@ import torch
 from hydra import compose, initialize_config_dir
 from safetensors import safe_open
 
-from resnet_exp import build
-from resnet_exp import run as way
-from resnet_exp.command_line import CONF
-from resnet_exp.config import flat, typed
+from resnet_exp.config import build
+from resnet_exp.config.command_line import CONF
+from resnet_exp.config.config import flat, typed
 from resnet_exp.data.bank import Batch
 from resnet_exp.data.digits import Digits
-from resnet_exp.directory import open_run_directory
-from resnet_exp.interfaces import ConfigError, LoadedData, RunError, RunPaths
-from resnet_exp.journal import last_status, metric_history, read
-from resnet_exp.max_lr import max_lr_of
+from resnet_exp.interfaces import ConfigError, LoadedData, RunError
 from resnet_exp.models.custom_resnet import CustomResNet
 from resnet_exp.optimizers.sgd import sgd
+from resnet_exp.run_dir.directory import open_run_directory
+from resnet_exp.run_dir.journal import last_status, metric_history, read
+from resnet_exp.run_dir.paths import RunPaths
+from resnet_exp.run_dir.signature import signature
+from resnet_exp.runs import run as way
+from resnet_exp.runs.max_lr import max_lr_of
 from resnet_exp.schedulers.onecycle import OneCycle
-from resnet_exp.signature import signature
-from resnet_exp.stages.evaluate import Evaluation
-from resnet_exp.tracking.null import NullTracker
+from resnet_exp.tracking.tracker import NullTracker
+from resnet_exp.training.evaluate import Evaluation
 
 TINY = (
     "data=digits", "data.image_size=8", "data.limit_train=200", "augmentation=crop", "augmentation.padding=1",
@@ -756,7 +757,7 @@ def test_mlflow_shows_an_interruption_and_then_the_one_finished_run(
             go(*tracked)
     before, _ = mirrored(newest(Path("runs")), store)
     assert before.info.status == "KILLED"
-    monkeypatch.setattr("resnet_exp.artifacts.keep_mlflow_model", lambda *_: None)  # seconds, and tested above
+    monkeypatch.setattr("resnet_exp.runs.outputs.keep_mlflow_model", lambda *_: None)  # seconds, and tested above
     after, client = mirrored(go(*tracked).paths, store)
     assert (after.info.status, after.info.run_id) == ("FINISHED", before.info.run_id)
     points = client.get_metric_history(after.info.run_id, "loss/val")
@@ -766,7 +767,7 @@ def test_mlflow_shows_an_interruption_and_then_the_one_finished_run(
 def test_a_tracker_that_cannot_be_reached_costs_no_run(
     go: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("resnet_exp.artifacts.keep_mlflow_model", lambda *_: None)
+    monkeypatch.setattr("resnet_exp.runs.outputs.keep_mlflow_model", lambda *_: None)
     Path("no_database").write_text("this is no database")
     done = go("tracker=mlflow", "tracker.uri=sqlite:///no_database", GIVEN)
     assert done.result["objective"] is not None

@@ -11,9 +11,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from resnet_exp.config.schema import SplitConfig
 from resnet_exp.data.split import check_fit, digest, split
 from resnet_exp.interfaces import ConfigError, DataSize, LabelledImages
-from resnet_exp.settings import SplitConfig
 
 
 def asked(validation="holdout", holdout=None, limit_train=None):

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from resnet_exp.journal import last_status
+from resnet_exp.run_dir.journal import last_status
 from resnet_exp.sweeps.ledger import SWEEP_VARIABLE, Job, Ledger
 
 ROOT = Path(__file__).parents[1]
@@ -457,8 +457,8 @@ def test_a_study_runs_no_point_twice_and_refuses_another_space(sweep: Any) -> No
 def test_a_job_whose_yaml_was_edited_meanwhile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hydra import compose, initialize_config_dir
 
-    from resnet_exp.command_line import CONF
-    from resnet_exp.config import typed
+    from resnet_exp.config.command_line import CONF
+    from resnet_exp.config.config import typed
     from resnet_exp.interfaces import RunError
     from resnet_exp.sweeps import job
     from resnet_exp.sweeps.plan import config_hash

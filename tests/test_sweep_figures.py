@@ -10,10 +10,10 @@ import optuna
 import pytest
 
 from resnet_exp.report.section import Gap
-from resnet_exp.sweeps import figures, optuna_figures
-from resnet_exp.sweeps.figures import Sweep, draw_over_key, scale_of
 from resnet_exp.sweeps.ledger import Job, SeedRun
-from resnet_exp.sweeps.optuna_figures import draw_history, draw_importances, draw_parallel, importances
+from resnet_exp.sweeps.report import figures, optuna_figures
+from resnet_exp.sweeps.report.figures import Sweep, draw_over_key, scale_of
+from resnet_exp.sweeps.report.optuna_figures import draw_history, draw_importances, draw_parallel, importances
 
 PEAK, OPTIMIZER, FACTOR = "scheduler.peak_epoch", "optimizer", "scheduler.find_factor"
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from resnet_exp.report.section import Section
-from resnet_exp.sweeps import optuna_figures
 from resnet_exp.sweeps.leaderboard import COLUMNS
 from resnet_exp.sweeps.ledger import Job, SeedRun
-from resnet_exp.sweeps.page import draw_sweep
+from resnet_exp.sweeps.report import optuna_figures
+from resnet_exp.sweeps.report.page import draw_sweep
 from tests.browser import chromium_page
 
 PEAK, OPTIMIZER, FACTOR = "scheduler.peak_epoch", "optimizer", "scheduler.find_factor"
@@ -230,7 +230,7 @@ def test_equal_jobs_give_equal_bytes(tmp_path):
 
 
 def test_a_sweep_that_is_not_drawn_loads_no_matplotlib():
-    code = "import sys, resnet_exp.sweeps.page; print({'matplotlib', 'optuna', 'torch'} & {*sys.modules})"
+    code = "import sys, resnet_exp.sweeps.report.page; print({'matplotlib', 'optuna', 'torch'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

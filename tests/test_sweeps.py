@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from resnet_exp.journal import last_status
-from resnet_exp.memo import range_test_memo
+from resnet_exp.run_dir.journal import last_status
+from resnet_exp.run_dir.range_test_cache import range_test_memo
 from resnet_exp.sweeps.leaderboard import COLUMNS, best_of, compare_best, deviation, ranked, rows
 from resnet_exp.sweeps.ledger import Job, Ledger, SeedRun
 
@@ -183,7 +183,7 @@ def test_another_range_test_does_not_wait(tmp_path: Path) -> None:
 
 
 def test_what_is_kept_of_a_command_holds_no_password_and_nothing_of_the_sweep() -> None:
-    from resnet_exp.sweeps.plan import command_of
+    from resnet_exp.config.overrides import command_of
 
     overrides = ["sweep=peak_epoch", "sweep.job=3", "hydra.sweeper.n_trials=2", "hydra/launcher=joblib", "seed=1"]
     assert command_of(overrides) == "python -m resnet_exp seed=1"

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from resnet_exp.interfaces import RunPaths
-from resnet_exp.journal import Journal, metric_history, read
-from resnet_exp.redact import redact
+from resnet_exp.config.redact import redact
+from resnet_exp.run_dir.journal import Journal, metric_history, read
+from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.tracking.mlflow import MlflowTracker
 from resnet_exp.tracking.mlflow_state import MirrorState
 from resnet_exp.tracking.mlflow_store import absolute_uri, import_mlflow, redact_text, run_link, ui_command
-from resnet_exp.tracking.null import NullTracker
+from resnet_exp.tracking.tracker import NullTracker
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -472,7 +472,7 @@ def test_the_network_comes_back_without_pickle_and_as_one_model_of_the_run(
     import torch
     from torch import nn
 
-    from resnet_exp.tracking.network import export_network
+    from resnet_exp.tracking.mlflow_model import export_network
 
     network = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(8), nn.ReLU(),

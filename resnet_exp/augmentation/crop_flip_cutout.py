@@ -7,8 +7,8 @@ from dataclasses import replace
 from torch import Tensor
 
 from resnet_exp.augmentation.views import crop_flip, square
+from resnet_exp.config.ranges import Pixels
 from resnet_exp.interfaces import Sampling
-from resnet_exp.ranges import Pixels
 
 
 class CropFlipCutout:

@@ -10,9 +10,9 @@ from annotated_types import Gt, Le
 from torch import Tensor
 
 from resnet_exp.augmentation.views import crop_flip, square
+from resnet_exp.config.ranges import Factor, Pixels
+from resnet_exp.data.randomness import below
 from resnet_exp.interfaces import Mix, Sampling
-from resnet_exp.randomness import below
-from resnet_exp.ranges import Factor, Pixels
 
 Probability = Annotated[float, Gt(0), Le(1)]
 

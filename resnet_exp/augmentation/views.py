@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from resnet_exp.data.randomness import below
 from resnet_exp.interfaces import Sampling
-from resnet_exp.randomness import below
 
 
 def crop_flip(keys: Tensor, image_size: int, padding: int, flip: bool) -> Sampling:

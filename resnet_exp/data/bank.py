@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resnet_exp import randomness
+from resnet_exp.data import randomness
 from resnet_exp.interfaces import Augmentation, LabelledImages, Mix, Sampling
 
 # How much of the device's free memory the images may take; the network needs the rest.

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+from resnet_exp.config.ranges import Text
 from resnet_exp.interfaces import DataSize, LabelledImages, LoadedData, Progress, RunError
-from resnet_exp.ranges import Text
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import hashlib
 
 import numpy as np
 
+from resnet_exp.config.ranges import ImageSize
 from resnet_exp.interfaces import DataSize, LabelledImages, LoadedData, Progress, RunError
-from resnet_exp.ranges import ImageSize
 
 # Source: sklearn.datasets.load_digits (scikit-learn 1.9.1): sha256 of the images, then the labels, each as uint8.
 # A constant, so that a run's identity does not cost an import of scikit-learn; checked whenever they are loaded.

@@ -11,13 +11,13 @@ from typing import Literal
 
 import numpy as np
 
+from resnet_exp.config.ranges import Count, ImageSize, Text
 from resnet_exp.data import decode_cache
 from resnet_exp.data.decode_cache import CachedImages
 from resnet_exp.data.decode_pool import decode_all
 from resnet_exp.data.decoding import decode_run
 from resnet_exp.data.image_listing import Listing, check_root, list_images
 from resnet_exp.interfaces import DataSize, LabelledImages, LoadedData, Progress, RunError
-from resnet_exp.ranges import Count, ImageSize, Text
 
 log = logging.getLogger(__name__)
 

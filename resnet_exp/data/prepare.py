@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
+from resnet_exp.config.schema import SplitConfig
 from resnet_exp.data.bank import ImageBank, Normalisation
 from resnet_exp.data.split import check_fit, digest, split
 from resnet_exp.interfaces import DatasetInfo, DataSize, DataSource, Progress
-from resnet_exp.settings import SplitConfig
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,37 @@ def prepare(
     }
     digests = {which: digest(images) for which, images in splits.items()}
     return Data(info, normalisation, digests, banks["train"], banks.get("val"), banks["test"])
+
+
+@dataclass(frozen=True)
+class TestData:
+    """The test images, normalised as the network's training images were."""
+
+    info: DatasetInfo
+    digest: str  # of the split's bytes
+    bank: ImageBank
+
+
+def prepare_test(
+    source: DataSource, name: str, normalisation: Normalisation, *, device: torch.device, progress: Progress
+) -> TestData:
+    """The data set's test split on the device.
+
+    Raises:
+        RunError: the data set cannot be read.
+    """
+    loaded = source.load(progress)
+    images = loaded.test.images
+    info = DatasetInfo(
+        name=name,
+        class_names=loaded.class_names,
+        image_size=images.shape[1],
+        in_channels=images.shape[3],
+        num_train=0,
+        num_val=0,
+        num_test=len(loaded.test),
+    )
+    return TestData(info, digest(loaded.test), ImageBank(loaded.test, normalisation, device))
 
 
 _RESIDENT: OrderedDict[str, Data] = OrderedDict()

@@ -6,9 +6,9 @@ import hashlib
 
 import numpy as np
 
+from resnet_exp.config.ranges import shown
+from resnet_exp.config.schema import SplitConfig
 from resnet_exp.interfaces import ConfigError, DataSize, LabelledImages
-from resnet_exp.ranges import shown
-from resnet_exp.settings import SplitConfig
 
 # What is held out where the config does not say.
 HOLDOUT, HOLDOUT_SHARE = 5_000, 0.1

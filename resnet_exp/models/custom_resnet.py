@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from resnet_exp.config.ranges import Count
 from resnet_exp.interfaces import ConfigError
-from resnet_exp.ranges import Count
 
 
 class CustomResNet(nn.Sequential):

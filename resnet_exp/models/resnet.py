@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from resnet_exp.ranges import Count
+from resnet_exp.config.ranges import Count
 
 
 class ResNet(nn.Module):

@@ -9,8 +9,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from resnet_exp.config.suggest import nearest
 from resnet_exp.interfaces import ConfigError
-from resnet_exp.nearest import nearest
 
 _COLOURS = 3  # channels that every network of torchvision is made for
 # Builders that would add auxiliary outputs, and warn unless told how to draw their first weights.

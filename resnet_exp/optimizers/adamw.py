@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from resnet_exp.config.ranges import Factor, Fraction, NotNegative
 from resnet_exp.interfaces import OptimizerFactory
-from resnet_exp.parameter_groups import check_spared, decay_groups
-from resnet_exp.ranges import Factor, Fraction, NotNegative
+from resnet_exp.optimizers.parameter_groups import check_spared, decay_groups
 
 if TYPE_CHECKING:
     from torch import nn

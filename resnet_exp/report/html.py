@@ -13,10 +13,10 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from resnet_exp.config import flat
-from resnet_exp.files import write_durably
-from resnet_exp.redact import redact
+from resnet_exp.config.config import flat
+from resnet_exp.config.redact import redact
 from resnet_exp.report.section import Section, Table
+from resnet_exp.run_dir.files import write_durably
 
 MEDIA_TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 CSS_DPI = 96  # a CSS pixel is 1/96 of an inch by definition

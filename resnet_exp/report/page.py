@@ -7,11 +7,11 @@ from typing import Any
 
 import yaml
 
-from resnet_exp.files import read_json
 from resnet_exp.report.html import Page
 from resnet_exp.report.section import Section
 from resnet_exp.report.subject import Subject
-from resnet_exp.result import counts, headline
+from resnet_exp.run_dir.files import read_json
+from resnet_exp.training.result import counts, headline
 
 
 def page_of(subject: Subject, sections: Sequence[Section]) -> Page:

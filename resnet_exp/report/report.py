@@ -7,22 +7,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from resnet_exp.files import write_json
 from resnet_exp.interfaces import ConfigError, Progress, RunError
-from resnet_exp.report.augmented import draw_augmentation
-from resnet_exp.report.classes import draw_class_accuracy, draw_confusion
-from resnet_exp.report.confused import draw_confused_pairs
-from resnet_exp.report.curves import draw_curves, draw_schedule
-from resnet_exp.report.effective_field import draw_effective_field
-from resnet_exp.report.examples import draw_examples
-from resnet_exp.report.gradcam import draw_gradcam
 from resnet_exp.report.html import write_html
-from resnet_exp.report.misclassified import draw_misclassified
 from resnet_exp.report.page import page_of
-from resnet_exp.report.range_test import draw_range_test
+from resnet_exp.report.parts.augmented import draw_augmentation
+from resnet_exp.report.parts.classes import draw_class_accuracy, draw_confusion
+from resnet_exp.report.parts.confused import draw_confused_pairs
+from resnet_exp.report.parts.curves import draw_curves, draw_schedule
+from resnet_exp.report.parts.effective_field import draw_effective_field
+from resnet_exp.report.parts.examples import draw_examples
+from resnet_exp.report.parts.gradcam import draw_gradcam
+from resnet_exp.report.parts.lr_range import draw_range_test
+from resnet_exp.report.parts.misclassified import draw_misclassified
+from resnet_exp.report.parts.summary import draw_summary
 from resnet_exp.report.section import Gap, Section
 from resnet_exp.report.subject import Subject
-from resnet_exp.report.summary import draw_summary
+from resnet_exp.run_dir.files import write_json
 
 _log = logging.getLogger(__name__)
 _TRAINING, _TRAINED = ("train",), ("train", "evaluate")

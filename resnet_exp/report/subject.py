@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from resnet_exp.config.schema import ReportConfig
 from resnet_exp.data.bank import ImageBank
-from resnet_exp.interfaces import Augmentation, DatasetInfo, RunPaths
+from resnet_exp.interfaces import Augmentation, DatasetInfo
 from resnet_exp.report.section import Gap
-from resnet_exp.runtime import Runtime
-from resnet_exp.settings import ReportConfig
+from resnet_exp.run_dir.paths import RunPaths
+from resnet_exp.training.device import Runtime
 
 
 @dataclass(frozen=True)

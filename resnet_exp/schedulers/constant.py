@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from resnet_exp.config.ranges import AutoOrNumber, FoundOrNumber
 from resnet_exp.interfaces import Schedule
-from resnet_exp.ranges import AutoOrNumber, FoundOrNumber
 from resnet_exp.schedulers.lr import given
 
 

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from annotated_types import Ge, Le
 
+from resnet_exp.config.ranges import AutoOrNumber, FoundOrNumber, NotNegative
 from resnet_exp.interfaces import ConfigError, Schedule
-from resnet_exp.ranges import AutoOrNumber, FoundOrNumber, NotNegative
 from resnet_exp.schedulers.lr import check_order, cosine, given, linear
 
 # What `find` takes for min_lr: max_lr / 8, as OneCycle does, so that the two differ in their shape alone.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Literal
 
+from resnet_exp.config.ranges import AutoOrNumber, Count, FoundOrNumber
 from resnet_exp.interfaces import ConfigError, Schedule
-from resnet_exp.ranges import AutoOrNumber, Count, FoundOrNumber
 from resnet_exp.schedulers.lr import check_order, given, linear
 
 # What `find` takes for min_lr: max_lr / 4. Source: Smith (below), section 3.3, which says 1/3 or 1/4.

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from annotated_types import Gt, Lt, MinLen
 
+from resnet_exp.config.ranges import AutoOrNumber, Count, FoundOrNumber, shown
 from resnet_exp.interfaces import ConfigError, Schedule
-from resnet_exp.ranges import AutoOrNumber, Count, FoundOrNumber, shown
 from resnet_exp.schedulers.lr import given
 
 

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
+from resnet_exp.config.ranges import AutoOrNumber, Count, FoundOrNumber
 from resnet_exp.interfaces import ConfigError, Schedule
-from resnet_exp.ranges import AutoOrNumber, Count, FoundOrNumber
 from resnet_exp.schedulers.lr import check_order, cosine, given, linear
 
 # What `find` takes for min_lr: max_lr / 8, the div_factor of the reference logs.

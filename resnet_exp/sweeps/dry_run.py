@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from resnet_exp import build, runtime
-from resnet_exp.checkpoint import Checkpoints
-from resnet_exp.config import Config
-from resnet_exp.console import Console
-from resnet_exp.directory import find_run
-from resnet_exp.signature import signature
+from resnet_exp.config import build
+from resnet_exp.config.config import Config
+from resnet_exp.run_dir.checkpoint import Checkpoints
+from resnet_exp.run_dir.directory import find_run
+from resnet_exp.run_dir.signature import signature
+from resnet_exp.runs.console import Console
+from resnet_exp.runs.environment import code_state
 from resnet_exp.sweeps.ledger import Job
+from resnet_exp.training.device import start_runtime
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ def tell_study(trials: Sequence[Job], n_trials: int, space: Mapping[str, object]
 
 def _standing(config: Config, seed: int) -> _Standing:
     config = replace(config, seed=seed)
-    machine = runtime.start(config.device, config.train.precision, config.train.deterministic)
-    code = runtime.code_state(*config.plugin_folders)["code_digest"]
+    machine = start_runtime(config.device, config.train.precision, config.train.deterministic)
+    code = code_state(*config.plugin_folders)["code_digest"]
     run_signature = signature(config, build.source(config).identity(), machine.precision)
     paths, result = find_run(config.output_dir, config.title, run_signature, code)
     if result is not None:

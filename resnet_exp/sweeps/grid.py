@@ -10,11 +10,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from resnet_exp.ignored import key_of
+from resnet_exp.config.overrides import key_of
 from resnet_exp.interfaces import ConfigError
-from resnet_exp.sweeps.callback import errors_told, open_sweep
-from resnet_exp.sweeps.launching import PlanningSweeper
+from resnet_exp.sweeps.job_queue import PlanningSweeper
 from resnet_exp.sweeps.plan import settings, space_of
+from resnet_exp.sweeps.session import errors_told, open_sweep
 
 
 class GridSweeper(PlanningSweeper):

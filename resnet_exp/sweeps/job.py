@@ -11,16 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from resnet_exp.config import Config
-from resnet_exp.files import read_json
-from resnet_exp.ignored import key_of
-from resnet_exp.interfaces import ConfigError, Pruned, RunError, SweepPart
-from resnet_exp.interruption import sigterm_as_ctrl_c
-from resnet_exp.redact import redact
-from resnet_exp.settings import ReportConfig, from_values
+from resnet_exp.config.config import Config
+from resnet_exp.config.overrides import command_of, key_of, of_the_run
+from resnet_exp.config.redact import redact
+from resnet_exp.config.schema import ReportConfig, from_values
+from resnet_exp.interfaces import ConfigError, RunError
+from resnet_exp.run_dir.files import read_json
+from resnet_exp.runs.hooks import Pruned, SweepPart
+from resnet_exp.runs.signals import sigterm_as_ctrl_c
 from resnet_exp.sweeps.gpus import claimed_gpu
 from resnet_exp.sweeps.ledger import PROCESS_VARIABLE, Job, Ledger, SeedRun, parent_run_id
-from resnet_exp.sweeps.plan import command_of, config_hash, of_the_run, shipped
+from resnet_exp.sweeps.plan import config_hash, shipped
 
 
 def run_job(config: Config, ledger: Ledger) -> float | None:
@@ -82,7 +83,7 @@ def _run_seeds(config: Config, job: Job, ledger: Ledger) -> Exception | None:
 
 def _check_planned(job: Job, config: Config, ledger: Ledger) -> None:
     """Raises ConfigError where the job composed something else than the sweep has planned, or is of other code."""
-    from resnet_exp.runtime import code_state
+    from resnet_exp.runs.environment import code_state
 
     if job.config_hash not in (None, config_hash(config)):
         raise ConfigError("the config is not the one that was planned: a yaml was edited meanwhile; begin again")
@@ -92,7 +93,7 @@ def _check_planned(job: Job, config: Config, ledger: Ledger) -> None:
 
 def _run_seed(config: Config, seed: int, job: Job, ledger: Ledger) -> Job:
     """The job with its run of this seed."""
-    from resnet_exp.run import run
+    from resnet_exp.runs.run import run
 
     one = _of_seed(config, seed)
     begun = SeedRun(seed, root="", status="running")

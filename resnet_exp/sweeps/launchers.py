@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from resnet_exp.interfaces import ConfigError
-from resnet_exp.sweeps.children import end_children
+from resnet_exp.sweeps.processes import end_children
 
 _EXTRAS = {
     **{"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit"},

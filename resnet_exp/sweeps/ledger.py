@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-from resnet_exp.files import read_json, write_json
-from resnet_exp.interfaces import RunPaths
+from resnet_exp.run_dir.files import read_json, write_json
+from resnet_exp.run_dir.paths import RunPaths
 
 SWEEP_VARIABLE = "RESNET_EXP_SWEEP"  # tells jobs, wherever they are launched, the directory of their sweep
 PROCESS_VARIABLE = "RESNET_EXP_SWEEP_PROCESS"  # the process that launches them

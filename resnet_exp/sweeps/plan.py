@@ -13,12 +13,12 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from resnet_exp.command_line import CONF
-from resnet_exp.config import Config
-from resnet_exp.ignored import key_of
+from resnet_exp.config import build
+from resnet_exp.config.command_line import CONF
+from resnet_exp.config.config import Config, typed
+from resnet_exp.config.redact import redact
+from resnet_exp.config.schema import SweepConfig, TrackerConfig, from_values
 from resnet_exp.interfaces import ConfigError
-from resnet_exp.redact import redact
-from resnet_exp.settings import SweepConfig, from_values
 from resnet_exp.sweeps.ledger import short_key
 
 # What touches neither the jobs' results nor their order.
@@ -119,27 +119,32 @@ def root_of(folder: Path, name: str | None, facts: Mapping[str, Any]) -> Path:
     return (folder / f"{title[:_NAME_LENGTH]}-{digest}").absolute()
 
 
-def of_the_run(overrides: Sequence[str]) -> list[str]:
-    """The overrides of a job without what only the sweep reads."""
-    return [text for text in overrides if _is_of_the_run(text)]
-
-
-def command_of(overrides: Sequence[str]) -> str:
-    """The command that runs a job by itself; passwords are struck out, as in every command that is kept."""
-    return redact(shlex.join(["python", "-m", "resnet_exp", *of_the_run(overrides)]))
-
-
 def config_hash(config: Config) -> str:
     """Twelve hex digits of all that a job composed, but for its place in the sweep."""
     tree = {key: value for key, value in config.tree.items() if key != "sweep"}
     return hashlib.sha256(json.dumps(tree, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-def _is_of_the_run(text: str) -> bool:
-    key = key_of(text)
-    return key != "sweep" and not key.startswith(("sweep.", "hydra.", "hydra/"))
-
-
 def _of_the_command(config: DictConfig) -> list[str]:
     hydra = [text for text in config.hydra.overrides.hydra if not text.startswith("hydra.mode=")]
     return [*hydra, *config.hydra.overrides.task]
+
+
+def data_identity(config: DictConfig) -> str:
+    """The identity of the data set of the base config; of one that cannot stand alone, nothing."""
+    try:
+        return build.source(_base(config)).identity()
+    except ConfigError:
+        return ""
+
+
+def tracker_of(config: DictConfig) -> TrackerConfig:
+    """The `tracker` section, checked."""
+    values: Any = OmegaConf.to_container(config.tracker, resolve=True)
+    settings: TrackerConfig = from_values(TrackerConfig, "tracker.", values)
+    return settings
+
+
+def _base(config: DictConfig) -> Config:
+    base = OmegaConf.create({key: value for key, value in config.items_ex(resolve=False) if key != "hydra"})
+    return typed(base)

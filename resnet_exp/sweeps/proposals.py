@@ -11,8 +11,8 @@ from hydra_plugins.hydra_optuna_sweeper._impl import create_optuna_distribution_
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from resnet_exp.data.randomness import mix
 from resnet_exp.interfaces import ConfigError
-from resnet_exp.randomness import mix
 from resnet_exp.sweeps.ledger import Job
 
 _PROPOSAL = 0x5EED  # keeps these draws apart from those of runs with the same seed

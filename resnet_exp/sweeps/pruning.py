@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import optuna
 
-from resnet_exp.config import Config
-from resnet_exp.interfaces import Pruned
+from resnet_exp.config.config import Config
+from resnet_exp.runs.hooks import Pruned
 from resnet_exp.sweeps.ledger import Job, Ledger
 from resnet_exp.sweeps.proposals import STATES, distribution_of, ends
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from resnet_exp.files import read_json, write_json
 from resnet_exp.interfaces import ConfigError
-from resnet_exp.sweeps.callback import errors_told, ledger_of, open_sweep
-from resnet_exp.sweeps.launching import PlanningSweeper
+from resnet_exp.run_dir.files import read_json, write_json
+from resnet_exp.sweeps.job_queue import PlanningSweeper
 from resnet_exp.sweeps.ledger import ENDED, Job
 from resnet_exp.sweeps.plan import settings, space_of
+from resnet_exp.sweeps.session import errors_told, ledger_of, open_sweep
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -6,8 +6,8 @@ import logging
 import threading
 import time
 
-from resnet_exp.interfaces import RunPaths
-from resnet_exp.redact import redact
+from resnet_exp.config.redact import redact
+from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.tracking.mlflow_replay import Replay
 from resnet_exp.tracking.mlflow_store import absolute_uri, import_mlflow, redact_text
 

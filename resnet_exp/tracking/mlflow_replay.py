@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from resnet_exp.interfaces import RunPaths
-from resnet_exp.journal import metric_values, read_from, same_value
+from resnet_exp.run_dir.journal import metric_values, read_from, same_value
+from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.tracking.mlflow_files import FILES, RunFiles
 from resnet_exp.tracking.mlflow_state import MirrorState
 from resnet_exp.tracking.mlflow_store import open_store, run_link

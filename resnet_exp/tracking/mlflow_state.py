@@ -7,8 +7,8 @@ import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from resnet_exp.files import write_json
-from resnet_exp.redact import redact
+from resnet_exp.config.redact import redact
+from resnet_exp.run_dir.files import write_json
 
 
 @dataclass

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from resnet_exp.redact import redact
+from resnet_exp.config.redact import redact
 from resnet_exp.tracking.mlflow_view import VIEW_TAG, compare_view
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from resnet_exp.config.ranges import Count, ImageSize
 from resnet_exp.interfaces import DataSize, LabelledImages, LoadedData, Progress
-from resnet_exp.ranges import Count, ImageSize
 
 
 class Blank:

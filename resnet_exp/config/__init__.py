@@ -1,0 +1,1 @@
+"""What the user typed, composed, typed and checked, before anything is run."""

@@ -1,0 +1,192 @@
+"""The core keys of a config, each with its type and range."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import MISSING, dataclass, fields
+from typing import Annotated, Any, Literal, get_type_hints
+
+from annotated_types import Ge, Le
+
+from resnet_exp.config.ranges import Count, Factor, Fraction, NotNegative, Text, admitted
+from resnet_exp.config.redact import redact
+from resnet_exp.config.suggest import UnknownKey
+from resnet_exp.interfaces import ConfigError
+
+
+@dataclass
+class SplitConfig:
+    """`data`'s keys that every data set shares: what is held out, and how much is used."""
+
+    validation: Literal["holdout", "none", "test"]
+    holdout: Count | None
+    limit_train: Count | None
+
+    def __post_init__(self) -> None:
+        if self.holdout is not None and self.validation != "holdout":
+            raise ConfigError(
+                f"data.holdout={self.holdout} would be ignored with data.validation={self.validation}; leave it null"
+            )
+
+
+@dataclass
+class RangeTestConfig:
+    """`range_test`: the sweep that finds max_lr."""
+
+    start_lr: Factor
+    end_lr: Factor
+    num_steps: Annotated[int, Ge(20)]
+    repeats: Count
+
+    def __post_init__(self) -> None:
+        if not self.start_lr < self.end_lr:
+            raise ConfigError(f"range_test.end_lr={self.end_lr}: a finite number above {self.start_lr} is needed")
+
+
+@dataclass
+class TrainConfig:
+    """`train`: the loop."""
+
+    epochs: Annotated[int, Ge(1), Le(100_000)]
+    batch_size: Count
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    channels_last: bool
+    label_smoothing: Fraction
+    clip_grad_norm: Factor | None
+    grad_accum_steps: Count
+    deterministic: bool
+    checkpoint_interval: NotNegative
+
+    def __post_init__(self) -> None:
+        if self.grad_accum_steps > self.batch_size:
+            raise ConfigError(
+                f"train.grad_accum_steps={self.grad_accum_steps}: a whole number from 1 to "
+                f"train.batch_size={self.batch_size} is needed"
+            )
+
+
+@dataclass
+class TrackerConfig:
+    """`tracker`: where the journal is mirrored."""
+
+    kind: Literal["mlflow", "none"]
+    uri: str | None = None
+    experiment: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind == "none" and (self.uri or self.experiment):
+            key = "uri" if self.uri else "experiment"
+            raise ConfigError(f"tracker.{key} would be ignored: tracker=none mirrors the run nowhere; leave it out")
+        if self.uri is not None and not re.match(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?://|https?://", self.uri):
+            raise ConfigError(
+                f"tracker.uri={redact(self.uri)}: sqlite:///FILE.db, postgresql+psycopg://... or "
+                "http(s)://... is needed (MLflow refuses plain folders)"
+            )
+
+    @property
+    def store(self) -> str:
+        """Where MLflow keeps the runs."""
+        return self.uri or "sqlite:///mlflow.db"
+
+    @property
+    def page(self) -> str:
+        """The name of MLflow's experiment."""
+        return self.experiment or "resnet_exp"
+
+
+GradCamMethod = Literal["gradcam", "gradcam++", "xgradcam", "hirescam", "layercam", "eigencam", "eigengradcam"]
+Images = Annotated[int, Ge(0), Le(200)]
+
+
+@dataclass
+class ReportConfig:
+    """`report`: the parts of a run's report; false, or 0 images, leaves one out."""
+
+    curves: bool
+    schedule: bool
+    range_test: bool
+    classes: bool
+    misclassified: Images
+    gradcam: Images
+    gradcam_method: GradCamMethod
+    gradcam_layers: list[Text] | None
+    examples: Images
+    augmentation: Images
+    summary: bool
+    receptive_field: Images
+    html: bool
+
+    def __post_init__(self) -> None:
+        if self.gradcam_layers is not None and not self.gradcam_layers:
+            raise ConfigError("report.gradcam_layers=[]: names of modules are needed, or null to have them found")
+
+
+@dataclass
+class SweepConfig:
+    """`sweep`: what all jobs of a sweep share."""
+
+    seeds: list[Annotated[int, Ge(0)]] | None
+    dry_run: bool
+    max_failures: Count | None
+    pruner: Literal["none", "median", "hyperband"]
+    job: Annotated[int, Ge(0)] | None
+
+    def __post_init__(self) -> None:
+        if self.seeds is not None and (not self.seeds or len(set(self.seeds)) < len(self.seeds)):
+            raise ConfigError(f"sweep.seeds={self.seeds}: whole numbers that differ are needed, such as [0,1,2]")
+
+
+_NEEDED = {
+    "checkpoint": "a run directory, or its model.safetensors",
+    "images": "an image, or a folder of images",
+    "run_dir": "the directory of a finished run",
+}
+_NEEDED_BY = {"checkpoint": ("evaluate", "predict"), "images": ("predict",), "run_dir": ("report",)}
+
+
+@dataclass
+class TopLevelConfig:
+    """The keys outside any group."""
+
+    task: Literal["train", "range_test", "evaluate", "predict", "report"]
+    name: str | None
+    seed: int
+    device: Literal["auto", "cpu", "cuda"]
+    output_dir: Text
+    rerun: bool
+    checkpoint: Text | None
+    images: Text | None
+    predictions: Text
+    run_dir: Text | None
+    plugins: Text | list[Text] | None
+
+    def __post_init__(self) -> None:
+        for key, tasks in _NEEDED_BY.items():
+            if self.task in tasks and getattr(self, key) is None:
+                raise ConfigError(f"task={self.task} needs {key}=...: {_NEEDED[key]}")
+        if not self.predictions.endswith(".csv"):
+            raise ConfigError(f"predictions={self.predictions}: a file that ends in .csv is needed; it is written")
+        if self.name is not None and not re.fullmatch(r"[\w.+-]{1,80}", self.name):
+            raise ConfigError(f"name={self.name}: letters, digits and ._+- are needed, 80 at most")
+
+
+def from_values(schema: type[Any], prefix: str, values: dict[str, Any]) -> Any:
+    """An instance of the schema with the values, each checked.
+
+    Args:
+        schema: one of the dataclasses here.
+        prefix: what stands before its keys on the command line, such as `train.`.
+        values: by key.
+
+    Raises:
+        ConfigError: a key that the schema lacks or misses, or a value of another kind or out of range.
+    """
+    kinds = get_type_hints(schema, include_extras=True)
+    for key in values:
+        if key not in kinds:
+            raise UnknownKey(f"{prefix}{key}", [f"{prefix}{known}" for known in kinds])
+    checked = {key: admitted(f"{prefix}{key}", value, kinds[key]) for key, value in values.items()}
+    for field in fields(schema):
+        if field.name not in values and field.default is MISSING:
+            raise ConfigError(f"{prefix}{field.name} is missing; leave ~{prefix}{field.name} out")
+    return schema(**checked)

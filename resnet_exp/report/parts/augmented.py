@@ -1,0 +1,77 @@
+"""What the augmentation makes of an image: the very views that the network was trained on."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from resnet_exp.data import randomness
+from resnet_exp.data.bank import Batch
+from resnet_exp.report.drawing import GREY, save
+from resnet_exp.report.parts.examples import example_indices
+from resnet_exp.report.section import Figure, Gap, Section
+from resnet_exp.report.subject import Subject
+from resnet_exp.report.tiles import Tile, draw_tiles, short
+from resnet_exp.run_dir.files import write_csv
+
+_EPOCHS = 7
+
+
+def draw_augmentation(subject: Subject) -> Section:
+    """One row an image: as it is stored, then as the network saw it in the first epochs.
+
+    Raises:
+        Gap: the network sees all images as they are stored.
+    """
+    assert subject.train is not None and subject.augmentation is not None
+    bank, names = subject.train, subject.info.class_names
+    labels = bank.labels.cpu().numpy()
+    chosen = example_indices(labels, subject.settings.augmentation)
+    indices = torch.from_numpy(chosen).to(bank.store)
+    epochs = range(1, min(subject.result["epochs"], _EPOCHS) + 1)
+    stored = bank.pixels(indices)
+    batches = [bank.batch(indices, subject.augmentation, subject.seed, randomness.VIEW, epoch) for epoch in epochs]
+    views = [bank.shown(batch.images) for batch in batches]
+    if all((view == stored).all() for view in views):
+        raise Gap("the augmentation changes nothing: in every epoch the network sees the images as they are stored")
+    records, rows = [], []
+    for row, index in enumerate(chosen):
+        mixed = [_mixed(batch, row) for batch in batches]
+        records += [
+            (int(index), names[labels[index]], epoch, *_named(mix, names))
+            for epoch, mix in zip(epochs, mixed, strict=True)
+        ]
+        rows.append(
+            [Tile(stored[row]), *(_tile(view[row], mix, names) for view, mix in zip(views, mixed, strict=True))]
+        )
+    columns = ("index", "class", "epoch", "mixed_with", "share")
+    data = write_csv(subject.folder / "augmentation.csv", columns, records)
+    canvas = draw_tiles(
+        rows,
+        heads=["as stored", *(f"epoch {epoch}" for epoch in epochs)],
+        sides=[f"{short(names[labels[index]], 1.3, 9)}\n#{index}" for index in chosen],
+        side_inches=1.5,
+    )
+    image = save(canvas, subject.folder / "augmentation.png")
+    alt = f"{len(rows)} training images as they are stored, and as the network saw each in {len(epochs)} epochs."
+    caption = (
+        "Not samples like those of the training but the very views it had: they follow from seed, epoch and image."
+    )
+    return Section("Augmentation", figures=(Figure(image, alt, caption, data, wide=True),))
+
+
+def _mixed(batch: Batch, row: int) -> tuple[int, float] | None:
+    """The class that was mixed into an image, and the image's own share; None where nothing was."""
+    if batch.mixed is None or float(batch.mixed.share[row]) == 1.0:
+        return None
+    return int(batch.mixed.labels[row]), float(batch.mixed.share[row])
+
+
+def _named(mix: tuple[int, float] | None, names: tuple[str, ...]) -> tuple[str, str]:
+    return ("", "") if mix is None else (names[mix[0]], f"{mix[1]:.4f}")
+
+
+def _tile(image: np.ndarray, mix: tuple[int, float] | None, names: tuple[str, ...]) -> Tile:
+    if mix is None:
+        return Tile(image)
+    return Tile(image, ((f"{1 - mix[1]:.0%} {short(names[mix[0]], 0.8)}", GREY),))

@@ -1,0 +1,160 @@
+"""Accuracy and loss of each epoch, and LR and momentum of each step."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from resnet_exp.report.drawing import BLUE, GREY, INK, ORANGE, VERMILLION, save
+from resnet_exp.report.section import Figure, Gap, Section
+from resnet_exp.report.subject import Subject
+from resnet_exp.run_dir.files import write_csv
+
+# What the measured images are called, by `data.validation`.
+_MEASURED = {"holdout": "validation", "test": "test, each epoch"}
+_MOST_POINTS = 2000  # of a curve; more could not be told apart, and would make a large page
+
+
+def draw_curves(subject: Subject) -> Section:
+    """Loss and accuracy over the epochs, of the training images and of those measured; the chosen epoch is marked."""
+    result, history = subject.result, subject.result["history"]
+    columns = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
+    data = write_csv(subject.folder / "curves.csv", columns, ([epoch[key] for key in columns] for epoch in history))
+    canvas = Canvas(figsize=(10.5, 4.9))
+    accuracy, loss = canvas.subplots(1, 2)
+    measured = _MEASURED.get(result["validation"])
+    for axes, kind, title in ((accuracy, "accuracy", "accuracy"), (loss, "loss", "loss (nats per image)")):
+        _draw_history(axes, history, kind, measured)
+        _mark_chosen(axes, result, kind)
+        axes.set_title(title, loc="left", fontweight="bold")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=9, frameon=False)
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    canvas.tight_layout(w_pad=3)
+    image = save(canvas, subject.folder / "curves.png", svg=True)
+    caption = (
+        "The training curve is of augmented images, in train mode, while the weights moved; it may lie below that of "
+        "whole images."
+    )
+    return Section("Accuracy and loss", figures=(Figure(image, _told(result), caption, data, wide=True),))
+
+
+def _draw_history(axes: Axes, history: Sequence[dict[str, Any]], kind: str, measured: str | None) -> None:
+    epochs = [epoch["epoch"] for epoch in history]
+    marker = "o" if len(epochs) < 60 else ""
+    for name, label, colour, style in (("train", "training", GREY, "--"), ("val", measured, BLUE, "-")):
+        values = [epoch[f"{name}_{kind}"] for epoch in history]
+        if label and any(value is not None for value in values):
+            numbers = [math.nan if value is None else value for value in values]
+            axes.plot(epochs, numbers, style, color=colour, lw=2, marker=marker, ms=4, label=label)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(axis="y", color="#DDDDDD", lw=0.7)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.03)
+
+
+def _mark_chosen(axes: Axes, result: dict[str, Any], kind: str) -> None:
+    """Marks the epoch that validation chose, and what the test set said of the weights that were kept."""
+    chosen = result["chosen_epoch"]
+    if result["validation"] == "holdout":
+        value = result["history"][chosen - 1][f"val_{kind}"]
+        axes.axvline(chosen, color=ORANGE, lw=1.2, ls=(0, (4, 2)), zorder=1)
+        axes.plot(chosen, value, "o", ms=9, mfc="none", mec=ORANGE, mew=2, zorder=4,
+                  label=f"chosen by validation, epoch {chosen}: {_number(value, kind)}")  # fmt: skip
+    if result["validation"] != "test":  # there the measured curve ends in this very value
+        value = result["test"][kind]
+        axes.plot(chosen, value, "D", ms=7, mfc=VERMILLION, mec="white", zorder=5,
+                  label=f"test, once: {_number(value, kind)}")  # fmt: skip
+
+
+def _number(value: float, kind: str) -> str:
+    return f"{value:.2%}" if kind == "accuracy" else f"{value:.3f}"
+
+
+def _told(result: dict[str, Any]) -> str:
+    last = result["history"][-1]
+    told = f"Curves over {result['epochs']} epochs; training accuracy ends at {last['train_accuracy']:.1%}"
+    if result["best_val_accuracy"] is not None:
+        told += f", validation is best in epoch {result['chosen_epoch']} with {result['best_val_accuracy']:.2%}"
+    return f"{told}; test accuracy {result['test']['accuracy']:.2%}."
+
+
+def draw_schedule(subject: Subject) -> Section:
+    """LR, and momentum where it moved, of every optimizer step as they were applied; the peak is marked.
+
+    Raises:
+        Gap: the run directory has no record of its steps.
+    """
+    lrs, momenta = _steps(subject)
+    epochs = subject.result["epochs"]
+    x = (np.arange(len(lrs)) + 1) * epochs / len(lrs)
+    data = write_csv(
+        subject.folder / "schedule.csv",
+        ("step", "epochs_done", "lr", "momentum"),
+        (
+            (step, f"{done:.6g}", repr(lr), repr(m))
+            for step, (done, lr, m) in enumerate(zip(x, lrs, momenta, strict=True))
+        ),
+    )
+    peak = int(np.argmax(lrs))
+    moves = max(momenta) > min(momenta)
+    canvas = Canvas(figsize=(10.5, 5.6 if moves else 3.9))
+    axes = canvas.subplots(2 if moves else 1, 1, sharex=True, squeeze=False, height_ratios=(2, 1) if moves else (1,))[
+        :, 0
+    ]
+    _draw_steps(axes[0], x, np.array(lrs), BLUE, "learning rate")
+    _mark_peak(axes[0], x, lrs, peak)
+    if moves:
+        _draw_steps(axes[1], x, np.array(momenta), ORANGE, "momentum")
+    axes[-1].set_xlabel("epoch")
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    momentum = (
+        f"momentum {min(momenta):.3g} to {max(momenta):.3g}" if moves else f"momentum {momenta[0]:.3g} throughout"
+    )
+    told = f"{len(lrs):,} optimizer steps; LR {lrs[0]:.4g} at first, {lrs[-1]:.4g} at last; {momentum}"
+    axes[0].set_title(told, loc="left", fontsize=10, color=INK)
+    canvas.tight_layout()
+    image = save(canvas, subject.folder / "schedule.png", svg=True)
+    alt = (
+        f"Learning rate of {len(lrs):,} steps: {lrs[0]:.3g} at first, {lrs[peak]:.4g} at its peak in step {peak + 1:,} "
+        f"(epoch {x[peak]:.1f}), {lrs[-1]:.3g} at last; {momentum}."
+    )
+    caption = "Read back from the optimizer after each step: what was applied, not what was planned."
+    return Section("Learning rate and momentum", figures=(Figure(image, alt, caption, data, wide=True),))
+
+
+def _steps(subject: Subject) -> tuple[list[float], list[float]]:
+    """LR and momentum of each step, from the run's record."""
+    if not subject.paths.steps.exists():
+        raise Gap(f"{subject.paths.steps.name} is missing from the run directory")
+    with subject.paths.steps.open() as file:
+        rows = list(csv.DictReader(file))
+    return [float(row["lr"]) for row in rows], [float(row["momentum"]) for row in rows]
+
+
+def _draw_steps(axes: Axes, x: np.ndarray, values: np.ndarray, colour: str, label: str) -> None:
+    kept = np.unique(np.linspace(0, len(x) - 1, min(len(x), _MOST_POINTS)).round().astype(int))
+    kept = np.union1d(kept, [values.argmax(), values.argmin()])
+    axes.plot(x[kept], values[kept], color=colour, lw=2)
+    axes.set_ylabel(label)
+    axes.set_xlim(0, x[-1] * 1.01)
+    axes.grid(axis="y", color="#DDDDDD", lw=0.7)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _mark_peak(axes: Axes, x: np.ndarray, lrs: Sequence[float], peak: int) -> None:
+    """A star at the highest LR, with its step; its label stays inside the axes."""
+    top = lrs[peak]
+    axes.set_ylim(-0.04 * top, 1.25 * top)
+    axes.plot(x[peak], top, "*", ms=15, mfc=VERMILLION, mec="white", zorder=4, clip_on=False)
+    share = x[peak] / x[-1]
+    align = "left" if share < 0.1 else "right" if share > 0.9 else "center"
+    axes.annotate(f"peak {top:.4g}\nstep {peak + 1:,}, epoch {x[peak]:.3g}", (x[peak], top), xytext=(0, 9),
+                  textcoords="offset points", ha=align, va="bottom", fontsize=9)  # fmt: skip

@@ -1,0 +1,152 @@
+"""A trained network as a run leaves it: weights in safetensors, with all that using them needs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import nn
+
+from resnet_exp.config import build
+from resnet_exp.config.config import Config, checked_plugin, module_of
+from resnet_exp.config.ranges import shown_settings
+from resnet_exp.data.bank import Normalisation
+from resnet_exp.interfaces import ConfigError, DatasetInfo
+
+_MODEL = "model.safetensors"
+_OF_TRAINING = ("augmentation", "optimizer", "scheduler", "range_test")  # nothing that its use depends on
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a `model.safetensors` says of its network; the weights are read when they are asked for."""
+
+    path: Path
+    digest: str  # sixteen hex digits of the file
+    plugin: dict[str, Any]  # the model's settings, with its `_target_`
+    class_names: tuple[str, ...]
+    in_channels: int
+    image_size: int  # pixels
+    normalisation: Normalisation
+
+    @property
+    def info(self) -> DatasetInfo:
+        """The data that its network is made for; how many images there were it does not know."""
+        return DatasetInfo(self.path.parent.name, self.class_names, self.image_size, self.in_channels, 0, 0, 0)
+
+    def load_into(self, model: nn.Module) -> nn.Module:
+        """The network with the trained weights, in eval mode.
+
+        Raises:
+            ConfigError: the weights are not of this network.
+        """
+        try:
+            model.load_state_dict(load_file(self.path))
+        except RuntimeError as error:
+            reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
+            raise ConfigError(f"checkpoint={self.path}: its weights do not fit its model ({reason})") from error
+        return model.eval()
+
+
+def read_trained(checkpoint: str) -> Trained:
+    """The trained network of a run directory, or of a `model.safetensors`.
+
+    Raises:
+        ConfigError: there is none, or it is none of ours.
+    """
+    given = Path(checkpoint).expanduser().absolute()
+    path = given / _MODEL if given.is_dir() else given
+    if not path.is_file():
+        found = "the run has not finished" if (given / "journal.jsonl").exists() else "there is no such file"
+        raise ConfigError(f"checkpoint={given}: {found}; a run directory, or its {_MODEL}, is needed")
+    try:
+        with safe_open(path, "pt") as file:
+            values = json.loads((file.metadata() or {})["resnet_exp"])
+        channels, height, _ = values["input_shape"]
+        return Trained(
+            path=path,
+            digest=hashlib.sha256(path.read_bytes()).hexdigest()[:16],
+            plugin=dict(values["model"]),
+            class_names=tuple(values["class_names"]),
+            in_channels=channels,
+            image_size=height,
+            normalisation=Normalisation(tuple(values["mean"]), tuple(values["std"])),
+        )
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"checkpoint={path}: this is no {_MODEL} of resnet_exp ({type(error).__name__}: {error})"
+        ) from error
+
+
+def with_trained_model(config: Config, trained: Trained) -> Config:
+    """The config with the checkpoint's model: whoever names a checkpoint need not name its model again.
+
+    Raises:
+        ConfigError: the command line names another model, or the file one that no config may name.
+    """
+    if config.is_set("model") and config.plugins["model"] != trained.plugin:
+        raise ConfigError(
+            f"checkpoint={trained.path} is of another model ({_told(trained.plugin)}) than the command line's "
+            f"({_told(config.plugins['model'])}); leave model out: the checkpoint knows it"
+        )
+    plugin = checked_plugin("model", trained.plugin, config.plugin_modules)
+    names = {**config.short_names, "model": module_of(trained.plugin)}
+    tree = {key: value for key, value in config.tree.items() if key not in _OF_TRAINING}
+    return replace(
+        config,
+        plugins={**config.plugins, "model": plugin},
+        short_names=names,
+        tree={**tree, "model": trained.plugin, "checkpoint": str(trained.path)},
+    )
+
+
+def network(config: Config, trained: Trained, device: torch.device) -> nn.Module:
+    """The trained network on the device, in eval mode."""
+    layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
+    model = trained.load_into(build.model(config, trained.info))
+    return model.to(device).to(memory_format=layout)
+
+
+def check_classes(trained: Trained, num_classes: int, class_names: tuple[str, ...] = ()) -> None:
+    """Raises ConfigError unless the data have the checkpoint's classes; names are compared where they are known."""
+    ours = trained.class_names
+    if num_classes != len(ours):
+        raise ConfigError(
+            f"checkpoint={trained.path} tells {len(ours)} classes apart, and the data have {num_classes}; "
+            f"give data with these classes: {_some(ours)}"
+        )
+    if class_names and class_names != ours:
+        theirs = [name for name in class_names if name not in ours]
+        raise ConfigError(
+            f"checkpoint={trained.path} knows the classes {_some(ours)}, and the data's are "
+            f"{'others: ' + _some(theirs) if theirs else 'in another order: ' + _some(class_names)}"
+        )
+
+
+def check_images(trained: Trained, image_size: int, in_channels: int | None = None) -> None:
+    """Raises ConfigError unless the images are as the checkpoint's were; channels count where they are known."""
+    if image_size != trained.image_size:
+        raise ConfigError(
+            f"data.image_size={image_size}: checkpoint={trained.path} was trained on {trained.image_size} pixels; "
+            f"set data.image_size={trained.image_size} where the data set has it (image_folder, digits)"
+        )
+    if in_channels not in (None, trained.in_channels):
+        kinds = {1: "grey", 3: "colour"}
+        raise ConfigError(
+            f"checkpoint={trained.path} takes {kinds.get(trained.in_channels)} images, and the data are "
+            f"{kinds.get(in_channels or 0)}; data=image_folder takes data.channels={trained.in_channels}"
+        )
+
+
+def _told(plugin: dict[str, Any]) -> str:
+    return " ".join([str(plugin.get("_target_")).rpartition(".")[2], *shown_settings(plugin)])
+
+
+def _some(names: tuple[str, ...] | list[str]) -> str:
+    return ", ".join(names[:10]) + (", …" if len(names) > 10 else "")

@@ -1,0 +1,48 @@
+"""What runs remember for one another: range tests, each made once by whoever needs it first."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resnet_exp.run_dir.files import read_json, write_json
+
+
+@dataclass(frozen=True)
+class Memo:
+    """A place on the disk for what is known of one key."""
+
+    path: Path
+
+    @property
+    def known(self) -> Any | None:
+        """What was kept, or None."""
+        return read_json(self.path)
+
+    def keep(self, value: Any) -> None:
+        """Keeps the value, for this process and all others."""
+        write_json(self.path, value)
+
+
+@contextmanager
+def range_test_memo(output_dir: str, key: str, on_wait: Callable[[], None]) -> Iterator[Memo]:
+    """The range test of this key, while no other process makes the same; one that does is waited for.
+
+    Args:
+        output_dir: where runs go.
+        key: of all that determines the range test, `signature.range_test_signature`.
+        on_wait: called before waiting.
+    """
+    memo = Memo(Path(output_dir) / "range_tests" / f"{key}.json")
+    memo.path.parent.mkdir(parents=True, exist_ok=True)
+    with memo.path.with_suffix(".lock").open("w") as lock:  # the kernel lets go of it when the process is killed
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield memo

@@ -1,0 +1,1 @@
+"""The order of a run, and its words on the terminal."""

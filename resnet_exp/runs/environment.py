@@ -1,0 +1,80 @@
+"""A snapshot of what a result may depend on beside its config: versions, machine, code."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import resnet_exp
+from resnet_exp.training.device import Runtime
+
+_PACKAGES = (
+    *("torch", "torchvision", "numpy", "scipy", "pillow", "scikit-learn"),
+    *("hydra-core", "omegaconf", "optuna", "mlflow", "grad-cam"),
+)
+
+
+def environment_of(runtime: Runtime, plugin_folders: Sequence[Path] = ()) -> dict[str, Any]:
+    """What a result may depend on beside its config: versions, machine, code, that of the user's plug-ins too."""
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "device": runtime.device_name,
+        "precision": runtime.precision,
+        "cuda": torch.version.cuda if runtime.device.type == "cuda" else None,
+        "cudnn": torch.backends.cudnn.version() if runtime.device.type == "cuda" else None,
+        "threads": torch.get_num_threads(),
+        **code_state(*plugin_folders),
+    }
+
+
+@functools.cache
+def code_state(*plugin_folders: Path) -> dict[str, Any]:
+    """The package's version, a digest of all modules; in a git checkout its commit, and whether that was changed.
+
+    As it was when the process first asked: what is edited while runs go on is not what they run.
+    """
+    here = Path(resnet_exp.__file__).resolve().parent
+    # An installed package may lie within somebody's own checkout, whose commit says nothing of this code.
+    ours = _git(here, "ls-files", "--error-unmatch", "__init__.py")
+    commit = _git(here, "rev-parse", "HEAD") if ours else None
+    dirty = bool(_git(here, "status", "--porcelain", "--", ".", "../conf")) if commit else None
+    return {
+        "version": _version("resnet_exp"),
+        "code_digest": _digest(here, *plugin_folders),
+        "git_commit": commit,
+        "git_dirty": dirty,
+    }
+
+
+def _digest(*folders: Path) -> str:
+    hashed = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(folder.rglob("*.py")):
+            hashed.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
+    return hashed.hexdigest()[:16]
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

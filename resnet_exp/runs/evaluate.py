@@ -1,0 +1,87 @@
+"""What a trained network is used for: measured on a data set (`task=evaluate`), asked about images (`task=predict`)."""
+
+from __future__ import annotations
+
+import time
+
+from resnet_exp.config import build
+from resnet_exp.config.config import Config
+from resnet_exp.data.bank import in_order
+from resnet_exp.data.prepare import prepare_test
+from resnet_exp.report.subject import Subject
+from resnet_exp.run_dir.directory import open_run_directory
+from resnet_exp.run_dir.files import read_json
+from resnet_exp.run_dir.model_file import (
+    check_classes,
+    check_images,
+    network,
+    read_trained,
+    with_trained_model,
+)
+from resnet_exp.run_dir.signature import evaluation_signature
+from resnet_exp.runs import messages, outputs
+from resnet_exp.runs.console import Console
+from resnet_exp.runs.environment import environment_of
+from resnet_exp.runs.record import recorded
+from resnet_exp.tracking.tracker import make_tracker
+from resnet_exp.training import result
+from resnet_exp.training.device import start_runtime
+from resnet_exp.training.evaluate import evaluate
+from resnet_exp.training.learner import infer
+
+
+def evaluate_checkpoint(config: Config, command: str) -> float:
+    """Measures a trained network on the test split of a data set, as a run of its own; returns the accuracy.
+
+    The images are normalised as the network's training images were.
+
+    Raises:
+        ConfigError: a setting that cannot work, or a checkpoint of other classes or another model.
+        RunError: the data cannot be read.
+    """
+    start = time.time()
+    console = Console()
+    trained = read_trained(str(config.checkpoint))
+    config = with_trained_model(config, trained)
+    source = build.source(config)
+    check_images(trained, source.image_size)
+    check_classes(trained, source.size().num_classes)
+    outputs.check_report(config.report, lambda: build.model(config, trained.info))
+    machine = start_runtime(config.device, config.train.precision, config.train.deterministic)
+    environment = environment_of(machine, config.plugin_folders)
+    signature = evaluation_signature(config, source.identity(), trained.digest, machine.precision)
+    data = prepare_test(
+        source, config.short_names["data"], trained.normalisation, device=machine.device, progress=console.progress
+    )
+    check_classes(trained, data.info.num_classes, data.info.class_names)
+    check_images(trained, data.info.image_size, data.info.in_channels)
+    with open_run_directory(config.output_dir, config.title, signature, config.rerun) as directory:
+        tracker = make_tracker(config.tracker, directory.paths)
+        messages.tell_changed(read_json(directory.paths.environment) or environment, environment, console)
+        if directory.result is not None:
+            return messages.tell_finished(directory, config, tracker, console) or 0.0
+        messages.tell_evaluation_plan(config, str(trained.path), machine, directory, console)
+        with recorded(directory.paths, tracker) as record:
+            record.begin(config, environment, command, directory.is_new)
+            record.data(data.info, {"test": data.digest})
+            record.mirror()
+            model = network(config, trained, machine.device)
+            logits, labels = infer(model, in_order(data.bank, config.train.batch_size), machine)
+            tested = evaluate(logits, labels)
+            outputs.keep_predictions(logits, labels, tested, data.info, record)
+            outcome = result.of_evaluation(config, data.info, str(trained.path), tested)
+            outcome = record.finish(outcome, time.time() - start)
+            subject = Subject(
+                paths=directory.paths,
+                settings=config.report,
+                result=outcome,
+                info=data.info,
+                seed=config.seed,
+                machine=machine,
+                model=model,
+                test=data.bank,
+            )
+            sections = outputs.keep_report(subject, record, console.progress)
+        messages.tell_result(outcome, config, directory, record.link, console)
+        messages.tell_report(sections, directory.paths, console)
+        return tested.accuracy

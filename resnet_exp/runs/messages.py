@@ -1,0 +1,208 @@
+"""What a run tells its user, from what will run to where the result is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from resnet_exp.config.config import Config
+from resnet_exp.config.ranges import shown_settings
+from resnet_exp.config.schema import TrackerConfig
+from resnet_exp.interfaces import DatasetInfo, Tracker
+from resnet_exp.report.section import Section
+from resnet_exp.run_dir.directory import RunDirectory
+from resnet_exp.run_dir.paths import RunPaths
+from resnet_exp.runs.console import Console
+from resnet_exp.tracking.mlflow_store import ui_command
+from resnet_exp.training.device import Runtime
+from resnet_exp.training.lr_range import RangeTest
+from resnet_exp.training.result import MEASURED, MEASURED_ON_TEST, headline
+from resnet_exp.training.train import Epoch
+
+_MANY_CLASSES = 20
+
+
+def tell_plan(config: Config, machine: Runtime, directory: RunDirectory, console: Console) -> None:
+    """Says what will run."""
+    names, train = config.short_names, config.train
+    console.heading(f"{directory.name}{'' if directory.is_new else '  (goes on)'}")
+    plan = {
+        "data": names["data"],
+        **{group: _shown(config, group) for group in ("model", "augmentation", "optimizer")},
+        "max_lr": "by the range test" if config.needs_range_test else config.plugins["scheduler"].get("max_lr"),
+        "training": f"{train.epochs} epochs, batch {train.batch_size}, {names['scheduler']}",
+        "device": f"{machine.device_name}, {machine.precision}",
+        "seed": config.seed,
+    }
+    if config.task == "range_test":
+        plan.pop("training")
+    console.facts(plan)
+
+
+def tell_evaluation_plan(
+    config: Config, checkpoint: str, machine: Runtime, directory: RunDirectory, console: Console
+) -> None:
+    """Says what will be measured."""
+    console.heading(f"{directory.name}{'' if directory.is_new else '  (goes on)'}")
+    console.facts(
+        {
+            "checkpoint": checkpoint,
+            "data": config.short_names["data"],
+            "model": _shown(config, "model"),
+            "device": f"{machine.device_name}, {machine.precision}",
+        }
+    )
+
+
+def tell_predictions(
+    rows: Sequence[tuple[str, str, float]],
+    count: int,
+    unreadable: Sequence[tuple[str, str]],
+    path: Path,
+    console: Console,
+) -> None:
+    """Shows the first predictions, what could not be read, and where all of them are."""
+    width = max(len(name) for name, _, _ in rows)
+    for name, label, probability in rows:
+        console.line(f"  {name:<{width}}  {label}  {probability:.1%}")
+    if count > len(rows):
+        console.line(f"  ... and {count - len(rows):,} more")
+    for name, reason in unreadable[:10]:
+        console.warn(f"{name} cannot be read: {reason}")
+    if len(unreadable) > 10:
+        console.warn(f"and {len(unreadable) - 10:,} more cannot be read")
+    console.facts({"predictions": f"{count:,} in {path}"})
+
+
+def tell_changed(before: dict[str, Any], now: dict[str, Any], console: Console) -> None:
+    """Says what a run that was begun before has now that may change its last digits, or more."""
+    facts = {
+        "code": (before["code_digest"], now["code_digest"]),
+        "device": (before["device"], now["device"]),
+        **{
+            name: (before["packages"][name], now["packages"][name])
+            for name in ("torch", "torchvision", "numpy", "pillow")
+        },
+    }
+    changed = [f"{name} {then} -> {today}" for name, (then, today) in facts.items() if then != today]
+    if changed:
+        console.warn(
+            f"since this run began: {', '.join(changed)}; another name=... makes a new one, and rerun=true "
+            "one beside a finished one"
+        )
+
+
+def _shown(config: Config, group: str) -> str:
+    return " ".join([config.short_names[group], *shown_settings(config.plugins[group])])
+
+
+def tell_data(info: DatasetInfo, validation: str, console: Console) -> None:
+    """Says how the images are divided."""
+    held = f"{info.num_val:,} held out for validation, " if info.num_val else ""
+    colour = {1: "grey", 3: "colour"}.get(info.in_channels, f"{info.in_channels}-channel")
+    console.facts(
+        {
+            "images": f"{info.num_train:,} to train on, {held}{info.num_test:,} to test; {info.num_classes} classes, "
+            f"{info.image_size}x{info.image_size}, {colour}"
+        }
+    )
+    if validation == "test":
+        console.warn(MEASURED_ON_TEST)
+
+
+def tell_waiting(console: Console) -> None:
+    """Says that another process makes the range test that this run needs."""
+    console.line("  waits for the same LR range test, which another run is making")
+
+
+def tell_range_test(found: RangeTest, max_lr: float | None, console: Console, *, reused: bool) -> None:
+    """Says what the range test suggests, what the schedule makes of it, and what the other rules would have taken."""
+    verdict = found.verdict
+    console.heading("LR range test" + (" (remembered)" if reused else ""))
+    for event in found.history:
+        console.line(f"  {event}")
+    if verdict.suggestion is None:
+        return
+    others = ", ".join(f"{name} {lr:.3g}" for name, lr in verdict.rules.items() if name != "minimum")
+    facts = {"suggestion": f"{verdict.suggestion:.4g} ({verdict.reason})", "other rules": others or "none applies"}
+    if max_lr is not None:
+        facts["max_lr"] = f"{max_lr:.4g}, {max_lr / verdict.suggestion:g} times the suggestion (scheduler.find_factor)"
+    console.facts(facts)
+    if verdict.status != "ok":
+        console.warn(f"low confidence in this LR: {verdict.reason}")
+
+
+def tell_result(
+    result: dict[str, Any], config: Config, directory: RunDirectory, link: str | None, console: Console
+) -> None:
+    """Says what was reached, where it is, and how to look at it."""
+    console.heading(headline(result))
+    facts: dict[str, object] = {}
+    if 0 < len(result.get("per_class", ())) <= _MANY_CLASSES:
+        facts["per class"] = "  ".join(
+            f"{name} {part['correct'] / part['count']:.0%}" for name, part in result["per_class"].items()
+        )
+    if "max_lr" in result:
+        facts["max_lr"] = f"{result['max_lr']:.4g} ({result['max_lr_source']})"
+    facts["seconds"] = f"{result['seconds']:.0f}"
+    facts["run directory"] = directory.paths.root
+    console.facts(facts)
+    tell_tracker(config.tracker, link, console)
+
+
+def tell_tracker(tracker: TrackerConfig, link: str | None, console: Console) -> None:
+    """Says how to look at a run in MLflow, where it is mirrored there."""
+    if tracker.kind == "mlflow":
+        console.line("  look at it in MLflow:")
+        if not tracker.store.startswith("http"):
+            console.line(f"    {ui_command(tracker.store)}")
+        console.line(f"    {link}" if link else "    (not complete there yet: the same command again completes it)")
+
+
+def tell_report(sections: Sequence[Section], paths: RunPaths, console: Console) -> None:
+    """Says where the report is, and what is missing from it."""
+    gaps = [section for section in sections if section.gap]
+    for section in gaps:
+        console.line(f"  not drawn: {section.title}: {section.gap}")
+    page = paths.report / "report.html"
+    if page.exists() or sections:
+        console.facts({"report": page if page.exists() else paths.report})
+
+
+def tell_finished(directory: RunDirectory, config: Config, tracker: Tracker, console: Console) -> float | None:
+    """Says that this run is finished and what it reached; completes the tracker's copy if need be."""
+    assert directory.result is not None
+    tracker.begin()
+    link = tracker.end()
+    console.line(f"\n{directory.name} is finished already; rerun=true runs it anew beside this one", "bold")
+    tell_result(directory.result, config, directory, link, console)
+    tell_report((), directory.paths, console)
+    return directory.result["objective"]
+
+
+class EpochTable:
+    """One row an epoch, under a header."""
+
+    def __init__(self, console: Console, epochs: int, validation: str) -> None:
+        self._console, self._epochs = console, epochs
+        self._measured = {"val": "val", "test_each_epoch": "test*", None: None}[MEASURED[validation]]
+
+    def header(self) -> None:
+        """Prints the columns' names."""
+        measured = f"{self._measured + ' loss':>10}  {self._measured + ' acc':>9}  " if self._measured else ""
+        self._console.heading("training")
+        self._console.line(
+            f"  {'epoch':>7}  {'train loss':>10}  {'train acc':>9}  {measured}{'lr start':>9}  {'lr end':>9}  "
+            f"{'s':>6}  {'images/s':>8}",
+            "dim",
+        )
+
+    def row(self, epoch: Epoch, best: bool) -> None:
+        """Prints one epoch."""
+        measured = f"{epoch.val_loss:>10.4f}  {epoch.val_accuracy:>9.2%}  " if self._measured else ""
+        self._console.line(
+            f"  {f'{epoch.epoch}/{self._epochs}':>7}  {epoch.train_loss:>10.4f}  {epoch.train_accuracy:>9.2%}  "
+            f"{measured}{epoch.lr_start:>9.3g}  {epoch.lr_end:>9.3g}  {epoch.seconds:>6.1f}  "
+            f"{epoch.images_per_s:>8.0f}{'  best' if best else ''}"
+        )

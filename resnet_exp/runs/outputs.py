@@ -1,0 +1,153 @@
+"""The files that stages leave in the run directory."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from resnet_exp.config.config import Config
+from resnet_exp.config.schema import ReportConfig
+from resnet_exp.data.prepare import Data
+from resnet_exp.interfaces import DatasetInfo, Progress
+from resnet_exp.report.section import Section
+from resnet_exp.report.subject import Subject
+from resnet_exp.run_dir.files import read_json, write_csv, write_json
+from resnet_exp.runs.record import Record
+from resnet_exp.tracking.mlflow_view import COMPARED_IMAGES
+from resnet_exp.training.device import untouched_randomness
+from resnet_exp.training.evaluate import Evaluation, predict
+from resnet_exp.training.lr_range import RangeTest
+from resnet_exp.training.train import Training
+
+_log = logging.getLogger(__name__)
+# Of the report; runs are compared by these as by COMPARED_IMAGES, side by side.
+_COMPARED_TABLES = ("class_accuracy", "examples")
+
+
+def keep_range_test(
+    found: RangeTest, max_lr: float | None, min_lr: float | None, record: Record, *, reused: bool, draw: bool
+) -> None:
+    """Writes the range test's curves and verdict, and draws them; the figure marks the schedule's LRs where known.
+
+    A failed one is drawn whether `draw` asks for it or not: it shows what was wrong.
+    """
+    own = read_json(record.paths.range_test) or {}  # of a run that goes on: it made the range test itself
+    record.file(record.paths.range_test, {**found.to_json(), "remembered": own.get("remembered", reused)})
+    verdict = found.verdict
+    record.tags({"max_lr_source": f"range test: {verdict.status}{' (remembered)' if reused else ''}"})
+    lrs = {"range_test/suggestion": verdict.suggestion, "range_test/max_lr": max_lr}
+    record.metrics({name: lr for name, lr in lrs.items() if lr is not None})
+    if not draw and verdict.suggestion is not None:
+        return
+    try:
+        from resnet_exp.report.parts.lr_range import range_test_section
+
+        range_test_section(found, max_lr, min_lr, record.paths.report)
+    except Exception:  # a picture is never worth a run
+        _log.exception("the range test's figure could not be drawn")
+        return
+    record.file(record.paths.report, folder="report")
+
+
+def check_report(settings: ReportConfig, make_model: Callable[[], nn.Module | None]) -> None:
+    """Raises ConfigError where `report.gradcam_layers` names modules that the network does not have."""
+    if settings.gradcam and settings.gradcam_layers:
+        from resnet_exp.report.network.layers import check_layers
+
+        with untouched_randomness():
+            model = make_model()
+        if model is not None:
+            check_layers(model, settings.gradcam_layers)
+
+
+def keep_report(subject: Subject, record: Record, progress: Progress) -> tuple[Section, ...]:
+    """Draws the report and records it; what runs are compared by is recorded so. Returns its sections."""
+    try:
+        from resnet_exp.report.report import draw_report
+
+        sections = draw_report(subject, progress)
+        tables = [_as_json(subject.folder / f"{name}.csv") for name in _COMPARED_TABLES if _drawn(name, sections)]
+    except Exception:  # a full disk, say: the run itself is safe
+        _log.exception("the report could not be drawn")
+        return ()
+    if not subject.folder.exists():
+        return ()
+    record.file(subject.folder, folder="report")
+    for name in COMPARED_IMAGES:
+        if _drawn(name, sections):
+            record.image(subject.folder / f"{name}.png", name)
+    for table in tables:
+        record.table(table)
+    return sections
+
+
+def _drawn(name: str, sections: tuple[Section, ...]) -> bool:
+    return any(figure.image.stem == name for section in sections for figure in section.figures)
+
+
+def _as_json(table: Path) -> Path:
+    """The CSV as the JSON that MLflow shows as a table, beside it."""
+    with table.open(newline="") as file:
+        columns, *rows = csv.reader(file)
+    path = table.with_suffix(".json")
+    write_json(path, {"columns": columns, "data": rows})
+    return path
+
+
+def keep_steps(training: Training, record: Record) -> None:
+    """Writes LR, momentum and loss of every optimizer step, as they were applied and met."""
+    per_epoch = len(training.steps) // len(training.history)
+    rows = ((step, step // per_epoch + 1, *map(repr, row)) for step, row in enumerate(training.steps.tolist()))
+    record.file(write_csv(record.paths.steps, ("step", "epoch", "lr", "momentum", "loss"), rows))
+
+
+def keep_predictions(logits: Tensor, labels: Tensor, tested: Evaluation, info: DatasetInfo, record: Record) -> None:
+    """Writes the test set's logits and probabilities `[N, num_classes]`, its labels `[N]`, and the confusion matrix."""
+    with record.paths.predictions.open("wb") as file:
+        np.savez_compressed(
+            file,
+            logits=logits.cpu().numpy(),
+            probabilities=predict(logits).cpu().numpy(),
+            labels=labels.cpu().numpy(),
+        )
+    record.file(record.paths.predictions)
+    confusion = {"class_names": list(info.class_names), "rows_true_columns_predicted": tested.confusion}
+    record.file(record.paths.root / "confusion_matrix.json", confusion)
+
+
+def keep_model(config: Config, data: Data, model: nn.Module, record: Record, *, for_mlflow: bool) -> None:
+    """Writes the weights as safetensors with all that using them needs, and `for_mlflow` as an MLflow model."""
+    info = data.info
+    metadata = {
+        "class_names": info.class_names,
+        "input_shape": (info.in_channels, info.image_size, info.image_size),
+        "mean": data.normalisation.mean,  # of pixels 0..255, a value a channel
+        "std": data.normalisation.std,
+        "model": config.plugins["model"],
+    }
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    # Under one key: safetensors writes several in any order, and equal networks would be unequal files.
+    save_file(weights, record.paths.model, {"resnet_exp": json.dumps(metadata, sort_keys=True)})
+    record.file(record.paths.model)
+    if for_mlflow and config.tracker.kind == "mlflow":
+        keep_mlflow_model(model, info, record)
+
+
+def keep_mlflow_model(model: nn.Module, info: DatasetInfo, record: Record) -> None:
+    """Writes the network as an MLflow model, where torch.export can follow it."""
+    input_shape = (info.in_channels, info.image_size, info.image_size)
+    from resnet_exp.tracking.mlflow_model import export_network
+
+    try:
+        folder = export_network(model, input_shape, record.paths.root / "mlflow_model")
+    except Exception as error:  # torch.export cannot follow every network; the weights are safe
+        _log.warning("no MLflow model: torch.export could not follow this network (%s)", str(error).splitlines()[:1])
+        return
+    record.journal.model(folder)

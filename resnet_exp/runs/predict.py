@@ -1,0 +1,100 @@
+"""Images given to a trained network (`task=predict`): a table of what it takes each for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from resnet_exp.config.config import Config
+from resnet_exp.data.bank import Batch, ImageBank, in_order
+from resnet_exp.data.decode_pool import decode_all
+from resnet_exp.data.image_listing import ENDINGS
+from resnet_exp.interfaces import ConfigError, LabelledImages, RunError
+from resnet_exp.run_dir.files import write_csv
+from resnet_exp.run_dir.model_file import (
+    Trained,
+    network,
+    read_trained,
+    with_trained_model,
+)
+from resnet_exp.runs import messages
+from resnet_exp.runs.console import Console
+from resnet_exp.training.device import Runtime, start_runtime
+from resnet_exp.training.evaluate import predict
+from resnet_exp.training.learner import infer
+
+_SHOWN = 10  # predictions on the terminal; the file has them all
+
+
+def predict_images(config: Config) -> Path:
+    """The table `file,class,probability` of what a trained network takes each image for, written to `predictions`.
+
+    Raises:
+        ConfigError: a setting that cannot work, or no image there.
+        RunError: not one image can be read.
+    """
+    console = Console()
+    trained = read_trained(str(config.checkpoint))
+    config = with_trained_model(config, trained)
+    files = _images(Path(str(config.images)).expanduser().absolute())
+    path = Path(config.predictions).absolute()
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"predictions={path}: a file in a folder that can be written to is needed")
+    machine = start_runtime(config.device, config.train.precision, config.train.deterministic)
+    model = network(config, trained, machine.device)
+    console.heading(f"{len(files):,} image{'s' if len(files) > 1 else ''} and {trained.path}")
+    rows: list[tuple[str, str, float]] = []
+    unreadable: list[tuple[str, str]] = []
+    with console.progress("predicting", len(files)) as advance:
+        for names, pixels, faults in _decoded(files, trained):
+            unreadable += faults
+            rows += _predicted(model, names, pixels, trained, config.train.batch_size, machine)
+            advance(len(names) + len(faults))
+    if not rows:
+        raise RunError(f"images={config.images}: not one can be read ({unreadable[0][0]}: {unreadable[0][1]})")
+    write_csv(path, ("file", "class", "probability"), ((*row[:2], f"{row[2]:.6f}") for row in rows))
+    messages.tell_predictions(rows[:_SHOWN], len(rows), unreadable, path, console)
+    return path
+
+
+def _images(root: Path) -> dict[Path, str]:
+    """The image, or those under the folder, each with the name that the table has it by."""
+    if root.is_file():
+        return {root: root.name}
+    if not root.is_dir():
+        raise ConfigError(f"images={root}: there is no such file or folder; an image, or a folder of images, is needed")
+    inside = {path: path.relative_to(root) for path in sorted(root.rglob("*")) if path.suffix.lower() in ENDINGS}
+    shown = {path: str(name) for path, name in inside.items() if not any(part.startswith(".") for part in name.parts)}
+    if not shown:
+        raise ConfigError(f"images={root}: no images in it; their names end in {' '.join(ENDINGS)}")
+    return shown
+
+
+def _decoded(files: dict[Path, str], trained: Trained) -> Iterator[tuple[list[str], np.ndarray, list[tuple[str, str]]]]:
+    """Runs of images: the names and pixels of those that can be read, and why the others cannot."""
+    names = list(files.values())
+    first = 0
+    for decoded in decode_all(list(files), trained.image_size, trained.in_channels, None):
+        faults = dict(decoded.unreadable)
+        here = names[first : first + len(decoded.pixels) + len(faults)]
+        first += len(here)
+        readable = [name for index, name in enumerate(here) if index not in faults]
+        yield readable, decoded.pixels, [(here[index], reason) for index, reason in faults.items()]
+
+
+def _predicted(
+    model: torch.nn.Module, names: list[str], pixels: np.ndarray, trained: Trained, batch_size: int, machine: Runtime
+) -> list[tuple[str, str, float]]:
+    if not names:
+        return []
+    images = LabelledImages(pixels, np.zeros(len(pixels), np.int64))
+    bank = ImageBank(images, trained.normalisation, machine.device)
+    batches: Iterator[Batch] = in_order(bank, batch_size)
+    probabilities = predict(infer(model, batches, machine)[0]).cpu()
+    best = probabilities.max(1)
+    classes = [trained.class_names[label] for label in best.indices.tolist()]
+    return list(zip(names, classes, best.values.tolist(), strict=True))

@@ -1,0 +1,178 @@
+"""What is kept of a run: the journal first, its JSON results beside it, and a tracker that mirrors both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import yaml
+
+from resnet_exp.config.config import Config, flat
+from resnet_exp.interfaces import DatasetInfo, RunError, Tracker
+from resnet_exp.run_dir.files import write_durably, write_json
+from resnet_exp.run_dir.journal import Journal, read
+from resnet_exp.run_dir.paths import RunPaths
+from resnet_exp.runs.hooks import Pruned
+from resnet_exp.training.result import headline, once_metrics
+from resnet_exp.training.train import Epoch
+
+
+class Record:
+    """The run directory as it is written: every entry goes to the journal before the tracker hears of it."""
+
+    def __init__(self, paths: RunPaths, journal: Journal, tracker: Tracker) -> None:
+        self.paths, self.journal, self._tracker = paths, journal, tracker
+        self._command, self._is_new, self._mirrored = "", True, False
+        self.link: str | None = None  # to the tracker's page of the run, once it has ended
+
+    def begin(
+        self,
+        config: Config,
+        environment: dict[str, Any],
+        command: str,
+        is_new: bool,
+        tags: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Writes what a new run starts from, and of one that goes on what is different now; with further tags."""
+        self._command, self._is_new = command, is_new
+        if is_new:
+            # Of what is drawn the config tells; among the params it would only hide those that runs differ by.
+            self.journal.params({k: v for k, v in flat(config.tree).items() if not k.startswith(("report.", "sweep."))})
+            write_durably(self.paths.config, yaml.safe_dump(config.tree, sort_keys=False).encode())
+            self.journal.artifact(self.paths.config)
+            self.file(self.paths.environment, environment)
+        self.journal.event("environment", **environment)
+        known = {
+            "command": command,
+            "device": environment["device"],
+            "precision": environment["precision"],
+            "git_commit": environment["git_commit"],
+            "git_dirty": environment["git_dirty"],
+            "mlflow.source.name": "resnet_exp",
+            "mlflow.source.git.commit": environment["git_commit"],
+            "task": config.task,
+            **_of_training(config),
+            "mlflow.note.content": f"running\n\n`{command}`",
+            **tags,
+        }
+        self.journal.tags({key: value for key, value in known.items() if value is not None})
+        if not is_new:  # its page is there already, and must not stay as a kill left it
+            self.mirror()
+
+    def mirror(self) -> None:
+        """Starts the tracker; a second time does nothing. A run that never gets its data leaves no page to clean up."""
+        if not self._mirrored:
+            self._mirrored = True
+            self._tracker.begin()
+
+    def data(self, info: DatasetInfo, digests: dict[str, str]) -> None:
+        """Records the splits, each with the digest of its bytes.
+
+        Raises:
+            RunError: the run began with other images.
+        """
+        check_same_images(self.paths, digests)
+        rows = {"train": info.num_train, "val": info.num_val, "test": info.num_test}
+        for context, digest in digests.items():
+            self.journal.dataset(
+                name=info.name, digest=digest, context=context, num_rows=rows[context], class_names=info.class_names
+            )
+
+    def goes_on_after(self, epoch: int) -> None:
+        """Voids what a killed process recorded of the epochs after this one: they are done again."""
+        if not self._is_new:
+            self.journal.rewind(epoch)
+
+    def epoch(self, epoch: Epoch, measured: str | None) -> None:
+        """Records an epoch's metrics; `measured` is what those of the images it was measured on are called."""
+        values = {
+            "loss/train": epoch.train_loss,
+            "accuracy/train": epoch.train_accuracy,
+            "lr/start": epoch.lr_start,
+            "lr/end": epoch.lr_end,
+            "perf/epoch_s": epoch.seconds,
+            "perf/images_per_s": epoch.images_per_s,
+        }
+        if epoch.val_loss is not None and epoch.val_accuracy is not None:
+            values |= {f"loss/{measured}": epoch.val_loss, f"accuracy/{measured}": epoch.val_accuracy}
+        self.metrics(values, epoch.epoch)
+
+    def metrics(self, values: dict[str, float], step: int = 0) -> None:
+        """Records metrics; those that have one value a run stand at step 0, where MLflow draws bars across runs."""
+        self.journal.metrics(values, step)
+        self._tracker.sync()
+
+    def tags(self, values: dict[str, Any]) -> None:
+        """Records tags."""
+        self.journal.tags(values)
+
+    def file(self, path: Path, content: Any = None, folder: str = "") -> None:
+        """Records a file of the run directory, written here where JSON content is given."""
+        if content is not None:
+            write_json(path, content)
+        self.journal.artifact(path, folder)
+        self._tracker.sync()
+
+    def image(self, path: Path, key: str) -> None:
+        """Records a PNG of the run directory that runs are compared by, under this key."""
+        self.journal.image(path, key)
+        self._tracker.sync()
+
+    def table(self, path: Path) -> None:
+        """Records a table, JSON of `columns` and `data`, that runs are compared by."""
+        self.journal.table(path)
+        self._tracker.sync()
+
+    def finish(self, result: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """Writes the result and returns it with how long this process took, in seconds."""
+        result = {**result, "seconds": seconds, "command": self._command}
+        self.metrics(once_metrics(result))
+        tags = {"mlflow.note.content": f"{headline(result)}\n\n`{self._command}`"}
+        self.tags(tags | {key: result[key] for key in ("max_lr_source",) if key in result})
+        self.file(self.paths.result, result)
+        return result
+
+
+def check_same_images(paths: RunPaths, digests: dict[str, str]) -> None:
+    """Raises RunError where these are the digests of other images than those that the run began with."""
+    before = {entry["context"]: entry["digest"] for entry in read(paths.journal) if entry["kind"] == "dataset"}
+    changed = [split for split, digest in digests.items() if before.get(split, digest) != digest]
+    if changed:
+        raise RunError(
+            f"the {', '.join(changed)} images are not those this run began with; give the images back, or take "
+            f"another name=... for a new run ({paths.root} keeps the old one)"
+        )
+
+
+def _of_training(config: Config) -> dict[str, str]:
+    """What only a training, or the range test before it, can be told by."""
+    if config.task == "evaluate":
+        return {}
+    max_lr_source = "range test" if config.needs_range_test else "given"
+    return {"validation": config.split.validation, "max_lr_source": max_lr_source}
+
+
+@contextmanager
+def recorded(paths: RunPaths, tracker: Tracker) -> Iterator[Record]:
+    """A record whose final status is true: FINISHED, FAILED with the reason, or KILLED by Ctrl-C or SIGTERM."""
+    with Journal(paths.journal) as journal:
+        record = Record(paths, journal, tracker)
+        journal.status("RUNNING")
+        try:
+            yield record
+        except KeyboardInterrupt:
+            journal.status("KILLED", "interrupted")
+            raise
+        except Pruned as reason:
+            journal.status("KILLED", str(reason))
+            raise
+        except BaseException as error:
+            journal.status("FAILED", f"{type(error).__name__}: {error}")
+            raise
+        else:
+            journal.status("FINISHED")
+        finally:
+            record.link = tracker.end()

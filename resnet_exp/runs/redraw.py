@@ -1,0 +1,86 @@
+"""The report of a finished run drawn again from what the run recorded (`task=report`); nothing is trained."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import yaml
+
+from resnet_exp.config import build
+from resnet_exp.config.config import Config, as_recorded
+from resnet_exp.data.prepare import prepare, prepare_test
+from resnet_exp.report.subject import Subject
+from resnet_exp.run_dir.directory import open_finished_run
+from resnet_exp.run_dir.journal import Journal
+from resnet_exp.run_dir.model_file import network, read_trained, with_trained_model
+from resnet_exp.run_dir.paths import RunPaths
+from resnet_exp.runs import messages, outputs
+from resnet_exp.runs.console import Console
+from resnet_exp.runs.record import Record, check_same_images
+from resnet_exp.tracking.tracker import make_tracker
+from resnet_exp.training.device import Runtime, start_runtime
+
+
+def redraw(command: Config) -> None:
+    """Draws a run's report with the settings of this command, from its records, its network and its data.
+
+    Raises:
+        ConfigError: there is no finished run in `run_dir`, or its plug-ins are not found.
+        RunError: its data cannot be read, or are others than those it ran on.
+    """
+    console = Console()
+    with open_finished_run(str(command.run_dir)) as directory:
+        paths, result = directory.paths, directory.result
+        assert result is not None
+        run = as_recorded(yaml.safe_load(paths.config.read_text()), command)
+        machine = start_runtime(command.device, "fp32", run.train.deterministic)
+        console.heading(f"{directory.name}: its report")
+        subject = _subject(run, command, paths, result, machine, console)
+        outputs.check_report(command.report, lambda: subject.model)
+        tracker = make_tracker(run.tracker, paths)
+        with Journal(paths.journal) as journal:
+            record = Record(paths, journal, tracker)
+            record.mirror()
+            try:
+                sections = outputs.keep_report(subject, record, console.progress)
+                _complete(run, subject, record)
+            finally:
+                record.link = tracker.end()
+        messages.tell_report(sections, paths, console)
+
+
+def _complete(run: Config, subject: Subject, record: Record) -> None:
+    """Exports the network for MLflow where that was left undone, as it is for the jobs of a sweep."""
+    is_there = (subject.paths.root / "mlflow_model").exists()
+    if subject.model is not None and run.task == "train" and run.tracker.kind == "mlflow" and not is_there:
+        outputs.keep_mlflow_model(subject.model, subject.info, record)
+
+
+def _subject(
+    run: Config, command: Config, paths: RunPaths, result: dict[str, Any], machine: Runtime, console: Console
+) -> Subject:
+    """The run with its images and, where it has one, its network."""
+    made = partial(Subject, paths, command.report, result, seed=run.seed, machine=machine)
+    if run.task == "evaluate":
+        trained = read_trained(result["checkpoint"])
+        run = with_trained_model(run, trained)
+        test = prepare_test(
+            build.source(run), result["data"], trained.normalisation, device=machine.device, progress=console.progress
+        )
+        check_same_images(paths, {"test": test.digest})
+        return made(info=test.info, model=network(run, trained, machine.device), test=test.bank)
+    plugins = build.plugins(run)
+    data = prepare(
+        plugins.source,
+        result.get("data", run.short_names["data"]),
+        run.split,
+        seed=run.seed,
+        padding=plugins.augmentation.padding,
+        batch_size=run.train.batch_size,
+        device=machine.device,
+        progress=console.progress,
+    )
+    check_same_images(paths, data.digests)
+    model = network(run, read_trained(str(paths.root)), machine.device) if run.task == "train" else None
+    return made(info=data.info, model=model, test=data.test, train=data.train, augmentation=plugins.augmentation)

@@ -1,0 +1,110 @@
+"""How a sweep begins and ends: what it is about, its parent run, its winner's report, what its user is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from resnet_exp.config.config import typed
+from resnet_exp.config.overrides import key_of
+from resnet_exp.config.schema import TrackerConfig
+from resnet_exp.run_dir.files import read_json
+from resnet_exp.run_dir.journal import Journal, last_status
+from resnet_exp.run_dir.paths import RunPaths
+from resnet_exp.runs.console import Console
+from resnet_exp.runs.messages import tell_tracker
+from resnet_exp.sweeps.leaderboard import best_of, compare_best
+from resnet_exp.sweeps.ledger import Job, Ledger
+from resnet_exp.sweeps.parent_run import Parent
+from resnet_exp.sweeps.plan import shipped, tracker_of
+from resnet_exp.tracking.tracker import make_tracker
+
+_SHOWN = 10  # failed jobs on the terminal; the leaderboard has them all
+
+
+def close(config: DictConfig, ledger: Ledger, parent: Parent, error: BaseException | None, console: Console) -> bool:
+    """Ends what was left running, draws the winner's report, closes the parent run, says what came of it.
+
+    Returns:
+        Whether every job has finished, or was given up by the pruner.
+    """
+    for job in ledger.jobs():
+        if job.status in ("lost", "failed", "interrupted"):
+            _end_runs(job, config)
+    jobs = ledger.jobs()
+    failed = [job for job in jobs if job.status == "failed"]
+    left = [job for job in jobs if job.status not in ("finished", "failed", "pruned")]
+    winner = best_of(jobs, parent.direction)
+    asked = any(key_of(text).partition(".")[0] == "report" for text in config.hydra.overrides.task)
+    if winner and error is None and not left and not asked:  # else each job has what was asked for
+        _show_winner(config, winner)
+    if isinstance(error, KeyboardInterrupt):
+        parent.end("KILLED", "interrupted")
+    elif failed or left or error is not None:
+        parent.end(
+            "FAILED", f"{len(failed)} of {len(jobs)} jobs failed" if failed else str(error or "not all jobs ran")
+        )
+    else:
+        parent.end("FINISHED")
+    _tell(jobs, winner, ledger, tracker_of(config), parent, console)
+    return not failed and not left and error is None
+
+
+def _end_runs(job: Job, config: DictConfig) -> None:
+    """Says of runs whose process was killed that they failed: MLflow would show them running for ever."""
+    for run in job.runs:
+        journal = RunPaths(Path(run.root)).journal
+        if not run.root or not journal.exists() or last_status(journal) != "RUNNING":
+            continue
+        with Journal(journal) as writing:
+            writing.status("FAILED", job.reason or "its process was killed")
+        tracker = make_tracker(tracker_of(config), RunPaths(Path(run.root)))
+        tracker.begin()
+        tracker.end()
+
+
+def _show_winner(config: DictConfig, winner: Job) -> None:
+    """The winner's report and MLflow model, unless it has them."""
+    root = Path(winner.runs[0].root)
+    if (root / "report" / "report.html").exists() or (read_json(root / "result.json") or {}).get("task") != "train":
+        return
+    from resnet_exp.runs.redraw import redraw
+
+    run = yaml.safe_load((root / "config.yaml").read_text())
+    own: Any = OmegaConf.to_container(config, resolve=True)
+    whole = {
+        **run,
+        "tracker": own["tracker"],
+        "sweep": shipped("sweep", "default"),
+        "report": shipped("report", "default"),
+    }
+    command = typed(OmegaConf.create(whole))
+    redraw(replace(command, task="report", run_dir=str(root), overrides=("tracker=given",)))
+
+
+def _tell(
+    jobs: list[Job],
+    winner: Job | None,
+    ledger: Ledger,
+    tracker: TrackerConfig,
+    parent: Parent,
+    console: Console,
+) -> None:
+    failed = [job for job in jobs if job.status == "failed"]
+    done = [job for job in jobs if job.status == "finished"]
+    console.heading(f"{ledger.root.name}: {len(done)} of {len(jobs)} jobs finished")
+    if winner is not None:
+        comparison = compare_best(jobs, parent.direction)
+        console.facts({"best": f"{winner.label}, objective {winner.objective:.4f}"})
+        if comparison:
+            console.facts({"against": comparison.told()})
+    for job in failed[:_SHOWN]:
+        console.warn(f"{job.label} failed: {job.reason}\n           {job.command}")
+    console.facts({"leaderboard": ledger.root / "leaderboard.csv", "page": ledger.root / "sweep.html"})
+    if winner is not None:
+        console.facts({"best config": f"python -m resnet_exp --config-dir {ledger.root} --config-name best"})
+    tell_tracker(tracker, parent.link, console)

@@ -1,0 +1,249 @@
+"""sweep.html and the tables of a sweep: what came out so far, best first, drawn again after every job."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnet_exp.config.redact import redact
+from resnet_exp.report.html import Page, write_html
+from resnet_exp.report.section import Gap, Section, Table
+from resnet_exp.run_dir.files import write_csv, write_json
+from resnet_exp.sweeps.leaderboard import COLUMNS, Comparison, compare_best, deviation, ranked, rows
+from resnet_exp.sweeps.ledger import Job, short_key
+
+if TYPE_CHECKING:
+    from resnet_exp.sweeps.report.figures import Sweep
+
+_log = logging.getLogger(__name__)
+_MEASURED = {"holdout": "validation accuracy", "test": "test accuracy of the last epoch"}
+
+
+def draw_sweep(
+    folder: Path,
+    jobs: Sequence[Job],
+    *,
+    title: str,
+    command: str,
+    direction: str = "maximize",
+    parameters: Sequence[str] | None = None,
+    config: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    seconds: float,
+) -> tuple[Section, ...]:
+    """The sections of the sweep's page, drawn into `report/`, with the leaderboard's tables and `sweep.html`.
+
+    A figure that cannot be drawn costs neither the others nor the page. Equal jobs give equal bytes.
+
+    Args:
+        folder: the directory of the sweep.
+        jobs: as far as they have come, of any status.
+        title: the name on the page.
+        command: goes on with the sweep.
+        direction: of the objective, maximize or minimize.
+        parameters: names of a study's search space; None for a grid, whose keys are those of its points.
+        config: that all jobs share.
+        environment: that they ran in.
+        seconds: that the sweep took so far.
+    """
+    from resnet_exp.sweeps.report.figures import Sweep
+
+    noun = "point" if parameters is None else "trial"
+    keys = tuple(dict.fromkeys(parameters or (key for job in jobs for key in job.point)))
+    name, may_be_share = _objective(config, keys, direction)
+    sweep = Sweep(folder / "report", tuple(jobs), keys, direction, noun, name, may_be_share)
+    write_tables(folder, jobs, keys, direction)
+    sections = tuple(section for part in _parts(sweep) if (section := _drawn(*part)))
+    comparison = compare_best(sweep.finished, sweep.direction)
+    page = Page(
+        title, _headline(sweep, comparison), _facts(sweep, seconds), command, sections, config, environment, "sweep"
+    )
+    write_html(page, folder / "sweep.html")
+    return sections
+
+
+def write_tables(folder: Path, jobs: Sequence[Job], keys: Sequence[str], direction: str) -> None:
+    """Writes leaderboard.csv and .json, and report/runs.csv, which has every run with its point's values."""
+    table = rows(jobs, direction)
+    write_csv(folder / "leaderboard.csv", COLUMNS, table)
+    kept = [place for place, column in enumerate(COLUMNS) if column != "command"]
+    data = [[row[place] for place in kept] for row in table]
+    write_json(folder / "leaderboard.json", {"columns": [COLUMNS[place] for place in kept], "data": data})
+    columns = ("job", *keys, "seed", "objective", "test_accuracy", "seconds", "status")
+    runs = (
+        (job.number, *(_value(job, key) for key in keys), run.seed, run.objective, run.test_accuracy, run.seconds,
+         run.status)
+        for job in jobs for run in job.runs
+    )  # fmt: skip
+    write_csv(folder / "report" / "runs.csv", columns, runs)
+
+
+def _value(job: Job, key: str) -> Any:
+    return job.values.get(key, job.point.get(key))
+
+
+def _objective(config: Mapping[str, Any], keys: Sequence[str], direction: str) -> tuple[str, bool]:
+    """What the objective is called, and whether it is an accuracy."""
+    if config.get("task") == "range_test":
+        return "suggested LR", False
+    if direction != "maximize" or {"task", "data.validation"} & {*keys}:
+        return "objective", direction == "maximize"
+    data = config.get("data")
+    validation = data.get("validation") if isinstance(data, Mapping) else None
+    return _MEASURED.get(str(validation), "validation accuracy"), True
+
+
+def _parts(sweep: Sweep) -> list[tuple[str, Callable[[], Section]]]:
+    """Title and drawing of each section, as they are read; figures that do not apply are left out."""
+    parts: list[tuple[str, Callable[[], Section]]] = [("Leaderboard", partial(leaderboard, sweep))]
+    if sweep.finished:
+        parts += _figures(sweep)
+    if any(job.status == "failed" for job in sweep.jobs):
+        parts.append(("Failures", partial(failures, sweep)))
+    return parts
+
+
+def _figures(sweep: Sweep) -> list[tuple[str, Callable[[], Section]]]:
+    from resnet_exp.sweeps.report import figures, optuna_figures
+
+    parts: list[tuple[str, Callable[[], Section]]] = []
+    if sweep.noun == "trial":
+        parts.append((optuna_figures.HISTORY, partial(optuna_figures.draw_history, sweep)))
+    for scale in sweep.scales:
+        parts.append((f"Objective over {scale.label}", partial(figures.draw_over_key, sweep, scale)))
+    if len(sweep.scales) > 1:
+        parts.append((optuna_figures.PARALLEL, partial(optuna_figures.draw_parallel, sweep)))
+        if sweep.noun == "trial":
+            parts.append((optuna_figures.IMPORTANCES, partial(optuna_figures.draw_importances, sweep)))
+    return parts
+
+
+def _drawn(title: str, draw: Callable[[], Section]) -> Section:
+    try:
+        return draw()
+    except Gap as reason:
+        return Section(title, gap=str(reason))
+    except Exception as error:
+        _log.debug("the sweep's part %r could not be drawn", title, exc_info=True)
+        return Section(title, gap=f"{type(error).__name__}: {error}")
+
+
+def leaderboard(sweep: Sweep) -> Section:
+    """All jobs, the best first, and whether the best is better than noise."""
+    comparison = compare_best(sweep.finished, sweep.direction)
+    told = _compared(sweep, comparison) if comparison else ""
+    order = ranked(sweep.jobs, sweep.direction)
+    columns = ("rank", "what differs", sweep.objective, "± std", "n", "test accuracy", "time", "status", "reason")
+    table = [_line(sweep, rank, job) for rank, job in enumerate(order, 1)]
+    # A column that has nothing to say in any row is left out.
+    kept = [place for place in range(len(columns)) if place < 3 or any(row[place] for row in table)]
+    shown = tuple(tuple(row[place] for place in kept) for row in table)
+    caption = (
+        ""
+        if not sweep.finished
+        else "± is the standard deviation over the seeds, n their number; time is of all of them together."
+    )
+    data = sweep.folder.parent / "leaderboard.csv"
+    return Section("Leaderboard", told, tables=(Table(tuple(columns[place] for place in kept), shown, caption, data),))
+
+
+def _line(sweep: Sweep, rank: int, job: Job) -> tuple[str | int | None, ...]:
+    has_one = job in sweep.finished
+    test = None if job.test_accuracy is None else f"{job.test_accuracy:.2%}"
+    results = (sweep.told(job.objective), _spread(sweep, job) if has_one else None)
+    took = _duration(job.seconds) if job.seconds else None
+    count, reason = len(job.objectives) or None, redact(job.reason) if job.reason else None
+    return (rank if has_one else None, job.label, *results, count, test, took, job.status, reason)
+
+
+def _compared(sweep: Sweep, comparison: Comparison) -> str:
+    """The comparison of the two best in a sentence; what is no accuracy is no percentage either."""
+    if sweep.is_share and sweep.direction == "maximize":
+        return f"{comparison.told()}."
+    told = f"{comparison.best.label} differs from {comparison.second.label} by {comparison.difference:+.3g}"
+    if comparison.low is None or comparison.high is None:
+        seeds = " with one seed" if comparison.n < 2 else ""
+        return f"{told}{seeds}: that may be noise; more sweep.seeds, such as [0,1,2], would tell."
+    spread = f"95% interval {comparison.low:+.3g} to {comparison.high:+.3g}, paired over {comparison.n} seeds"
+    return f"{told} ({spread}): {'beyond noise' if comparison.beyond_noise else 'not beyond noise'}."
+
+
+def failures(sweep: Sweep) -> Section:
+    """The jobs that failed: why, and how to run each again."""
+    failed = [job for job in sweep.jobs if job.status == "failed"]
+    lines = tuple((job.label, redact(job.reason or ""), redact(job.command)) for job in failed)
+    return Section("Failures", tables=(Table(("what differs", "reason", "to run it again"), lines),))
+
+
+def _headline(sweep: Sweep, comparison: Comparison | None) -> str:
+    """The result in one line."""
+    best, counts = sweep.best, _counts(sweep)
+    if best is None:
+        return f"No {sweep.noun} has finished{' yet' if 'left' in counts else ''}: {counts or 'none is planned'}"
+    told = f"{best.label}: {_with_spread(sweep, best)}"
+    seeds = len(best.objectives)
+    told += f" over {seeds} seeds" if seeds > 1 else ""
+    count = len(sweep.finished)
+    told += f", best of {count} {sweep.noun}s" if count > 1 else f", the only {sweep.noun} that has finished"
+    told += f" ({counts})" if counts else ""
+    if comparison is None:
+        return told
+    against = f"against {comparison.second.label}"
+    if comparison.beyond_noise is None:
+        return f"{told}; {'with one seed ' if comparison.n < 2 else ''}it may be noise {against}"
+    return f"{told}; {'' if comparison.beyond_noise else 'not '}beyond noise {against}"
+
+
+def _with_spread(sweep: Sweep, job: Job) -> str:
+    """`71.20% ± 0.40% validation accuracy`, or `objective 1.234 ± 0.0021`."""
+    spread = _spread(sweep, job)
+    told = f"{sweep.told(job.objective)} ± {spread}" if spread else f"{sweep.told(job.objective)}"
+    return f"{told} {sweep.objective}" if sweep.is_share else f"{sweep.objective} {told}"
+
+
+def _spread(sweep: Sweep, job: Job) -> str | None:
+    spread = deviation(job)
+    return None if spread is None else f"{spread:.2%}" if sweep.is_share else f"{spread:.2g}"
+
+
+def _counts(sweep: Sweep) -> str:
+    """How many jobs are not finished: `1 failed, 2 left`."""
+    found = Counter(job.status if job.status in ("finished", "failed", "pruned") else "left" for job in sweep.jobs)
+    return ", ".join(f"{found[status]} {status}" for status in ("pruned", "failed", "left") if found[status])
+
+
+def _facts(sweep: Sweep, seconds: float) -> dict[str, str]:
+    """What is read first; the first line of each stands large."""
+    facts, best = {}, sweep.best
+    if best is not None:
+        facts["best point"] = _set_by(best)
+        spread, seeds = _spread(sweep, best), len(best.objectives)
+        over = f"± {spread}, n = {seeds}" if spread else f"{seeds} seed"
+        facts[sweep.objective] = f"{sweep.told(best.objective)}\n{over}"
+        if best.test_accuracy is not None:
+            chosen = "not used to choose" if sweep.objective == "validation accuracy" else "mean over its seeds"
+            facts["its test accuracy"] = f"{best.test_accuracy:.2%}\n{chosen}"
+    facts["jobs"] = f"{len(sweep.finished)} of {len(sweep.jobs)} finished\n{_counts(sweep)}"
+    facts["time"] = _duration(seconds)
+    return facts
+
+
+def _set_by(job: Job) -> str:
+    """The values of the job's point, and under them its keys: both at once would not fit into a line."""
+    pairs = [replace(job, point={key: value}).label.partition("=") for key, value in job.point.items()]
+    keys = (short_key(key, job.point) for key in job.point)
+    return f"{', '.join(value for _, _, value in pairs)}\n{', '.join(keys)}"
+
+
+def _duration(seconds: float) -> str:
+    """`8.4 s`, `85 s` or `2 h 05 min`."""
+    if not math.isfinite(seconds) or seconds < 3600:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:,.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02} min"

@@ -1,0 +1,1 @@
+"""The loop, and what is measured with it: range test, training, evaluation."""

@@ -1,0 +1,122 @@
+"""Where and how a run computes: device, precision, determinism."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from resnet_exp.interfaces import ConfigError
+
+_PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# mallopt's parameters. Source: glibc, malloc/malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The device and the precision of a run."""
+
+    device: torch.device
+    precision: str  # fp32 | bf16 | fp16
+
+    @property
+    def device_name(self) -> str:
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"CPU, {torch.get_num_threads()} threads"
+
+    @property
+    def scales_loss(self) -> bool:
+        """fp16's gradients vanish below 6e-8; they are computed from a scaled loss."""
+        return self.precision == "fp16"
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """A context in which the network computes in the run's precision."""
+        dtype = _PRECISIONS[self.precision]
+        return torch.autocast(self.device.type, dtype) if dtype else contextlib.nullcontext()
+
+
+def first_gpu(count: int) -> int:
+    """The first of `count` GPUs."""
+    return 0
+
+
+def start_runtime(device: str, precision: str, deterministic: bool, gpu: Callable[[int], int] = first_gpu) -> Runtime:
+    """The runtime asked for, with torch's switches set.
+
+    Args:
+        device: auto, cpu or cuda.
+        precision: auto, fp32, bf16 or fp16.
+        deterministic: the same digits each time on CUDA too, slower.
+        gpu: which of so many GPUs is taken.
+
+    Raises:
+        ConfigError: a GPU is asked for where torch sees none, or a precision that the device lacks.
+    """
+    chosen = _device(device, gpu)
+    if chosen.type == "cpu":
+        _keep_freed_memory()
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.deterministic = deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    # TF32 on CUDA; nothing less than float32 on the CPU.
+    torch.set_float32_matmul_precision("high" if chosen.type == "cuda" and not deterministic else "highest")
+    return Runtime(chosen, _precision(precision, chosen))
+
+
+def _device(device: str, gpu: Callable[[int], int]) -> torch.device:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "device=cuda: torch sees no CUDA device on this machine; set device=auto or device=cpu, or install a "
+            "driver that fits torch " + torch.__version__
+        )
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        return torch.device("cpu")
+    chosen = torch.device("cuda", gpu(torch.cuda.device_count()))
+    torch.cuda.set_device(chosen)
+    return chosen
+
+
+def _precision(precision: str, device: torch.device) -> str:
+    if precision != "auto":
+        if precision == "fp16" and device.type == "cpu":
+            raise ConfigError("train.precision=fp16 needs a GPU; on the CPU take auto, fp32 or bf16")
+        return precision
+    if device.type == "cpu":
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def _keep_freed_memory() -> None:
+    """Lets glibc reuse large blocks instead of returning them to the kernel after each layer: 1.3x on the CPU."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)
+    except (OSError, AttributeError):
+        pass  # another C library: slower, not wrong
+
+
+@contextlib.contextmanager
+def untouched_randomness() -> Iterator[None]:
+    """A block after which every random generator stands where it stood before."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)

@@ -1,0 +1,68 @@
+"""A network measured on a labelled split."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_Z = 1.959963984540054  # the normal distribution's 97.5 % quantile: an interval of 95 %
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The mean loss over images, what was predicted right, and where the rest went."""
+
+    loss: float
+    correct: int
+    count: int
+    confusion: tuple[tuple[int, ...], ...]  # row: the true class; column: the predicted one
+
+    @property
+    def accuracy(self) -> float:
+        """A fraction, 0..1."""
+        return self.correct / self.count
+
+    @property
+    def per_class(self) -> tuple[tuple[int, int], ...]:
+        """(correct, count) of each class, in label order."""
+        return tuple((row[label], sum(row)) for label, row in enumerate(self.confusion))
+
+
+def predict(logits: Tensor) -> Tensor:
+    """The probabilities `[N, num_classes], float32` of logits: their softmax."""
+    return logits.float().softmax(1)
+
+
+def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
+    """The evaluation of logits `[N, num_classes], float32` against labels `[N], int64`; waits for the device."""
+    classes = logits.shape[1]
+    confusion = torch.bincount(labels * classes + logits.argmax(1), minlength=classes**2).reshape(classes, classes)
+    rows = confusion.tolist()
+    return Evaluation(
+        loss=float(F.cross_entropy(logits, labels, reduction="sum").double() / len(labels)),
+        correct=sum(row[label] for label, row in enumerate(rows)),
+        count=len(labels),
+        confusion=tuple(tuple(row) for row in rows),
+    )
+
+
+def wilson_interval(correct: int, count: int, z: float = _Z) -> tuple[float, float]:
+    """The lowest and the highest accuracy, fractions, that so many correct images are compatible with at 95 %.
+
+    Source: Wilson, Probable Inference, the Law of Succession, and Statistical Inference (JASA 1927); recommended by
+    Brown, Cai, DasGupta, Interval Estimation for a Binomial Proportion (Statistical Science 2001), section 3.1.1.
+
+    Raises:
+        ValueError: no image, or more correct ones than there are.
+    """
+    if not 0 <= correct <= count or count == 0:
+        raise ValueError(f"correct={correct} of count={count}: at least one image is needed")
+    share, z2 = correct / count, z * z
+    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = z / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count * count))
+    # At the bounds the formula's rounding may leave them by a last digit.
+    return 0.0 if correct == 0 else middle - half, 1.0 if correct == count else middle + half

@@ -1,0 +1,255 @@
+"""The one training loop, and the pass without training; every stage uses these two and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resnet_exp.config.schema import TrainConfig
+from resnet_exp.data import randomness
+from resnet_exp.data.bank import Batch
+from resnet_exp.interfaces import Advance, ConfigError, OptimizerFactory, RunError, Schedule
+from resnet_exp.optimizers.parameter_groups import check_momentum_is_there, momentum_of, set_momentum
+from resnet_exp.training.device import Runtime
+
+# fp16: the loss scale at first, and after how many good updates it doubles. Source: torch.amp.GradScaler's defaults.
+_FIRST_SCALE, _GROWTH_INTERVAL = 65536.0, 2000
+_LOSS, _GRADIENT = 1, 2
+
+
+class NonFinite(RunError):
+    """The loss, the gradient or the update of `step`, counted from 0, was not finite."""
+
+    def __init__(self, step: int, what: str) -> None:
+        super().__init__(f"the {what} of step {step} is not finite; nothing from there on is kept")
+        self.step, self.what = step, what
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What the loop saw: mean loss and LR of each step `[S]`, all correct predictions `[]`; on the run's device.
+
+    LR and momentum are those applied: a step that fp16 skips leaves its LR to the next.
+    """
+
+    losses: Tensor
+    lrs: Tensor
+    momenta: tuple[float, ...]
+    sizes: tuple[int, ...]
+    correct: Tensor
+
+    @property
+    def images(self) -> int:
+        return sum(self.sizes)
+
+    def table(self) -> Tensor:
+        """LR, momentum and loss of each step, `[S, 3], float64`, in host memory; waits for the device."""
+        momenta = torch.tensor(self.momenta, dtype=torch.float64)
+        return torch.stack([self.lrs.double().cpu(), momenta, self.losses.double().cpu()], 1)
+
+    def mean_loss(self) -> float:
+        """The mean over images; waits for the device."""
+        weights = torch.tensor(self.sizes, dtype=torch.float64)
+        return float((self.losses.double().cpu() * weights).sum() / weights.sum())
+
+    def accuracy(self) -> float:
+        """The fraction of images predicted right while training; waits for the device."""
+        return int(self.correct) / self.images
+
+
+def check_momentum(cycled: bool, runtime: Runtime) -> None:
+    """Raises ConfigError where a cycled momentum would run ahead of the LR: the host cannot know what fp16 skips."""
+    if cycled and runtime.scales_loss:
+        raise ConfigError("scheduler.cycle_momentum=true needs train.precision=fp32 or bf16: fp16 skips steps")
+
+
+class Learner:
+    """A network, its optimizer and its schedule: all that an optimizer step changes.
+
+    The host never waits for the device within an epoch. A step that must not count (a non-finite loss or gradient) is
+    made a no-op on the device; `check()` tells the host afterwards. One exception: an optimizer without a fused kernel
+    under fp16, which skips steps in the ordinary course. No-ops would wear its state down, so the host waits and skips.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        make_optimizer: OptimizerFactory,
+        schedule: Schedule,
+        train: TrainConfig,
+        runtime: Runtime,
+        seed: int,
+    ) -> None:
+        check_momentum(schedule.momenta is not None, runtime)
+        layout = torch.channels_last if train.channels_last else torch.contiguous_format
+        device = runtime.device
+        self.model = model.to(device).to(memory_format=layout)
+        self.optimizer = make_optimizer(self.model)
+        if schedule.momenta is not None:
+            check_momentum_is_there(self.optimizer)
+        self._train, self._runtime, self._schedule, self._seed = train, runtime, schedule, seed
+        # The device looks its LR up by the updates made so far: a skipped step does not move the schedule.
+        self._lrs = torch.tensor(schedule.lrs, device=device, dtype=_lr_dtype(device))
+        self._updates = torch.zeros((), dtype=torch.int64, device=device)
+        self._fault = torch.full((2,), -1, dtype=torch.int64, device=device)  # the first bad step, and what was bad
+        self._scale = torch.tensor(_FIRST_SCALE if runtime.scales_loss else 1.0, device=device)
+        self._good = torch.zeros((), dtype=torch.int64, device=device)  # updates since the scale last changed
+        self._last_step = -1
+
+    def train(self, batches: Iterable[Batch], first_step: int, advance: Advance) -> Steps:
+        """Makes one optimizer step for each batch; steps are counted from `first_step` on."""
+        self.model.train()
+        losses, lrs, momenta, sizes = [], [], [], []
+        correct = torch.zeros((), dtype=torch.int64, device=self._runtime.device)
+        for step, batch in enumerate(batches, first_step):
+            # Layers that draw (dropout) then depend on the step alone, wherever the run began.
+            torch.manual_seed(randomness.mix(self._seed, randomness.LAYERS, step))
+            loss, right = self._backward(batch)
+            lrs.append(self._update(step, loss))
+            losses.append(loss)
+            momenta.append(momentum_of(self.optimizer.param_groups[0]))
+            sizes.append(len(batch.labels))
+            correct += right
+            self._last_step = step
+            advance(len(batch.labels))
+        return Steps(torch.stack(losses), torch.stack(lrs), tuple(momenta), tuple(sizes), correct)
+
+    def check(self) -> None:
+        """Waits for the device and returns if all was finite, the weights and statistics that came of it too.
+
+        Raises:
+            NonFinite: a loss or a gradient was not, and the updates stopped there; or the last updates overflowed.
+        """
+        values = [value for value in self.model.state_dict().values() if value.is_floating_point()]
+        sound = torch.stack([torch.isfinite(value).all() for value in values]).all()
+        step, what, sound = torch.cat([self._fault, sound.long()[None]]).tolist()
+        if what != -1:
+            raise NonFinite(step, "loss" if what == _LOSS else "gradient")
+        if not sound:
+            raise NonFinite(self._last_step, "update")
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that going on needs beside the step's number."""
+        return {
+            "precision": self._runtime.precision,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "updates": self._updates,
+            "scale": self._scale,
+            "good": self._good,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Puts the learner where `state_dict` was taken.
+
+        Raises:
+            RunError: that was in another precision.
+        """
+        if state["precision"] != self._runtime.precision:
+            raise RunError(
+                f"the checkpoint is of precision {state['precision']}; this run's is {self._runtime.precision}"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._updates.copy_(state["updates"])
+        self._scale.copy_(state["scale"])
+        self._good.copy_(state["good"])
+
+    def _backward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Adds up the gradients of the batch's mean loss; returns that loss and the correct predictions."""
+        parts = self._train.grad_accum_steps
+        total = torch.zeros((), device=self._runtime.device)
+        right = torch.zeros((), dtype=torch.int64, device=self._runtime.device)
+        for part in batch.chunks(parts):
+            images = part.images if self._train.channels_last else part.images.contiguous()
+            with self._runtime.autocast():
+                logits = self.model(images)
+            loss = self._loss(logits.float(), part) / len(batch.labels)
+            (loss * self._scale).backward()
+            total = total + loss.detach()
+            right = right + (logits.detach().argmax(1) == part.main_labels()).sum()
+        return total, right
+
+    def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The sum of the images' losses; a mixed image's is shared by its two labels as its pixels are."""
+        loss = partial(F.cross_entropy, logits, label_smoothing=self._train.label_smoothing)
+        if batch.mixed is None:
+            return loss(batch.labels, reduction="sum")
+        share = batch.mixed.share
+        first, second = loss(batch.labels, reduction="none"), loss(batch.mixed.labels, reduction="none")
+        return (share * first + (1 - share) * second).sum()
+
+    def _update(self, step: int, loss: Tensor) -> Tensor:
+        """One optimizer step, a no-op if anything is or was not finite; returns its LR."""
+        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if self._runtime.scales_loss:
+            torch._foreach_mul_(grads, 1 / self._scale)
+        norm = nn.utils.get_total_norm(grads)
+        skip = self._note_fault(step, loss, norm)
+        if self._train.clip_grad_norm is not None:
+            torch._foreach_mul_(grads, (self._train.clip_grad_norm / (norm + 1e-6)).clamp(max=1.0))
+        lr = self._lrs.take(self._updates)  # `[]` would ask the host for the index
+        self._step(step, lr, grads, skip)
+        self.optimizer.zero_grad(set_to_none=True)
+        self._updates += (~skip).long()
+        return lr
+
+    def _note_fault(self, step: int, loss: Tensor, norm: Tensor) -> Tensor:
+        """Whether this step must be skipped, `[], bool`; remembers the first step that ends the training."""
+        overflow = ~torch.isfinite(norm)
+        broken = ~torch.isfinite(loss)
+        if self._runtime.scales_loss:
+            # An overflow is fp16's ordinary way of asking for a smaller scale; only below 1 there is none left.
+            self._good = torch.where(overflow, 0, self._good + 1)
+            grow = self._good == _GROWTH_INTERVAL
+            self._good = torch.where(grow, 0, self._good)
+            self._scale = torch.where(overflow, self._scale / 2, torch.where(grow, self._scale * 2, self._scale))
+            lost = broken | (overflow & (self._scale < 1))
+        else:
+            lost = broken | overflow
+        what = torch.where(broken, _LOSS, _GRADIENT)
+        now = torch.stack([torch.full_like(what, step), what])
+        self._fault = torch.where((self._fault[1] == -1) & lost, now, self._fault)
+        return overflow | (self._fault[1] != -1)
+
+    def _step(self, step: int, lr: Tensor, grads: list[Tensor], skip: Tensor) -> None:
+        fused = getattr(self.optimizer, "_step_supports_amp_scaling", False)
+        if fused:  # the kernel itself leaves weights and state alone
+            # The attributes by which torch.amp.GradScaler tells a fused optimizer.
+            self.optimizer.__dict__.update(grad_scale=None, found_inf=skip.float())
+        elif self._runtime.scales_loss and bool(skip):  # the host waits, as torch.amp.GradScaler does
+            return
+        else:  # no gradient and no LR leaves the weights alone; the state decays, but no update follows
+            lr = torch.where(skip, 0.0, lr)
+            for grad in grads:
+                grad.masked_fill_(skip, 0.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+            if self._schedule.momenta is not None:
+                set_momentum(group, self._schedule.momenta[step])
+        self.optimizer.step()
+
+
+@torch.no_grad()
+def infer(model: nn.Module, batches: Iterable[Batch], runtime: Runtime) -> tuple[Tensor, Tensor]:
+    """The logits `[N, num_classes], float32` and labels `[N], int64` of all images, on the run's device."""
+    was_training = model.training
+    model.eval()
+    logits, labels = [], []
+    for batch in batches:
+        with runtime.autocast():
+            logits.append(model(batch.images).float())
+        labels.append(batch.labels)
+    model.train(was_training)
+    return torch.cat(logits), torch.cat(labels)
+
+
+def _lr_dtype(device: torch.device) -> torch.dtype:
+    """CUDA's fused kernels read a float32 LR; the CPU's take double, as a plain number would be."""
+    return torch.float32 if device.type == "cuda" else torch.float64

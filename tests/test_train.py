@@ -1,0 +1,317 @@
+"""The training stage: interrupted anywhere it ends as if it never had been, and with the weights that were chosen."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from resnet_exp.augmentation.crop_flip_cutout import CropFlipCutout
+from resnet_exp.data.bank import Batch, in_order, shuffled
+from resnet_exp.interfaces import RunError
+from resnet_exp.run_dir.checkpoint import Checkpoints
+from resnet_exp.schedulers.onecycle import OneCycle
+from resnet_exp.training.evaluate import Evaluation, evaluate
+from resnet_exp.training.learner import NonFinite, infer
+from resnet_exp.training.train import train
+
+EPOCHS, STEPS = 5, 3
+SCHEDULE = OneCycle(peak_epoch=2).plan(0.05, EPOCHS, STEPS)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def weights(learner):
+    return {name: value.clone() for name, value in learner.model.state_dict().items()}
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def without_times(training):
+    """All that must not depend on the machine's mood."""
+    history = tuple(replace(epoch, seconds=0.0, images_per_s=0.0) for epoch in training.history)
+    return replace(training, history=history)
+
+
+@pytest.fixture
+def start(tiny_learner, bank, cpu, tmp_path):
+    """Trains a fresh learner for 5 epochs of 3 steps, with checkpoints in a folder of that name; goes on there."""
+
+    def go(name="run", *, batches=None, measure="images", choose_best=True, on_epoch=lambda epoch, best: None, **more):
+        learner = tiny_learner(SCHEDULE)
+        training = train(
+            learner,
+            batches or (lambda epoch: shuffled(bank, CropFlipCutout(cutout=4), 16, 0, epoch)),
+            (lambda model: evaluate(*infer(model, in_order(bank, 16), cpu))) if measure == "images" else measure,
+            steps_per_epoch=STEPS,
+            epochs=EPOCHS,
+            choose_best=choose_best,
+            checkpoints=Checkpoints(tmp_path / name),
+            checkpoint_interval=more.pop("checkpoint_interval", 0.0),
+            advance=lambda n=1: None,
+            on_epoch=on_epoch,
+        )
+        return learner, training
+
+    return go
+
+
+def scripted(accuracies, losses=None):
+    """A measurement with these results, and the weights that it was shown."""
+    shown = []
+
+    def measure(model):
+        shown.append({name: value.clone() for name, value in model.state_dict().items()})
+        epoch = len(shown) - 1
+        correct = round(100 * accuracies[epoch])
+        return Evaluation((losses or [1.0] * EPOCHS)[epoch], correct, 100, ((correct, 100 - correct), (0, 0)))
+
+    return measure, shown
+
+
+@pytest.mark.parametrize("choose_best", [True, False])
+@pytest.mark.parametrize("after", range(1, EPOCHS + 1))
+def test_interrupted_after_any_epoch_and_resumed_it_ends_as_if_never_interrupted(start, after, choose_best):
+    def interrupt(epoch, best):
+        if epoch.epoch == after:
+            raise Interrupted
+
+    whole, expected = start("whole", choose_best=choose_best)
+    with pytest.raises(Interrupted):
+        start("broken", choose_best=choose_best, on_epoch=interrupt)
+    told = []
+    resumed, found = start("broken", choose_best=choose_best, on_epoch=lambda epoch, best: told.append(epoch.epoch))
+    # The epoch that was being told of was not saved yet: it is made, and told of, again.
+    assert told == list(range(after, EPOCHS + 1))
+    assert without_times(found) == without_times(expected)
+    assert equal(weights(resumed), weights(whole))
+
+
+@pytest.mark.parametrize("cycled", [False, True])
+def test_each_step_is_remembered_as_it_was_applied(tiny_learner, bank, cycled):
+    schedule = OneCycle(peak_epoch=2, cycle_momentum=cycled).plan(0.05, EPOCHS, STEPS)
+    steps = tiny_learner(schedule).train(shuffled(bank, CropFlipCutout(cutout=4), 16, 0, 1), 0, lambda n=1: None)
+    table = steps.table()
+    assert table.shape == (STEPS, 3) and table.dtype == torch.float64
+    assert table[:, 0].tolist() == list(schedule.lrs[:STEPS])
+    assert table[:, 1].tolist() == (list(schedule.momenta[:STEPS]) if cycled else [0.9] * STEPS)
+    assert table[:, 2].tolist() == steps.losses.double().tolist()
+
+
+def test_an_interrupted_training_remembers_the_steps_before_it_too(start):
+    def interrupt(epoch, best):
+        if epoch.epoch == 3:
+            raise Interrupted
+
+    _, whole = start("whole")
+    with pytest.raises(Interrupted):
+        start("broken", on_epoch=interrupt)
+    _, resumed = start("broken")
+    assert whole.steps.shape == (EPOCHS * STEPS, 3)
+    assert torch.equal(resumed.steps, whole.steps)
+
+
+def test_a_checkpoint_of_an_older_version_is_told_from_a_damaged_one(start, tmp_path, cpu):
+    start()
+    checkpoints = Checkpoints(tmp_path / "run")
+    state = checkpoints.latest(cpu.device)
+    del state["steps"]
+    checkpoints.save(EPOCHS, state)
+    for path in (tmp_path / "run").glob("epoch-*"):
+        if "steps" in torch.load(path, weights_only=True):
+            path.unlink()
+    with pytest.raises(RunError, match=r"older version.*name=\.\.\. begins it anew"):
+        start()
+
+
+def test_interrupted_again_and_again_it_still_ends_the_same(start):
+    def interrupt(epoch, best):
+        if next(interruptions):
+            raise Interrupted
+
+    # Each try trains one epoch, is interrupted in the one after it, and leaves one checkpoint more.
+    whole, expected = start("whole")
+    for _ in range(EPOCHS - 1):
+        interruptions = iter([False, True])
+        with pytest.raises(Interrupted):
+            start("broken", on_epoch=interrupt)
+    resumed, found = start("broken")
+    assert without_times(found) == without_times(expected)
+    assert equal(weights(resumed), weights(whole))
+
+
+def test_a_finished_training_started_again_trains_nothing_and_gives_the_same(start):
+    first, expected = start()
+    told = []
+    again, found = start(on_epoch=lambda epoch, best: told.append(epoch))
+    assert told == []
+    assert found == expected  # the times too
+    assert equal(weights(again), weights(first))
+
+
+def test_a_damaged_checkpoint_costs_an_epoch_and_nothing_else(start, tmp_path):
+    whole, expected = start()
+    newest = max((tmp_path / "run").iterdir())
+    newest.write_bytes(newest.read_bytes()[:-1])
+    told = []
+    again, found = start(on_epoch=lambda epoch, best: told.append(epoch.epoch))
+    assert told == [EPOCHS]
+    assert without_times(found) == without_times(expected)
+    assert equal(weights(again), weights(whole))
+
+
+def test_the_best_epochs_weights_are_kept_not_the_last_ones(start):
+    measure, shown = scripted([0.3, 0.6, 0.5, 0.6, 0.4])
+    better = []
+    learner, training = start(measure=measure, on_epoch=lambda epoch, best: better.append(best))
+    assert (training.chosen_epoch, training.best_val_accuracy) == (2, 0.6)
+    assert better == [True, True, False, False, False]
+    assert equal(weights(learner), shown[1])
+    assert not equal(shown[1], shown[-1])
+    assert [epoch.val_accuracy for epoch in training.history] == [0.3, 0.6, 0.5, 0.6, 0.4]
+
+
+@pytest.mark.parametrize(("losses", "chosen"), [
+    ([1.0, 0.9, 0.8, 0.85, 0.8], 3),
+    ([1.0, math.nan, math.nan, 1.0, 1.0], 1),
+    ([1.0, math.inf, 0.9, math.nan, 0.95], 3),
+])  # fmt: skip
+def test_of_equally_accurate_epochs_the_least_loss_wins_and_a_nan_is_never_better(start, losses, chosen):
+    measure, shown = scripted([0.5] * EPOCHS, losses)
+    learner, training = start(measure=measure)
+    assert training.chosen_epoch == chosen
+    assert equal(weights(learner), shown[chosen - 1])
+
+
+def test_the_last_weights_are_kept_where_nothing_honest_can_choose(start):
+    measure, shown = scripted([0.3, 0.6, 0.5, 0.6, 0.4])
+    learner, training = start(measure=measure, choose_best=False)
+    assert (training.chosen_epoch, training.best_val_accuracy) == (EPOCHS, None)
+    assert equal(weights(learner), shown[-1])
+
+
+def test_without_a_measurement_the_last_weights_are_kept_and_nothing_is_made_up(start):
+    with_one, _ = start("measured", choose_best=False)
+    without, training = start("unmeasured", measure=None)
+    assert equal(weights(with_one), weights(without))
+    assert {(epoch.val_loss, epoch.val_accuracy) for epoch in training.history} == {(None, None)}
+    assert (training.chosen_epoch, training.best_val_accuracy) == (EPOCHS, None)
+
+
+def test_the_history_says_what_was_trained(start):
+    _, training = start()
+    assert [epoch.epoch for epoch in training.history] == [1, 2, 3, 4, 5]
+    assert [epoch.lr_start for epoch in training.history] == list(SCHEDULE.lrs[::STEPS])
+    assert [epoch.lr_end for epoch in training.history] == list(SCHEDULE.lrs[STEPS - 1 :: STEPS])
+    assert training.history[1].lr_end == SCHEDULE.max_lr
+    assert training.history[-1].train_loss < training.history[0].train_loss
+    for epoch in training.history:
+        assert epoch.seconds > 0
+        assert epoch.images_per_s == pytest.approx(48 / epoch.seconds)
+
+
+def test_no_checkpoint_holds_what_came_after_a_broken_step(start, bank, tmp_path):
+    def batches(epoch):
+        for step, batch in enumerate(shuffled(bank, CropFlipCutout(cutout=4), 16, 0, epoch)):
+            yield Batch(batch.images * math.nan, batch.labels) if (epoch, step) == (3, 1) else batch
+
+    with pytest.raises(NonFinite, match="the loss of step 7 is not finite"):
+        start(batches=batches)
+    checkpoints = Checkpoints(tmp_path / "run")
+    assert checkpoints.latest_epoch() == 2
+    state = checkpoints.latest(torch.device("cpu"))
+    assert all(bool(value.isfinite().all()) for value in state["learner"]["model"].values())
+    # Whatever broke it being mended, the run goes on from there and ends as one that never broke.
+    whole, expected = start("whole")
+    mended, found = start()
+    assert without_times(found) == without_times(expected)
+    assert equal(weights(mended), weights(whole))
+
+
+def test_a_long_interval_writes_only_the_last_epochs_checkpoint(start, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(Checkpoints, "save", lambda self, epoch, state: saved.append(epoch))
+    start("rarely", checkpoint_interval=3600.0)
+    assert saved == [EPOCHS]
+    start("always", checkpoint_interval=0.0)
+    assert saved[1:] == [1, 2, 3, 4, 5]
+
+
+KILLED = """
+import sys
+from pathlib import Path
+import numpy as np
+import torch
+from resnet_exp.augmentation.crop_flip_cutout import CropFlipCutout
+from resnet_exp.checkpoint import Checkpoints
+from resnet_exp.settings import TrainConfig
+from resnet_exp.data.bank import ImageBank, Normalisation, in_order, shuffled
+from resnet_exp.engine import Learner, infer
+from resnet_exp.interfaces import LabelledImages
+from resnet_exp.models.custom_resnet import CustomResNet
+from resnet_exp.optimizers.sgd import sgd
+from resnet_exp.runtime import Runtime
+from resnet_exp.schedulers.onecycle import OneCycle
+from resnet_exp.stages.evaluate import evaluate
+from resnet_exp.stages.train import train
+
+folder, epochs = Path(sys.argv[1]), 40
+rng = np.random.default_rng(0)
+split = LabelledImages(rng.integers(0, 256, (48, 16, 16, 3), dtype=np.uint8), np.arange(48) % 4)
+cpu = Runtime(torch.device("cpu"), "fp32")
+bank = ImageBank(split, Normalisation.of(split.images), cpu.device, 4)
+schedule = OneCycle().plan(0.05, epochs, 3)
+torch.manual_seed(0)
+model = CustomResNet(num_classes=4, in_channels=3, image_size=16, width=4)
+settings = TrainConfig(epochs, 16, "fp32", True, 0.0, None, 1, False, 0.0)
+learner = Learner(model, sgd(), schedule, settings, cpu, 0)
+print("begun", flush=True)
+training = train(
+    learner, lambda epoch: shuffled(bank, CropFlipCutout(), 16, 0, epoch),
+    lambda model: evaluate(*infer(model, in_order(bank, 48), cpu)), epochs=epochs, steps_per_epoch=3, choose_best=True,
+    checkpoints=Checkpoints(folder), checkpoint_interval=0.0, advance=lambda n=1: None,
+    on_epoch=lambda epoch, best: print(epoch.epoch, flush=True),
+)
+history = [(e.epoch, e.train_loss, e.val_loss, e.val_accuracy) for e in training.history]
+torch.save((model.state_dict(), history, training.chosen_epoch, training.best_val_accuracy), folder / "end")
+"""
+
+
+@pytest.mark.slow
+def test_killed_three_times_it_ends_as_if_never_killed(tmp_path):
+    """SIGKILL at any moment: within a step, while writing a checkpoint, between two epochs."""
+
+    def begin(folder):
+        return subprocess.Popen([sys.executable, "-c", KILLED, str(folder)], stdout=subprocess.PIPE, text=True)
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in (whole, broken):
+        folder.mkdir()
+    assert begin(whole).wait(timeout=200) == 0
+    delays = random.Random(0)
+    for _ in range(3):
+        process = begin(broken)
+        for _ in range(delays.randrange(4, 9)):  # lines: "begun", then the epochs
+            process.stdout.readline()
+        time.sleep(delays.uniform(0, 0.05))
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert not (broken / "end").exists()
+    assert Checkpoints(broken).latest_epoch() >= 6
+    assert begin(broken).wait(timeout=200) == 0
+    expected, found = (torch.load(Path(folder) / "end", weights_only=True) for folder in (whole, broken))
+    assert equal(found[0], expected[0])
+    assert found[1:] == expected[1:]
