@@ -59,7 +59,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
     folder = tmp_path_factory.mktemp("shown")
     store = f"sqlite:///{folder}/mlflow.db"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outputs, "keep_mlflow_model", lambda *_: None)  # seconds, and not looked at here
+        patch.setattr(outputs, "save_mlflow_model", lambda *_: None)  # seconds, and not looked at here
         made = [train(folder, store, max_lr) for max_lr in ("0.05", "0.2")]
     from mlflow import MlflowClient
 

@@ -181,7 +181,7 @@ def subject_of(tmp_path, cpu):
     def make(model, size=32, channels=3):
         info = DatasetInfo("made", tuple("0123456789"), size, channels, 0, 0, 0)
         paths = RunPaths(tmp_path)
-        return SimpleNamespace(model=model, info=info, machine=cpu, paths=paths, folder=paths.report)
+        return SimpleNamespace(model=model, info=info, runtime=cpu, paths=paths, folder=paths.report)
 
     return make
 

@@ -757,7 +757,7 @@ def test_mlflow_shows_an_interruption_and_then_the_one_finished_run(
             go(*tracked)
     before, _ = mirrored(newest(Path("runs")), store)
     assert before.info.status == "KILLED"
-    monkeypatch.setattr("resnet_exp.runs.outputs.keep_mlflow_model", lambda *_: None)  # seconds, and tested above
+    monkeypatch.setattr("resnet_exp.runs.outputs.save_mlflow_model", lambda *_: None)  # seconds, and tested above
     after, client = mirrored(go(*tracked).paths, store)
     assert (after.info.status, after.info.run_id) == ("FINISHED", before.info.run_id)
     points = client.get_metric_history(after.info.run_id, "loss/val")
@@ -767,7 +767,7 @@ def test_mlflow_shows_an_interruption_and_then_the_one_finished_run(
 def test_a_tracker_that_cannot_be_reached_costs_no_run(
     go: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("resnet_exp.runs.outputs.keep_mlflow_model", lambda *_: None)
+    monkeypatch.setattr("resnet_exp.runs.outputs.save_mlflow_model", lambda *_: None)
     Path("no_database").write_text("this is no database")
     done = go("tracker=mlflow", "tracker.uri=sqlite:///no_database", GIVEN)
     assert done.result["objective"] is not None

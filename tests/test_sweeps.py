@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from resnet_exp.run_dir.journal import last_status
-from resnet_exp.run_dir.range_test_cache import range_test_memo
+from resnet_exp.run_dir.range_test_cache import cached_range_test
 from resnet_exp.sweeps.leaderboard import COLUMNS, best_of, compare_best, deviation, ranked, rows
 from resnet_exp.sweeps.ledger import Job, Ledger, SeedRun
 
@@ -158,25 +158,25 @@ def test_who_needs_the_same_range_test_waits_for_it(tmp_path: Path) -> None:
     waited, found = threading.Event(), []
 
     def second() -> None:
-        with range_test_memo(str(tmp_path), "key", waited.set) as memo:
-            found.append(memo.known)
+        with cached_range_test(str(tmp_path), "key", waited.set) as cached:
+            found.append(cached.value)
 
-    with range_test_memo(str(tmp_path), "key", pytest.fail) as memo:
+    with cached_range_test(str(tmp_path), "key", pytest.fail) as cached:
         thread = threading.Thread(target=second)
         thread.start()
         assert waited.wait(5)
-        assert memo.known is None and not found
-        memo.keep({"suggestion": 0.1})
+        assert cached.value is None and not found
+        cached.store({"suggestion": 0.1})
     thread.join()
     assert found == [{"suggestion": 0.1}]
 
 
 def test_another_range_test_does_not_wait(tmp_path: Path) -> None:
     with (
-        range_test_memo(str(tmp_path), "one", pytest.fail),
-        range_test_memo(str(tmp_path), "other", pytest.fail) as memo,
+        cached_range_test(str(tmp_path), "one", pytest.fail),
+        cached_range_test(str(tmp_path), "other", pytest.fail) as cached,
     ):
-        assert memo.known is None
+        assert cached.value is None
 
 
 # The plan

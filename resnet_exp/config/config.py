@@ -26,7 +26,7 @@ from resnet_exp.config.schema import (
     from_values,
 )
 from resnet_exp.config.suggest import UnknownKey
-from resnet_exp.config.unused import refuse_ignored
+from resnet_exp.config.unused import refuse_unused
 from resnet_exp.interfaces import ConfigError
 
 # Where each group's plug-ins live: `<package>.<module>.<name>`. Never torch.* or the like: that would let a config run
@@ -133,7 +133,7 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, 
         overrides=tuple(overrides),
         tree=_without_secrets(tree),
     )
-    refuse_ignored(config.task, overrides, plugins, vars(config.report))
+    refuse_unused(config.task, overrides, plugins, vars(config.report))
     if config.task == "evaluate" and overrides and not config.is_set("data", "experiment"):
         raise ConfigError("task=evaluate needs data=...: the data set whose test images are measured")
     return config

@@ -43,7 +43,7 @@ _ONLY_FOR = {
 _Plugins = Mapping[str, Mapping[str, Any]]
 
 
-def refuse_ignored(task: str, overrides: Sequence[str], plugins: _Plugins, report: Mapping[str, Any]) -> None:
+def refuse_unused(task: str, overrides: Sequence[str], plugins: _Plugins, report: Mapping[str, Any]) -> None:
     """Raises ConfigError for what was set on the command line and has no effect.
 
     Args:

@@ -66,7 +66,7 @@ class Subject:
     result: dict[str, Any]  # as in result.json
     info: DatasetInfo
     seed: int
-    machine: Runtime
+    runtime: Runtime
     model: nn.Module | None = None  # trained, on the device; None after a range test alone
     test: ImageBank | None = None
     train: ImageBank | None = None  # None where nothing was trained

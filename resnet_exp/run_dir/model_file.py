@@ -24,7 +24,7 @@ _OF_TRAINING = ("augmentation", "optimizer", "scheduler", "range_test")  # nothi
 
 
 @dataclass(frozen=True)
-class Trained:
+class ModelFile:
     """What a `model.safetensors` says of its network; the weights are read when they are asked for."""
 
     path: Path
@@ -54,7 +54,7 @@ class Trained:
         return model.eval()
 
 
-def read_trained(checkpoint: str) -> Trained:
+def read_model_file(checkpoint: str) -> ModelFile:
     """The trained network of a run directory, or of a `model.safetensors`.
 
     Raises:
@@ -69,7 +69,7 @@ def read_trained(checkpoint: str) -> Trained:
         with safe_open(path, "pt") as file:
             values = json.loads((file.metadata() or {})["resnet_exp"])
         channels, height, _ = values["input_shape"]
-        return Trained(
+        return ModelFile(
             path=path,
             digest=hashlib.sha256(path.read_bytes()).hexdigest()[:16],
             plugin=dict(values["model"]),
@@ -84,63 +84,64 @@ def read_trained(checkpoint: str) -> Trained:
         ) from error
 
 
-def with_trained_model(config: Config, trained: Trained) -> Config:
+def with_model_of(config: Config, model_file: ModelFile) -> Config:
     """The config with the checkpoint's model: whoever names a checkpoint need not name its model again.
 
     Raises:
         ConfigError: the command line names another model, or the file one that no config may name.
     """
-    if config.is_set("model") and config.plugins["model"] != trained.plugin:
+    if config.is_set("model") and config.plugins["model"] != model_file.plugin:
         raise ConfigError(
-            f"checkpoint={trained.path} is of another model ({_told(trained.plugin)}) than the command line's "
+            f"checkpoint={model_file.path} is of another model ({_told(model_file.plugin)}) than the command line's "
             f"({_told(config.plugins['model'])}); leave model out: the checkpoint knows it"
         )
-    plugin = checked_plugin("model", trained.plugin, config.plugin_modules)
-    names = {**config.short_names, "model": module_of(trained.plugin)}
+    plugin = checked_plugin("model", model_file.plugin, config.plugin_modules)
+    names = {**config.short_names, "model": module_of(model_file.plugin)}
     tree = {key: value for key, value in config.tree.items() if key not in _OF_TRAINING}
     return replace(
         config,
         plugins={**config.plugins, "model": plugin},
         short_names=names,
-        tree={**tree, "model": trained.plugin, "checkpoint": str(trained.path)},
+        tree={**tree, "model": model_file.plugin, "checkpoint": str(model_file.path)},
     )
 
 
-def network(config: Config, trained: Trained, device: torch.device) -> nn.Module:
+def network(config: Config, model_file: ModelFile, device: torch.device) -> nn.Module:
     """The trained network on the device, in eval mode."""
     layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
-    model = trained.load_into(build.model(config, trained.info))
+    model = model_file.load_into(build.model(config, model_file.info))
     return model.to(device).to(memory_format=layout)
 
 
-def check_classes(trained: Trained, num_classes: int, class_names: tuple[str, ...] = ()) -> None:
+def check_classes(model_file: ModelFile, num_classes: int, class_names: tuple[str, ...] = ()) -> None:
     """Raises ConfigError unless the data have the checkpoint's classes; names are compared where they are known."""
-    ours = trained.class_names
+    ours = model_file.class_names
     if num_classes != len(ours):
         raise ConfigError(
-            f"checkpoint={trained.path} tells {len(ours)} classes apart, and the data have {num_classes}; "
+            f"checkpoint={model_file.path} tells {len(ours)} classes apart, and the data have {num_classes}; "
             f"give data with these classes: {_some(ours)}"
         )
     if class_names and class_names != ours:
         theirs = [name for name in class_names if name not in ours]
         raise ConfigError(
-            f"checkpoint={trained.path} knows the classes {_some(ours)}, and the data's are "
+            f"checkpoint={model_file.path} knows the classes {_some(ours)}, and the data's are "
             f"{'others: ' + _some(theirs) if theirs else 'in another order: ' + _some(class_names)}"
         )
 
 
-def check_images(trained: Trained, image_size: int, in_channels: int | None = None) -> None:
+def check_images(model_file: ModelFile, image_size: int, in_channels: int | None = None) -> None:
     """Raises ConfigError unless the images are as the checkpoint's were; channels count where they are known."""
-    if image_size != trained.image_size:
+    side = model_file.image_size
+    if image_size != side:
         raise ConfigError(
-            f"data.image_size={image_size}: checkpoint={trained.path} was trained on {trained.image_size} pixels; "
-            f"set data.image_size={trained.image_size} where the data set has it (image_folder, digits)"
+            f"data.image_size={image_size}: checkpoint={model_file.path} was trained on {side} pixels; "
+            f"set data.image_size={side} where the data set has it (image_folder, digits)"
         )
-    if in_channels not in (None, trained.in_channels):
+    if in_channels not in (None, model_file.in_channels):
         kinds = {1: "grey", 3: "colour"}
         raise ConfigError(
-            f"checkpoint={trained.path} takes {kinds.get(trained.in_channels)} images, and the data are "
-            f"{kinds.get(in_channels or 0)}; data=image_folder takes data.channels={trained.in_channels}"
+            f"checkpoint={model_file.path} takes {kinds.get(model_file.in_channels)} images, and the data are "
+            f"{kinds.get(in_channels or 0)}; data=image_folder takes data.channels={model_file.in_channels}"
         )
 
 

@@ -13,23 +13,23 @@ from resnet_exp.run_dir.files import read_json, write_json
 
 
 @dataclass(frozen=True)
-class Memo:
+class CacheEntry:
     """A place on the disk for what is known of one key."""
 
     path: Path
 
     @property
-    def known(self) -> Any | None:
+    def value(self) -> Any | None:
         """What was kept, or None."""
         return read_json(self.path)
 
-    def keep(self, value: Any) -> None:
+    def store(self, value: Any) -> None:
         """Keeps the value, for this process and all others."""
         write_json(self.path, value)
 
 
 @contextmanager
-def range_test_memo(output_dir: str, key: str, on_wait: Callable[[], None]) -> Iterator[Memo]:
+def cached_range_test(output_dir: str, key: str, on_wait: Callable[[], None]) -> Iterator[CacheEntry]:
     """The range test of this key, while no other process makes the same; one that does is waited for.
 
     Args:
@@ -37,12 +37,12 @@ def range_test_memo(output_dir: str, key: str, on_wait: Callable[[], None]) -> I
         key: of all that determines the range test, `signature.range_test_signature`.
         on_wait: called before waiting.
     """
-    memo = Memo(Path(output_dir) / "range_tests" / f"{key}.json")
-    memo.path.parent.mkdir(parents=True, exist_ok=True)
-    with memo.path.with_suffix(".lock").open("w") as lock:  # the kernel lets go of it when the process is killed
+    entry = CacheEntry(Path(output_dir) / "range_tests" / f"{key}.json")
+    entry.path.parent.mkdir(parents=True, exist_ok=True)
+    with entry.path.with_suffix(".lock").open("w") as lock:  # the kernel lets go of it when the process is killed
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             on_wait()
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield memo
+        yield entry

@@ -1,4 +1,4 @@
-"""A snapshot of what a result may depend on beside its config: versions, machine, code."""
+"""A snapshot of what a result may depend on beside its config: versions, runtime, code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PACKAGES = (
 
 
 def environment_of(runtime: Runtime, plugin_folders: Sequence[Path] = ()) -> dict[str, Any]:
-    """What a result may depend on beside its config: versions, machine, code, that of the user's plug-ins too."""
+    """What a result may depend on beside its config: versions, runtime, code, that of the user's plug-ins too."""
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),

@@ -15,8 +15,8 @@ from resnet_exp.run_dir.model_file import (
     check_classes,
     check_images,
     network,
-    read_trained,
-    with_trained_model,
+    read_model_file,
+    with_model_of,
 )
 from resnet_exp.run_dir.signature import evaluation_signature
 from resnet_exp.runs import messages, outputs
@@ -41,35 +41,35 @@ def evaluate_checkpoint(config: Config, command: str) -> float:
     """
     start = time.time()
     console = Console()
-    trained = read_trained(str(config.checkpoint))
-    config = with_trained_model(config, trained)
+    model_file = read_model_file(str(config.checkpoint))
+    config = with_model_of(config, model_file)
     source = build.source(config)
-    check_images(trained, source.image_size)
-    check_classes(trained, source.size().num_classes)
-    outputs.check_report(config.report, lambda: build.model(config, trained.info))
-    machine = start_runtime(config.device, config.train.precision, config.train.deterministic)
-    environment = environment_of(machine, config.plugin_folders)
-    signature = evaluation_signature(config, source.identity(), trained.digest, machine.precision)
+    check_images(model_file, source.image_size)
+    check_classes(model_file, source.size().num_classes)
+    outputs.check_report(config.report, lambda: build.model(config, model_file.info))
+    runtime = start_runtime(config.device, config.train.precision, config.train.deterministic)
+    environment = environment_of(runtime, config.plugin_folders)
+    signature = evaluation_signature(config, source.identity(), model_file.digest, runtime.precision)
     data = prepare_test(
-        source, config.short_names["data"], trained.normalisation, device=machine.device, progress=console.progress
+        source, config.short_names["data"], model_file.normalisation, device=runtime.device, progress=console.progress
     )
-    check_classes(trained, data.info.num_classes, data.info.class_names)
-    check_images(trained, data.info.image_size, data.info.in_channels)
+    check_classes(model_file, data.info.num_classes, data.info.class_names)
+    check_images(model_file, data.info.image_size, data.info.in_channels)
     with open_run_directory(config.output_dir, config.title, signature, config.rerun) as directory:
         tracker = make_tracker(config.tracker, directory.paths)
-        messages.tell_changed(read_json(directory.paths.environment) or environment, environment, console)
+        messages.print_changed(read_json(directory.paths.environment) or environment, environment, console)
         if directory.result is not None:
-            return messages.tell_finished(directory, config, tracker, console) or 0.0
-        messages.tell_evaluation_plan(config, str(trained.path), machine, directory, console)
+            return messages.print_finished(directory, config, tracker, console) or 0.0
+        messages.print_evaluation_plan(config, str(model_file.path), runtime, directory, console)
         with recorded(directory.paths, tracker) as record:
             record.begin(config, environment, command, directory.is_new)
             record.data(data.info, {"test": data.digest})
             record.mirror()
-            model = network(config, trained, machine.device)
-            logits, labels = infer(model, in_order(data.bank, config.train.batch_size), machine)
+            model = network(config, model_file, runtime.device)
+            logits, labels = infer(model, in_order(data.bank, config.train.batch_size), runtime)
             tested = evaluate(logits, labels)
-            outputs.keep_predictions(logits, labels, tested, data.info, record)
-            outcome = result.of_evaluation(config, data.info, str(trained.path), tested)
+            outputs.save_predictions(logits, labels, tested, data.info, record)
+            outcome = result.of_evaluation(config, data.info, str(model_file.path), tested)
             outcome = record.finish(outcome, time.time() - start)
             subject = Subject(
                 paths=directory.paths,
@@ -77,11 +77,11 @@ def evaluate_checkpoint(config: Config, command: str) -> float:
                 result=outcome,
                 info=data.info,
                 seed=config.seed,
-                machine=machine,
+                runtime=runtime,
                 model=model,
                 test=data.bank,
             )
-            sections = outputs.keep_report(subject, record, console.progress)
-        messages.tell_result(outcome, config, directory, record.link, console)
-        messages.tell_report(sections, directory.paths, console)
+            sections = outputs.save_report(subject, record, console.progress)
+        messages.print_result(outcome, config, directory, record.link, console)
+        messages.print_report(sections, directory.paths, console)
         return tested.accuracy

@@ -23,7 +23,7 @@ from resnet_exp.training.train import Epoch
 _MANY_CLASSES = 20
 
 
-def tell_plan(config: Config, machine: Runtime, directory: RunDirectory, console: Console) -> None:
+def print_plan(config: Config, runtime: Runtime, directory: RunDirectory, console: Console) -> None:
     """Says what will run."""
     names, train = config.short_names, config.train
     console.heading(f"{directory.name}{'' if directory.is_new else '  (goes on)'}")
@@ -32,7 +32,7 @@ def tell_plan(config: Config, machine: Runtime, directory: RunDirectory, console
         **{group: _shown(config, group) for group in ("model", "augmentation", "optimizer")},
         "max_lr": "by the range test" if config.needs_range_test else config.plugins["scheduler"].get("max_lr"),
         "training": f"{train.epochs} epochs, batch {train.batch_size}, {names['scheduler']}",
-        "device": f"{machine.device_name}, {machine.precision}",
+        "device": f"{runtime.device_name}, {runtime.precision}",
         "seed": config.seed,
     }
     if config.task == "range_test":
@@ -40,8 +40,8 @@ def tell_plan(config: Config, machine: Runtime, directory: RunDirectory, console
     console.facts(plan)
 
 
-def tell_evaluation_plan(
-    config: Config, checkpoint: str, machine: Runtime, directory: RunDirectory, console: Console
+def print_evaluation_plan(
+    config: Config, checkpoint: str, runtime: Runtime, directory: RunDirectory, console: Console
 ) -> None:
     """Says what will be measured."""
     console.heading(f"{directory.name}{'' if directory.is_new else '  (goes on)'}")
@@ -50,12 +50,12 @@ def tell_evaluation_plan(
             "checkpoint": checkpoint,
             "data": config.short_names["data"],
             "model": _shown(config, "model"),
-            "device": f"{machine.device_name}, {machine.precision}",
+            "device": f"{runtime.device_name}, {runtime.precision}",
         }
     )
 
 
-def tell_predictions(
+def print_predictions(
     rows: Sequence[tuple[str, str, float]],
     count: int,
     unreadable: Sequence[tuple[str, str]],
@@ -75,7 +75,7 @@ def tell_predictions(
     console.facts({"predictions": f"{count:,} in {path}"})
 
 
-def tell_changed(before: dict[str, Any], now: dict[str, Any], console: Console) -> None:
+def print_changed(before: dict[str, Any], now: dict[str, Any], console: Console) -> None:
     """Says what a run that was begun before has now that may change its last digits, or more."""
     facts = {
         "code": (before["code_digest"], now["code_digest"]),
@@ -97,7 +97,7 @@ def _shown(config: Config, group: str) -> str:
     return " ".join([config.short_names[group], *shown_settings(config.plugins[group])])
 
 
-def tell_data(info: DatasetInfo, validation: str, console: Console) -> None:
+def print_data(info: DatasetInfo, validation: str, console: Console) -> None:
     """Says how the images are divided."""
     held = f"{info.num_val:,} held out for validation, " if info.num_val else ""
     colour = {1: "grey", 3: "colour"}.get(info.in_channels, f"{info.in_channels}-channel")
@@ -111,12 +111,12 @@ def tell_data(info: DatasetInfo, validation: str, console: Console) -> None:
         console.warn(MEASURED_ON_TEST)
 
 
-def tell_waiting(console: Console) -> None:
+def print_waiting(console: Console) -> None:
     """Says that another process makes the range test that this run needs."""
     console.line("  waits for the same LR range test, which another run is making")
 
 
-def tell_range_test(found: RangeTest, max_lr: float | None, console: Console, *, reused: bool) -> None:
+def print_range_test(found: RangeTest, max_lr: float | None, console: Console, *, reused: bool) -> None:
     """Says what the range test suggests, what the schedule makes of it, and what the other rules would have taken."""
     verdict = found.verdict
     console.heading("LR range test" + (" (remembered)" if reused else ""))
@@ -133,7 +133,7 @@ def tell_range_test(found: RangeTest, max_lr: float | None, console: Console, *,
         console.warn(f"low confidence in this LR: {verdict.reason}")
 
 
-def tell_result(
+def print_result(
     result: dict[str, Any], config: Config, directory: RunDirectory, link: str | None, console: Console
 ) -> None:
     """Says what was reached, where it is, and how to look at it."""
@@ -148,10 +148,10 @@ def tell_result(
     facts["seconds"] = f"{result['seconds']:.0f}"
     facts["run directory"] = directory.paths.root
     console.facts(facts)
-    tell_tracker(config.tracker, link, console)
+    print_tracker(config.tracker, link, console)
 
 
-def tell_tracker(tracker: TrackerConfig, link: str | None, console: Console) -> None:
+def print_tracker(tracker: TrackerConfig, link: str | None, console: Console) -> None:
     """Says how to look at a run in MLflow, where it is mirrored there."""
     if tracker.kind == "mlflow":
         console.line("  look at it in MLflow:")
@@ -160,7 +160,7 @@ def tell_tracker(tracker: TrackerConfig, link: str | None, console: Console) -> 
         console.line(f"    {link}" if link else "    (not complete there yet: the same command again completes it)")
 
 
-def tell_report(sections: Sequence[Section], paths: RunPaths, console: Console) -> None:
+def print_report(sections: Sequence[Section], paths: RunPaths, console: Console) -> None:
     """Says where the report is, and what is missing from it."""
     gaps = [section for section in sections if section.gap]
     for section in gaps:
@@ -170,14 +170,14 @@ def tell_report(sections: Sequence[Section], paths: RunPaths, console: Console) 
         console.facts({"report": page if page.exists() else paths.report})
 
 
-def tell_finished(directory: RunDirectory, config: Config, tracker: Tracker, console: Console) -> float | None:
+def print_finished(directory: RunDirectory, config: Config, tracker: Tracker, console: Console) -> float | None:
     """Says that this run is finished and what it reached; completes the tracker's copy if need be."""
     assert directory.result is not None
     tracker.begin()
     link = tracker.end()
     console.line(f"\n{directory.name} is finished already; rerun=true runs it anew beside this one", "bold")
-    tell_result(directory.result, config, directory, link, console)
-    tell_report((), directory.paths, console)
+    print_result(directory.result, config, directory, link, console)
+    print_report((), directory.paths, console)
     return directory.result["objective"]
 
 

@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 _COMPARED_TABLES = ("class_accuracy", "examples")
 
 
-def keep_range_test(
+def save_range_test(
     found: RangeTest, max_lr: float | None, min_lr: float | None, record: Record, *, reused: bool, draw: bool
 ) -> None:
     """Writes the range test's curves and verdict, and draws them; the figure marks the schedule's LRs where known.
@@ -67,7 +67,7 @@ def check_report(settings: ReportConfig, make_model: Callable[[], nn.Module | No
             check_layers(model, settings.gradcam_layers)
 
 
-def keep_report(subject: Subject, record: Record, progress: Progress) -> tuple[Section, ...]:
+def save_report(subject: Subject, record: Record, progress: Progress) -> tuple[Section, ...]:
     """Draws the report and records it; what runs are compared by is recorded so. Returns its sections."""
     try:
         from resnet_exp.report.report import draw_report
@@ -101,14 +101,14 @@ def _as_json(table: Path) -> Path:
     return path
 
 
-def keep_steps(training: Training, record: Record) -> None:
+def save_steps(training: Training, record: Record) -> None:
     """Writes LR, momentum and loss of every optimizer step, as they were applied and met."""
     per_epoch = len(training.steps) // len(training.history)
     rows = ((step, step // per_epoch + 1, *map(repr, row)) for step, row in enumerate(training.steps.tolist()))
     record.file(write_csv(record.paths.steps, ("step", "epoch", "lr", "momentum", "loss"), rows))
 
 
-def keep_predictions(logits: Tensor, labels: Tensor, tested: Evaluation, info: DatasetInfo, record: Record) -> None:
+def save_predictions(logits: Tensor, labels: Tensor, tested: Evaluation, info: DatasetInfo, record: Record) -> None:
     """Writes the test set's logits and probabilities `[N, num_classes]`, its labels `[N]`, and the confusion matrix."""
     with record.paths.predictions.open("wb") as file:
         np.savez_compressed(
@@ -122,7 +122,7 @@ def keep_predictions(logits: Tensor, labels: Tensor, tested: Evaluation, info: D
     record.file(record.paths.root / "confusion_matrix.json", confusion)
 
 
-def keep_model(config: Config, data: Data, model: nn.Module, record: Record, *, for_mlflow: bool) -> None:
+def save_model(config: Config, data: Data, model: nn.Module, record: Record, *, for_mlflow: bool) -> None:
     """Writes the weights as safetensors with all that using them needs, and `for_mlflow` as an MLflow model."""
     info = data.info
     metadata = {
@@ -137,10 +137,10 @@ def keep_model(config: Config, data: Data, model: nn.Module, record: Record, *, 
     save_file(weights, record.paths.model, {"resnet_exp": json.dumps(metadata, sort_keys=True)})
     record.file(record.paths.model)
     if for_mlflow and config.tracker.kind == "mlflow":
-        keep_mlflow_model(model, info, record)
+        save_mlflow_model(model, info, record)
 
 
-def keep_mlflow_model(model: nn.Module, info: DatasetInfo, record: Record) -> None:
+def save_mlflow_model(model: nn.Module, info: DatasetInfo, record: Record) -> None:
     """Writes the network as an MLflow model, where torch.export can follow it."""
     input_shape = (info.in_channels, info.image_size, info.image_size)
     from resnet_exp.tracking.mlflow_model import export_network

@@ -16,10 +16,10 @@ from resnet_exp.data.image_listing import ENDINGS
 from resnet_exp.interfaces import ConfigError, LabelledImages, RunError
 from resnet_exp.run_dir.files import write_csv
 from resnet_exp.run_dir.model_file import (
-    Trained,
+    ModelFile,
     network,
-    read_trained,
-    with_trained_model,
+    read_model_file,
+    with_model_of,
 )
 from resnet_exp.runs import messages
 from resnet_exp.runs.console import Console
@@ -38,26 +38,26 @@ def predict_images(config: Config) -> Path:
         RunError: not one image can be read.
     """
     console = Console()
-    trained = read_trained(str(config.checkpoint))
-    config = with_trained_model(config, trained)
+    model_file = read_model_file(str(config.checkpoint))
+    config = with_model_of(config, model_file)
     files = _images(Path(str(config.images)).expanduser().absolute())
     path = Path(config.predictions).absolute()
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise ConfigError(f"predictions={path}: a file in a folder that can be written to is needed")
-    machine = start_runtime(config.device, config.train.precision, config.train.deterministic)
-    model = network(config, trained, machine.device)
-    console.heading(f"{len(files):,} image{'s' if len(files) > 1 else ''} and {trained.path}")
+    runtime = start_runtime(config.device, config.train.precision, config.train.deterministic)
+    model = network(config, model_file, runtime.device)
+    console.heading(f"{len(files):,} image{'s' if len(files) > 1 else ''} and {model_file.path}")
     rows: list[tuple[str, str, float]] = []
     unreadable: list[tuple[str, str]] = []
     with console.progress("predicting", len(files)) as advance:
-        for names, pixels, faults in _decoded(files, trained):
+        for names, pixels, faults in _decoded(files, model_file):
             unreadable += faults
-            rows += _predicted(model, names, pixels, trained, config.train.batch_size, machine)
+            rows += _predicted(model, names, pixels, model_file, config.train.batch_size, runtime)
             advance(len(names) + len(faults))
     if not rows:
         raise RunError(f"images={config.images}: not one can be read ({unreadable[0][0]}: {unreadable[0][1]})")
     write_csv(path, ("file", "class", "probability"), ((*row[:2], f"{row[2]:.6f}") for row in rows))
-    messages.tell_predictions(rows[:_SHOWN], len(rows), unreadable, path, console)
+    messages.print_predictions(rows[:_SHOWN], len(rows), unreadable, path, console)
     return path
 
 
@@ -74,11 +74,13 @@ def _images(root: Path) -> dict[Path, str]:
     return shown
 
 
-def _decoded(files: dict[Path, str], trained: Trained) -> Iterator[tuple[list[str], np.ndarray, list[tuple[str, str]]]]:
+def _decoded(
+    files: dict[Path, str], model_file: ModelFile
+) -> Iterator[tuple[list[str], np.ndarray, list[tuple[str, str]]]]:
     """Runs of images: the names and pixels of those that can be read, and why the others cannot."""
     names = list(files.values())
     first = 0
-    for decoded in decode_all(list(files), trained.image_size, trained.in_channels, None):
+    for decoded in decode_all(list(files), model_file.image_size, model_file.in_channels, None):
         faults = dict(decoded.unreadable)
         here = names[first : first + len(decoded.pixels) + len(faults)]
         first += len(here)
@@ -87,14 +89,19 @@ def _decoded(files: dict[Path, str], trained: Trained) -> Iterator[tuple[list[st
 
 
 def _predicted(
-    model: torch.nn.Module, names: list[str], pixels: np.ndarray, trained: Trained, batch_size: int, machine: Runtime
+    model: torch.nn.Module,
+    names: list[str],
+    pixels: np.ndarray,
+    model_file: ModelFile,
+    batch_size: int,
+    runtime: Runtime,
 ) -> list[tuple[str, str, float]]:
     if not names:
         return []
     images = LabelledImages(pixels, np.zeros(len(pixels), np.int64))
-    bank = ImageBank(images, trained.normalisation, machine.device)
+    bank = ImageBank(images, model_file.normalisation, runtime.device)
     batches: Iterator[Batch] = in_order(bank, batch_size)
-    probabilities = predict(infer(model, batches, machine)[0]).cpu()
+    probabilities = predict(infer(model, batches, runtime)[0]).cpu()
     best = probabilities.max(1)
-    classes = [trained.class_names[label] for label in best.indices.tolist()]
+    classes = [model_file.class_names[label] for label in best.indices.tolist()]
     return list(zip(names, classes, best.values.tolist(), strict=True))

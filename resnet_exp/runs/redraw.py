@@ -13,7 +13,7 @@ from resnet_exp.data.prepare import prepare, prepare_test
 from resnet_exp.report.subject import Subject
 from resnet_exp.run_dir.directory import open_finished_run
 from resnet_exp.run_dir.journal import Journal
-from resnet_exp.run_dir.model_file import network, read_trained, with_trained_model
+from resnet_exp.run_dir.model_file import network, read_model_file, with_model_of
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.runs import messages, outputs
 from resnet_exp.runs.console import Console
@@ -34,42 +34,46 @@ def redraw(command: Config) -> None:
         paths, result = directory.paths, directory.result
         assert result is not None
         run = as_recorded(yaml.safe_load(paths.config.read_text()), command)
-        machine = start_runtime(command.device, "fp32", run.train.deterministic)
+        runtime = start_runtime(command.device, "fp32", run.train.deterministic)
         console.heading(f"{directory.name}: its report")
-        subject = _subject(run, command, paths, result, machine, console)
+        subject = _subject(run, command, paths, result, runtime, console)
         outputs.check_report(command.report, lambda: subject.model)
         tracker = make_tracker(run.tracker, paths)
         with Journal(paths.journal) as journal:
             record = Record(paths, journal, tracker)
             record.mirror()
             try:
-                sections = outputs.keep_report(subject, record, console.progress)
+                sections = outputs.save_report(subject, record, console.progress)
                 _complete(run, subject, record)
             finally:
                 record.link = tracker.end()
-        messages.tell_report(sections, paths, console)
+        messages.print_report(sections, paths, console)
 
 
 def _complete(run: Config, subject: Subject, record: Record) -> None:
     """Exports the network for MLflow where that was left undone, as it is for the jobs of a sweep."""
     is_there = (subject.paths.root / "mlflow_model").exists()
     if subject.model is not None and run.task == "train" and run.tracker.kind == "mlflow" and not is_there:
-        outputs.keep_mlflow_model(subject.model, subject.info, record)
+        outputs.save_mlflow_model(subject.model, subject.info, record)
 
 
 def _subject(
-    run: Config, command: Config, paths: RunPaths, result: dict[str, Any], machine: Runtime, console: Console
+    run: Config, command: Config, paths: RunPaths, result: dict[str, Any], runtime: Runtime, console: Console
 ) -> Subject:
     """The run with its images and, where it has one, its network."""
-    made = partial(Subject, paths, command.report, result, seed=run.seed, machine=machine)
+    made = partial(Subject, paths, command.report, result, seed=run.seed, runtime=runtime)
     if run.task == "evaluate":
-        trained = read_trained(result["checkpoint"])
-        run = with_trained_model(run, trained)
+        model_file = read_model_file(result["checkpoint"])
+        run = with_model_of(run, model_file)
         test = prepare_test(
-            build.source(run), result["data"], trained.normalisation, device=machine.device, progress=console.progress
+            build.source(run),
+            result["data"],
+            model_file.normalisation,
+            device=runtime.device,
+            progress=console.progress,
         )
         check_same_images(paths, {"test": test.digest})
-        return made(info=test.info, model=network(run, trained, machine.device), test=test.bank)
+        return made(info=test.info, model=network(run, model_file, runtime.device), test=test.bank)
     plugins = build.plugins(run)
     data = prepare(
         plugins.source,
@@ -78,9 +82,9 @@ def _subject(
         seed=run.seed,
         padding=plugins.augmentation.padding,
         batch_size=run.train.batch_size,
-        device=machine.device,
+        device=runtime.device,
         progress=console.progress,
     )
     check_same_images(paths, data.digests)
-    model = network(run, read_trained(str(paths.root)), machine.device) if run.task == "train" else None
+    model = network(run, read_model_file(str(paths.root)), runtime.device) if run.task == "train" else None
     return made(info=data.info, model=model, test=data.test, train=data.train, augmentation=plugins.augmentation)

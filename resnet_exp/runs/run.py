@@ -22,7 +22,7 @@ from resnet_exp.report.subject import Subject
 from resnet_exp.run_dir.checkpoint import Checkpoints
 from resnet_exp.run_dir.directory import open_run_directory
 from resnet_exp.run_dir.files import read_json
-from resnet_exp.run_dir.range_test_cache import range_test_memo
+from resnet_exp.run_dir.range_test_cache import cached_range_test
 from resnet_exp.run_dir.signature import range_test_signature, signature
 from resnet_exp.runs import messages, outputs
 from resnet_exp.runs.console import Console
@@ -46,7 +46,7 @@ class _Run:
     config: Config
     plugins: build.Plugins
     identity: str  # of the data
-    machine: Runtime
+    runtime: Runtime
     environment: dict[str, Any]
     record: Record
     console: Console
@@ -72,27 +72,27 @@ def run(config: Config, command: str, part: SweepPart = _ALONE) -> float | None:
     start = time.time()
     console = Console()
     plugins = build.plugins(config)
-    machine = start_runtime(config.device, config.train.precision, config.train.deterministic, part.gpu)
-    check_momentum(bool(config.plugins["scheduler"].get("cycle_momentum")), machine)
+    runtime = start_runtime(config.device, config.train.precision, config.train.deterministic, part.gpu)
+    check_momentum(bool(config.plugins["scheduler"].get("cycle_momentum")), runtime)
     images = check_fit(plugins.source.size(), config.split, config.train.batch_size)
     if config.task == "train":
         plugins.scheduler.check(config.train.epochs, num_batches(images, config.train.batch_size))
         outputs.check_report(config.report, lambda: build.model(config, build.expected(plugins)))
     identity = plugins.source.identity()
-    environment = environment_of(machine, config.plugin_folders)
-    title, run_signature = config.title, signature(config, identity, machine.precision)
+    environment = environment_of(runtime, config.plugin_folders)
+    title, run_signature = config.title, signature(config, identity, runtime.precision)
     code = None if part is _ALONE else environment["code_digest"]
     with open_run_directory(config.output_dir, title, run_signature, config.rerun, code) as directory:
         tracker = make_tracker(config.tracker, directory.paths, part.label)
         part.begun(directory.paths.root)
-        messages.tell_changed(read_json(directory.paths.environment) or environment, environment, console)
+        messages.print_changed(read_json(directory.paths.environment) or environment, environment, console)
         if directory.result is not None:
-            return messages.tell_finished(directory, config, tracker, console)
-        messages.tell_plan(config, machine, directory, console)
+            return messages.print_finished(directory, config, tracker, console)
+        messages.print_plan(config, runtime, directory, console)
 
         with recorded(directory.paths, tracker) as record:
             record.begin(config, environment, command, directory.is_new, part.tags)
-            this = _Run(config, plugins, identity, machine, environment, record, console, part)
+            this = _Run(config, plugins, identity, runtime, environment, record, console, part)
             data = _prepare(this)
             record.mirror()
             found = _find_max_lr(this, data)
@@ -102,15 +102,15 @@ def run(config: Config, command: str, part: SweepPart = _ALONE) -> float | None:
                 schedule = _schedule(this, data, found)
                 learner = _learner(this, data, schedule)
                 training = _train(this, data, learner)
-                outputs.keep_steps(training, record)
+                outputs.save_steps(training, record)
                 model = learner.model
                 tested = _test(this, data, model)
-                outputs.keep_model(config, data, model, record, for_mlflow=part.keep_mlflow_model)
+                outputs.save_model(config, data, model, record, for_mlflow=part.keep_mlflow_model)
                 outcome = result.of_training(config, data.info, found, schedule, training, tested)
             outcome = record.finish(outcome, time.time() - start)
             sections = _report(this, data, model, outcome)
-        messages.tell_result(outcome, config, directory, record.link, console)
-        messages.tell_report(sections, directory.paths, console)
+        messages.print_result(outcome, config, directory, record.link, console)
+        messages.print_report(sections, directory.paths, console)
         return outcome["objective"]
 
 
@@ -125,13 +125,13 @@ def _prepare(this: _Run) -> Data:
         seed=config.seed,
         padding=plugins.augmentation.padding,
         batch_size=config.train.batch_size,
-        device=this.machine.device,
+        device=this.runtime.device,
         progress=this.console.progress,
     )
     if data.info.in_channels != plugins.in_channels:  # what the model was tried with, before the images were read
         build.check_model(config, data.info.image_size, data.info.in_channels, data.info.num_classes)
     this.record.data(data.info, data.digests)
-    messages.tell_data(data.info, config.split.validation, this.console)
+    messages.print_data(data.info, config.split.validation, this.console)
     return data
 
 
@@ -146,8 +146,8 @@ def _find_max_lr(this: _Run, data: Data) -> RangeTest | None:
         return None
     # Of the images their bytes count, not only their names and sizes: another run's sweeps were made on these.
     key = range_test_signature(config, f"{this.identity} {data.digests['train']}", this.environment)
-    with range_test_memo(config.output_dir, key, lambda: messages.tell_waiting(this.console)) as memo:
-        known = _usable(read_json(paths.range_test)) or memo.known
+    with cached_range_test(config.output_dir, key, lambda: messages.print_waiting(this.console)) as cached:
+        known = _usable(read_json(paths.range_test)) or cached.value
         if known:
             found = RangeTest.from_json(known)
         else:
@@ -159,12 +159,12 @@ def _find_max_lr(this: _Run, data: Data) -> RangeTest | None:
                     data.info.num_classes,
                     this.console.progress,
                 )
-            memo.keep(found.to_json())
+            cached.store(found.to_json())
     max_lr = max_lr_of(config, this.plugins, data.info, found) if config.task == "train" else None
     min_lr = this.plugins.scheduler.first_lr(max_lr) if max_lr else None
     draw = config.report.range_test
-    outputs.keep_range_test(found, max_lr, min_lr, this.record, reused=bool(known), draw=draw)
-    messages.tell_range_test(found, max_lr, this.console, reused=bool(known))
+    outputs.save_range_test(found, max_lr, min_lr, this.record, reused=bool(known), draw=draw)
+    messages.print_range_test(found, max_lr, this.console, reused=bool(known))
     if found.verdict.suggestion is None:
         raise RunError(
             f"the LR range test failed: {found.verdict.reason}. Set scheduler.max_lr to a number, or look at "
@@ -197,7 +197,7 @@ def _learner(this: _Run, data: Data, schedule: Schedule) -> Learner:
     """A fresh network, the same each time for one seed, with its optimizer."""
     torch.manual_seed(randomness.mix(this.config.seed, randomness.INIT))
     model = build.model(this.config, data.info)
-    return Learner(model, this.plugins.optimizer, schedule, this.config.train, this.machine, this.config.seed)
+    return Learner(model, this.plugins.optimizer, schedule, this.config.train, this.runtime, this.config.seed)
 
 
 def _train(this: _Run, data: Data, learner: Learner) -> Training:
@@ -236,14 +236,14 @@ def _measurement(this: _Run, data: Data) -> Callable[[nn.Module], Evaluation] | 
     bank = {"holdout": data.val, "test": data.test, "none": None}[this.config.split.validation]
     if bank is None:
         return None
-    return lambda model: evaluate(*infer(model, in_order(bank, this.config.train.batch_size), this.machine))
+    return lambda model: evaluate(*infer(model, in_order(bank, this.config.train.batch_size), this.runtime))
 
 
 def _test(this: _Run, data: Data, model: nn.Module) -> Evaluation:
     """The chosen network on the test set, once; its predictions are kept."""
-    logits, labels = infer(model, in_order(data.test, this.config.train.batch_size), this.machine)
+    logits, labels = infer(model, in_order(data.test, this.config.train.batch_size), this.runtime)
     tested = evaluate(logits, labels)
-    outputs.keep_predictions(logits, labels, tested, data.info, this.record)
+    outputs.save_predictions(logits, labels, tested, data.info, this.record)
     return tested
 
 
@@ -256,13 +256,13 @@ def _report(this: _Run, data: Data, model: nn.Module | None, outcome: dict[str, 
         result=outcome,
         info=data.info,
         seed=config.seed,
-        machine=this.machine,
+        runtime=this.runtime,
         model=model,
         test=data.test,
         train=data.train,
         augmentation=this.plugins.augmentation,
     )
-    return outputs.keep_report(subject, this.record, this.console.progress)
+    return outputs.save_report(subject, this.record, this.console.progress)
 
 
 def _endless(this: _Run, data: Data, repeat: int) -> Iterator[Batch]:

@@ -16,7 +16,7 @@ from resnet_exp.run_dir.files import read_json
 from resnet_exp.run_dir.journal import Journal, last_status
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.runs.console import Console
-from resnet_exp.runs.messages import tell_tracker
+from resnet_exp.runs.messages import print_tracker
 from resnet_exp.sweeps.leaderboard import best_of, compare_best
 from resnet_exp.sweeps.ledger import Job, Ledger
 from resnet_exp.sweeps.parent_run import Parent
@@ -107,4 +107,4 @@ def _tell(
     console.facts({"leaderboard": ledger.root / "leaderboard.csv", "page": ledger.root / "sweep.html"})
     if winner is not None:
         console.facts({"best config": f"python -m resnet_exp --config-dir {ledger.root} --config-name best"})
-    tell_tracker(tracker, parent.link, console)
+    print_tracker(tracker, parent.link, console)

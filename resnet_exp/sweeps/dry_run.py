@@ -25,7 +25,7 @@ class _Standing:
     left: float  # the share of it that is still to be run, 0..1
 
 
-def tell_plan(planned: Sequence[tuple[Job, Config]]) -> None:
+def print_plan(planned: Sequence[tuple[Job, Config]]) -> None:
     """Lists a grid's jobs, with what they compose, and how their runs stand; nothing is run or written."""
     console = Console()
     standings = [[_standing(config, seed) for seed in config.sweep.seeds or [config.seed]] for _, config in planned]
@@ -36,7 +36,7 @@ def tell_plan(planned: Sequence[tuple[Job, Config]]) -> None:
     console.line(f"  {_eta([run for runs in standings for run in runs])}")
 
 
-def tell_study(trials: Sequence[Job], n_trials: int, space: Mapping[str, object]) -> None:
+def print_study(trials: Sequence[Job], n_trials: int, space: Mapping[str, object]) -> None:
     """Lists the trials that a study has made, and what it would propose from: its points depend on what comes out."""
     console = Console()
     done = [job for job in trials if job.status in ("finished", "pruned")]
@@ -52,9 +52,9 @@ def tell_study(trials: Sequence[Job], n_trials: int, space: Mapping[str, object]
 
 def _standing(config: Config, seed: int) -> _Standing:
     config = replace(config, seed=seed)
-    machine = start_runtime(config.device, config.train.precision, config.train.deterministic)
+    runtime = start_runtime(config.device, config.train.precision, config.train.deterministic)
     code = code_state(*config.plugin_folders)["code_digest"]
-    run_signature = signature(config, build.source(config).identity(), machine.precision)
+    run_signature = signature(config, build.source(config).identity(), runtime.precision)
     paths, result = find_run(config.output_dir, config.title, run_signature, code)
     if result is not None:
         return _Standing(f"done: {result['objective']:.4f}", result["seconds"], 0.0)

@@ -32,9 +32,9 @@ class GridSweeper(PlanningSweeper):
         with errors_told():
             planned = [self._jobs.plan(number, *point) for number, point in enumerate(self._points(arguments))]
             if settings(self._config).dry_run:
-                from resnet_exp.sweeps.dry_run import tell_plan
+                from resnet_exp.sweeps.dry_run import print_plan
 
-                return tell_plan(planned)
+                return print_plan(planned)
             self._jobs.prepare(len(planned))
             open_sweep(self._config)
             return self._jobs.run([job for job, _ in planned])

@@ -64,9 +64,9 @@ class StudySweeper(PlanningSweeper):
         proposals = Proposals(space, self._sampler, self._n_startup_trials, self._direction, int(self._config.seed))
         self._check_ends(space, proposals.propose(0, [], 0), fixed)
         if settings(self._config).dry_run:
-            from resnet_exp.sweeps.dry_run import tell_study
+            from resnet_exp.sweeps.dry_run import print_study
 
-            tell_study(ledger_of(self._config)[0].jobs(), self._n_trials, space)
+            print_study(ledger_of(self._config)[0].jobs(), self._n_trials, space)
             return None
         self._jobs.prepare(self._n_jobs)
         open_sweep(self._config)

@@ -45,7 +45,7 @@ def draw_summary(subject: Subject) -> Section:
     """The layers as a table, `summary.txt` and `summary.csv`, the totals, and the receptive field over the layers."""
     assert subject.model is not None
     info = subject.info
-    image = torch.zeros(1, info.in_channels, info.image_size, info.image_size, device=subject.machine.device)
+    image = torch.zeros(1, info.in_channels, info.image_size, info.image_size, device=subject.runtime.device)
     layers, totals, text = summarised(subject.model, image)
     data = write_csv(subject.folder / "summary.csv", _COLUMNS, (layer.row for layer in layers))
     write_durably(subject.folder / "summary.txt", text.encode())
