@@ -15,7 +15,7 @@ from resnet_exp.config.command_line import CONF
 from resnet_exp.config.config import GROUPS, Config, typed
 from resnet_exp.interfaces import ConfigError, DatasetInfo
 from resnet_exp.run_dir.paths import RunPaths
-from resnet_exp.tracking.tracker import NullTracker
+from resnet_exp.tracking.tracker import NullTracker, make_tracker
 
 INFO = DatasetInfo("digits", ("a", "b", "c"), 32, 1, 100, 10, 10)
 
@@ -247,5 +247,5 @@ def test_what_the_config_names_is_made(tmp_path: Path) -> None:
     assert plugins.scheduler.max_lr == 0.25
     assert plugins.augmentation.padding == 4
     assert plugins.source.identity().startswith("digits-")
-    assert isinstance(build.tracker(config.tracker, RunPaths(tmp_path)), NullTracker)
+    assert isinstance(make_tracker(config.tracker, RunPaths(tmp_path)), NullTracker)
     assert build.model(config, INFO)[0][0].out_channels == 2

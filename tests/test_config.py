@@ -174,14 +174,14 @@ def test_what_comes_after_a_range_test_does_not_sign_one() -> None:
 
 @pytest.mark.parametrize("fact", ["device", "precision", "threads", "cuda", "cudnn", "code_digest"])
 def test_a_range_test_is_the_same_only_where_its_curves_are(fact: str) -> None:
-    assert range_sign(runtime={**MACHINE, fact: "y"}) != range_sign()
+    assert range_sign(machine={**MACHINE, fact: "y"}) != range_sign()
 
 
 def test_a_commit_or_a_package_that_makes_no_pixels_leaves_a_range_test_the_same() -> None:
-    assert range_sign(runtime={**MACHINE, "git_commit": "y"}) == range_sign()
+    assert range_sign(machine={**MACHINE, "git_commit": "y"}) == range_sign()
     packages = {**MACHINE["packages"], "mlflow": "2"}
-    assert range_sign(runtime={**MACHINE, "packages": packages}) == range_sign()
-    assert range_sign(runtime={**MACHINE, "packages": {**packages, "pillow": "2"}}) != range_sign()
+    assert range_sign(machine={**MACHINE, "packages": packages}) == range_sign()
+    assert range_sign(machine={**MACHINE, "packages": {**packages, "pillow": "2"}}) != range_sign()
 
 
 @pytest.mark.parametrize(
@@ -354,7 +354,7 @@ def test_a_range_test_is_not_shared_where_its_curves_would_differ(override: str)
 
 def test_a_range_test_is_not_shared_between_data_or_machines() -> None:
     assert range_sign(data="other") != range_sign()
-    assert range_sign(runtime=MACHINE | {"precision": "bf16"}) != range_sign()
+    assert range_sign(machine=MACHINE | {"precision": "bf16"}) != range_sign()
 
 
 @pytest.mark.parametrize(

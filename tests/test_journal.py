@@ -19,7 +19,7 @@ from resnet_exp.run_dir.journal import Journal, last_status, metric_history, rea
 WRITER = """
 import sys
 from pathlib import Path
-from resnet_exp.journal import Journal
+from resnet_exp.run_dir.journal import Journal
 with Journal(Path(sys.argv[1])) as journal:
     step = 0
     while True:

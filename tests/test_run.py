@@ -596,7 +596,7 @@ def test_an_interruption_while_the_tracker_starts_is_recorded(go: Callable[..., 
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "tracker", lambda *_: Interrupted())
+        patch.setattr("resnet_exp.runs.run.make_tracker", lambda *_: Interrupted())
         with pytest.raises(KeyboardInterrupt):
             go(GIVEN)
     assert last_status(newest(Path("runs")).journal) == "KILLED"

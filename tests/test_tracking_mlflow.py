@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 KILLER = """
 import os, random, sys, time
 from pathlib import Path
-from resnet_exp.interfaces import RunPaths
-from resnet_exp.journal import Journal, read
+from resnet_exp.run_dir.paths import RunPaths
+from resnet_exp.run_dir.journal import Journal, read
 from resnet_exp.tracking.mlflow import MlflowTracker, import_mlflow
 import_mlflow()
 root, uri, kills, points = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), 400
@@ -74,8 +74,8 @@ assert status == 0, status
 CREATOR = """
 import sys
 from pathlib import Path
-from resnet_exp.interfaces import RunPaths
-from resnet_exp.journal import Journal
+from resnet_exp.run_dir.paths import RunPaths
+from resnet_exp.run_dir.journal import Journal
 from resnet_exp.tracking.mlflow import MlflowTracker, import_mlflow
 import_mlflow()
 print("ready", flush=True)

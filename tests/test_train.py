@@ -256,17 +256,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from resnet_exp.augmentation.crop_flip_cutout import CropFlipCutout
-from resnet_exp.checkpoint import Checkpoints
-from resnet_exp.settings import TrainConfig
+from resnet_exp.run_dir.checkpoint import Checkpoints
+from resnet_exp.config.schema import TrainConfig
 from resnet_exp.data.bank import ImageBank, Normalisation, in_order, shuffled
-from resnet_exp.engine import Learner, infer
+from resnet_exp.training.learner import Learner, infer
 from resnet_exp.interfaces import LabelledImages
 from resnet_exp.models.custom_resnet import CustomResNet
 from resnet_exp.optimizers.sgd import sgd
-from resnet_exp.runtime import Runtime
+from resnet_exp.training.device import Runtime
 from resnet_exp.schedulers.onecycle import OneCycle
-from resnet_exp.stages.evaluate import evaluate
-from resnet_exp.stages.train import train
+from resnet_exp.training.evaluate import evaluate
+from resnet_exp.training.train import train
 
 folder, epochs = Path(sys.argv[1]), 40
 rng = np.random.default_rng(0)
