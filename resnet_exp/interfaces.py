@@ -5,9 +5,10 @@ Nothing here imports torch: a config can be checked against these in a fraction 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -174,6 +175,28 @@ class Scheduler(Protocol):
     def plan(self, max_lr: float, epochs: int, steps_per_epoch: int) -> Schedule:
         """The schedule over all steps of the run."""
         ...
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that is measured of a network's logits, declared once for everywhere it shows.
+
+    A set of images gives it its key, `<name>/<images>`, such as `accuracy/val`: in the journal, the tracker and
+    result.json.
+    """
+
+    name: str
+    measure: Callable[[Tensor, Tensor], Tensor | float]  # of logits [N, C], float32, and labels [N], int64
+    title: str  # in figures and on pages
+    unit: Literal["fraction", "nats", "number"]  # a fraction, 0..1, is shown as percent
+    higher_is_better: bool
+    column: str = ""  # its header in the table on the terminal; empty: it is not shown there
+    each_epoch: bool = True  # measured after each epoch, and drawn over them; else of the test images at the end
+    least_classes: int = 2  # it is measured where there are as many classes
+
+    def shown(self, value: float) -> str:
+        """The value as people read it: `93.65%`, `0.231`."""
+        return f"{value:.2%}" if self.unit == "fraction" else f"{value:.3f}"
 
 
 class Tracker(Protocol):

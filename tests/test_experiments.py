@@ -91,38 +91,38 @@ def test_the_custom_resnets_are_of_one_recipe(name: str) -> None:
 
 def test_lr037_is_met_to_every_printed_digit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     history = history_of("custom_resnet_lr037", tmp_path, monkeypatch)
-    started = {epoch["epoch"]: epoch["lr_start"] for epoch in history}
+    started = {epoch["epoch"]: epoch["lr/start"] for epoch in history}
     # The first is 0.004624999999999997, and so it is in torch: a rounding of 0.037 + (0.004625 - 0.037).
     assert {epoch: started[epoch] for epoch in LR037} == {**LR037, 1: pytest.approx(0.004625, rel=1e-14)}
 
 
 def test_lr0373_is_met_to_every_printed_digit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     history = history_of("custom_resnet_lr0373", tmp_path, monkeypatch)
-    assert history[-1]["lr_start"] == 0.00024967178948909094
+    assert history[-1]["lr/start"] == 0.00024967178948909094
 
 
 def test_lr268_printed_one_step_late_and_its_last_one_past_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     history = history_of("custom_resnet_lr268", tmp_path, monkeypatch)
-    to_come = [epoch["lr_start"] for epoch in history[1:]]
+    to_come = [epoch["lr/start"] for epoch in history[1:]]
     past_the_end = one_step_past_the_end(0.268, 5 / 24, 8, 1e4, "cos")
     assert [f"{lr:.5f}" for lr in [*to_come, past_the_end]] == LR268.split()
-    assert history[-1]["lr_end"] == pytest.approx(0.268 / 8 * 1e-4, rel=1e-9), "the last LR that is applied"
-    assert history[4]["lr_end"] == 0.268, "the peak is the last step of epoch 5"
+    assert history[-1]["lr/end"] == pytest.approx(0.268 / 8 * 1e-4, rel=1e-9), "the last LR that is applied"
+    assert history[4]["lr/end"] == 0.268, "the peak is the last step of epoch 5"
 
 
 def test_resnet18_onecycle_printed_its_last_lr_one_step_past_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     history = history_of("resnet18_onecycle", tmp_path, monkeypatch)
-    assert history[-1]["lr_start"] == 0.01678010204081637, "step 2254 is the first of epoch 24"
+    assert history[-1]["lr/start"] == 0.01678010204081637, "step 2254 is the first of epoch 24"
     assert one_step_past_the_end(0.3, 0.25, 10, 100, "linear") == 0.0001301020408163156
-    assert history[-1]["lr_end"] == pytest.approx(0.0003, rel=1e-9), "the last LR that is applied"
-    assert history[5]["lr_end"] == pytest.approx(0.3, rel=1e-15), "the peak, to a rounding as in torch"
+    assert history[-1]["lr/end"] == pytest.approx(0.0003, rel=1e-9), "the last LR that is applied"
+    assert history[5]["lr/end"] == pytest.approx(0.3, rel=1e-15), "the peak, to a rounding as in torch"
 
 
 @pytest.mark.slow
 def test_resnet18_baseline_makes_391_steps_an_epoch_at_one_lr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     history = history_of("resnet18_baseline", tmp_path, monkeypatch, epochs=20, steps=391)
-    assert {lr for epoch in history for lr in (epoch["lr_start"], epoch["lr_end"])} == {0.01}
+    assert {lr for epoch in history for lr in (epoch["lr/start"], epoch["lr/end"])} == {0.01}

@@ -9,12 +9,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from resnet_exp.config.validation import VALIDATION
 from resnet_exp.report.parts.curves import draw_curves, draw_schedule
 from resnet_exp.report.parts.lr_range import draw_range_test
 from resnet_exp.report.section import Gap
+from resnet_exp.run_dir.journal import Journal
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.schedulers.constant import Constant
 from resnet_exp.schedulers.onecycle import OneCycle
+from resnet_exp.training.metrics import METRICS
 
 EPOCHS, STEPS = 6, 5
 
@@ -22,20 +25,19 @@ EPOCHS, STEPS = 6, 5
 def subject(root: Path, validation: str = "holdout", **more) -> SimpleNamespace:
     """A finished run of six epochs, best in the fourth."""
     val = [0.2, 0.5, 0.6, 0.8, 0.7, 0.75]
-    measured = validation != "none"
-    history = [
-        {
-            "epoch": epoch,
-            "train_loss": 2.0 / epoch,
-            "train_accuracy": 0.1 * epoch,
-            "val_loss": 1.5 / epoch if measured else None,
-            "val_accuracy": val[epoch - 1] if measured else None,
-        }
-        for epoch in range(1, EPOCHS + 1)
-    ]
+    paths = RunPaths(root)
+    paths.journal.unlink(missing_ok=True)
+    with Journal(paths.journal) as journal:
+        for epoch in range(1, EPOCHS + 1):
+            values = {"loss/train": 2.0 / epoch, "accuracy/train": 0.1 * epoch}
+            if validation != "none":
+                images = VALIDATION[validation].images
+                values |= {f"loss/{images}": 1.5 / epoch, f"accuracy/{images}": val[epoch - 1]}
+            journal.metrics(values, epoch)
+        journal.metrics({"accuracy/test": 0.7812}, 0)
     chosen = 4 if validation == "holdout" else EPOCHS
     result = {
-        "history": history,
+        "train_accuracy": 0.6,
         "validation": validation,
         "epochs": EPOCHS,
         "chosen_epoch": chosen,
@@ -43,8 +45,7 @@ def subject(root: Path, validation: str = "holdout", **more) -> SimpleNamespace:
         "test": {"accuracy": 0.7812, "loss": 0.612},
         **more,
     }
-    paths = RunPaths(root)
-    return SimpleNamespace(paths=paths, folder=paths.report, result=result)
+    return SimpleNamespace(paths=paths, folder=paths.report, result=result, metrics=METRICS[:2])
 
 
 def write_steps(root: Path, lrs, momenta) -> None:
@@ -60,7 +61,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def test_the_curves_hold_every_epoch_and_mark_the_chosen_one(tmp_path):
     (figure,) = draw_curves(subject(tmp_path)).figures
-    assert [float(row["val_accuracy"]) for row in rows_of(figure.data)] == [0.2, 0.5, 0.6, 0.8, 0.7, 0.75]
+    assert [float(row["accuracy/val"]) for row in rows_of(figure.data)] == [0.2, 0.5, 0.6, 0.8, 0.7, 0.75]
     words = figure.image.read_text()
     assert "chosen by validation, epoch 4: 80.00%" in words and "test, once: 78.12%" in words
     assert "best in epoch 4 with 80.00%" in figure.alt and "78.12%" in figure.alt
@@ -70,7 +71,7 @@ def test_without_validation_nothing_is_said_to_have_been_chosen(tmp_path):
     (figure,) = draw_curves(subject(tmp_path, "none")).figures
     words = figure.image.read_text()
     assert "validation" not in words and "test, once: 78.12%" in words
-    assert [row["val_accuracy"] for row in rows_of(figure.data)] == [""] * EPOCHS
+    assert list(rows_of(figure.data)[0]) == ["epoch", "accuracy/train", "loss/train"]
 
 
 def test_a_test_set_that_was_measured_each_epoch_is_called_so(tmp_path):

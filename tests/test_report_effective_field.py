@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from resnet_exp.config.schema import ReportConfig
+from resnet_exp.data.bank import Normalisation
+from resnet_exp.data.prepare import EvaluationData
 from resnet_exp.interfaces import DatasetInfo
 from resnet_exp.models.custom_resnet import CustomResNet
 from resnet_exp.report.network.layers import measured
@@ -17,9 +19,11 @@ from resnet_exp.report.parts.effective_field import EffectiveField, draw_effecti
 from resnet_exp.report.section import Gap
 from resnet_exp.report.subject import Subject
 from resnet_exp.run_dir.paths import RunPaths
+from resnet_exp.training.metrics import METRICS
 
 # How many ways lead from a pixel to the unit through so many convolutions of three ones.
 TRINOMIAL = {1: [1, 1, 1], 2: [1, 2, 3, 2, 1], 3: [1, 3, 6, 7, 6, 3, 1]}
+PLAIN = Normalisation((0.0,) * 3, (255.0,) * 3)
 
 
 def ones(channels=1, stride=1):
@@ -113,7 +117,8 @@ def subject(tmp_path, bank, cpu):
             **{**values, "receptive_field": images, "gradcam_method": "gradcam", "gradcam_layers": None}
         )
         info = DatasetInfo("patches", ("red", "green", "blue", "grey"), 16, 3, 48, 0, 48)
-        return Subject(RunPaths(tmp_path), settings, {}, info, 0, cpu, model, bank)
+        data = EvaluationData(info, PLAIN, {}, bank)
+        return Subject(RunPaths(tmp_path), settings, {}, data, METRICS, 0, cpu, model)
 
     return make
 

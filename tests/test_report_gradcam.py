@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from resnet_exp.config.schema import ReportConfig
+from resnet_exp.data.bank import Normalisation
+from resnet_exp.data.prepare import EvaluationData
 from resnet_exp.interfaces import ConfigError, DatasetInfo
 from resnet_exp.models.custom_resnet import CustomResNet
 from resnet_exp.models.resnet import ResNet
@@ -21,9 +23,11 @@ from resnet_exp.report.parts.gradcam import draw_gradcam
 from resnet_exp.report.section import Gap
 from resnet_exp.report.subject import Subject
 from resnet_exp.run_dir.paths import RunPaths
+from resnet_exp.training.metrics import METRICS
 
 CLASSES = ("red", "green", "blue", "grey")
 RED, GREEN = 0, 1
+PLAIN = Normalisation((0.0,) * 3, (255.0,) * 3)
 
 
 class Colours(nn.Module):
@@ -232,7 +236,17 @@ def subject(tmp_path, bank, cpu):
         }
         model = model or CustomResNet(num_classes=4, in_channels=3, image_size=16, width=4)
         info = DatasetInfo("patches", CLASSES, 16, 3, 48, 0, 48)
-        return Subject(RunPaths(tmp_path), ReportConfig(**{**plain, **settings}), {}, info, 0, cpu, model, bank)
+        data = EvaluationData(info, PLAIN, {}, bank)
+        return Subject(
+            RunPaths(tmp_path),
+            ReportConfig(**{**plain, **settings}),
+            {},
+            data,
+            METRICS,
+            0,
+            cpu,
+            model,
+        )
 
     return make
 

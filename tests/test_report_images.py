@@ -20,6 +20,7 @@ from resnet_exp.augmentation.crop_flip_mix import CropFlipMix
 from resnet_exp.config.schema import ReportConfig
 from resnet_exp.data import randomness
 from resnet_exp.data.bank import ImageBank, Normalisation, shuffled
+from resnet_exp.data.prepare import Data
 from resnet_exp.interfaces import DatasetInfo, LabelledImages
 from resnet_exp.report.drawing import DPI
 from resnet_exp.report.parts import augmented, classes, confused, examples, misclassified
@@ -32,6 +33,7 @@ from resnet_exp.report.section import Figure, Gap
 from resnet_exp.report.subject import Subject
 from resnet_exp.report.tiles import Tile, draw_tiles, enlarged, short
 from resnet_exp.run_dir.paths import RunPaths
+from resnet_exp.training.metrics import METRICS
 
 NAMES = ("cat", "dog", "ship")
 #         image   0  1  2  3  4  5  6  7
@@ -60,7 +62,8 @@ def subject_of(tmp_path, cpu):
         info = DatasetInfo("made", tuple(names), size, channels, len(labels), 0, len(labels))
         test = ImageBank(images, Normalisation.of(pixels), torch.device("cpu"))
         settings = ReportConfig(**{**all_on, **settings})
-        return Subject(paths, settings, {"epochs": 3}, info, 0, cpu, None, test, bank, augmentation)
+        data = Data(info, Normalisation.of(pixels), {}, test, bank, None)
+        return Subject(paths, settings, {"epochs": 3}, data, METRICS, 0, cpu, None, augmentation)
 
     return make
 

@@ -49,7 +49,7 @@ TINY = (
 GIVEN = "scheduler.max_lr=0.1"
 DRAWN = "report.range_test=true"
 EACH_EPOCH = {"loss/train", "accuracy/train", "lr/start", "lr/end", "perf/epoch_s", "perf/images_per_s"}
-ONCE = {"range_test/suggestion", "range_test/max_lr", "accuracy/best_val", "loss/test", "accuracy/test"}
+ONCE = {"range_test/suggestion", "range_test/max_lr", "accuracy/best_val", "loss/test", "accuracy/test", "ece/test"}
 # What the clock says differs from run to run, and the command is how it was called.
 TIMED = ("seconds", "images_per_s", "command")
 
@@ -159,7 +159,7 @@ def test_a_run_leaves_its_result_and_all_that_led_to_it(go: Callable[..., Done])
     assert result["objective"] == done.objective == result["best_val_accuracy"]
     assert result["max_lr_source"].startswith("range test: ")
     assert [epoch["epoch"] for epoch in result["history"]] == [1, 2, 3]
-    assert result["best_val_accuracy"] == max(epoch["val_accuracy"] for epoch in result["history"])
+    assert result["best_val_accuracy"] == max(epoch["accuracy/val"] for epoch in result["history"])
     assert result["test"]["count"] == 355 == sum(part["count"] for part in result["per_class"].values())
     assert result["test"]["correct"] == sum(part["correct"] for part in result["per_class"].values())
     assert result["test"]["accuracy"] == result["test"]["correct"] / 355
@@ -402,7 +402,7 @@ def test_a_range_test_is_remembered_by_runs_that_share_all_that_determines_it(
     with monkeypatch.context() as patch:
         patch.setattr(way, "range_test", never)
         second = go("name=other", "scheduler.peak_epoch=2", "train.epochs=2", "scheduler.find_factor=3", DRAWN)
-    assert "remembered" in capsys.readouterr().out
+    assert "LR range test (cached)" in capsys.readouterr().out
     assert first.objective is not None
     assert second.result["max_lr"] == second.metrics["range_test/max_lr"][0] == 3 * first.objective
     assert second.result["max_lr_source"].endswith(f", 3 x {first.objective:.4g}")
@@ -461,7 +461,7 @@ def test_a_range_test_is_made_anew_on_other_pixels_of_the_same_name(
     monkeypatch.setattr(Digits, "load", darkened(Digits.load))
     capsys.readouterr()
     second = go("task=range_test", "name=other")
-    assert "remembered" not in capsys.readouterr().out
+    assert "(cached)" not in capsys.readouterr().out
     assert second.paths.range_test.read_text() != first.paths.range_test.read_text()
 
 
@@ -549,8 +549,8 @@ def test_a_validation_loss_that_is_not_finite_costs_no_run(go: Callable[..., Don
         patch.setattr(way, "evaluate", broken)
         done = go(GIVEN)
     history = json.loads(done.paths.result.read_text())["history"]
-    assert history[0]["val_loss"] is None
-    assert history[1]["val_loss"] > 0
+    assert history[0]["loss/val"] is None
+    assert history[1]["loss/val"] > 0
     assert go(GIVEN).objective == done.objective
 
 

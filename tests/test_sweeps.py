@@ -330,7 +330,7 @@ def test_every_point_is_run_with_every_seed(swept) -> None:
 def test_the_range_test_is_made_once_a_seed(swept) -> None:
     folder, output = swept
     assert len(list((folder / "outputs" / "range_tests").glob("*.json"))) == 2
-    assert output.count("LR range test (remembered)") == 2
+    assert output.count("LR range test (cached)") == 2
 
 
 @pytest.mark.slow

@@ -16,13 +16,14 @@ import pytest
 import torch
 
 from resnet_exp.augmentation.crop_flip_cutout import CropFlipCutout
+from resnet_exp.config.validation import VALIDATION
 from resnet_exp.data.bank import Batch, in_order, shuffled
 from resnet_exp.interfaces import RunError
 from resnet_exp.run_dir.checkpoint import Checkpoints
 from resnet_exp.schedulers.onecycle import OneCycle
 from resnet_exp.training.evaluate import Evaluation, evaluate
 from resnet_exp.training.learner import NonFinite, infer
-from resnet_exp.training.train import train
+from resnet_exp.training.train import LOOP_METRICS, Epoch, train
 
 EPOCHS, STEPS = 5, 3
 SCHEDULE = OneCycle(peak_epoch=2).plan(0.05, EPOCHS, STEPS)
@@ -42,7 +43,10 @@ def equal(first, second):
 
 def without_times(training):
     """All that must not depend on the machine's mood."""
-    history = tuple(replace(epoch, seconds=0.0, images_per_s=0.0) for epoch in training.history)
+    history = tuple(
+        Epoch(epoch.epoch, {name: value for name, value in epoch.metrics.items() if not name.startswith("perf/")})
+        for epoch in training.history
+    )
     return replace(training, history=history)
 
 
@@ -50,7 +54,9 @@ def without_times(training):
 def start(tiny_learner, bank, cpu, tmp_path):
     """Trains a fresh learner for 5 epochs of 3 steps, with checkpoints in a folder of that name; goes on there."""
 
-    def go(name="run", *, batches=None, measure="images", choose_best=True, on_epoch=lambda epoch, best: None, **more):
+    def go(
+        name="run", *, batches=None, measure="images", validation="holdout", on_epoch=lambda epoch, best: None, **more
+    ):
         learner = tiny_learner(SCHEDULE)
         training = train(
             learner,
@@ -58,7 +64,7 @@ def start(tiny_learner, bank, cpu, tmp_path):
             (lambda model: evaluate(*infer(model, in_order(bank, 16), cpu))) if measure == "images" else measure,
             steps_per_epoch=STEPS,
             epochs=EPOCHS,
-            choose_best=choose_best,
+            validation=VALIDATION[validation],
             checkpoints=Checkpoints(tmp_path / name),
             checkpoint_interval=more.pop("checkpoint_interval", 0.0),
             advance=lambda n=1: None,
@@ -77,23 +83,24 @@ def scripted(accuracies, losses=None):
         shown.append({name: value.clone() for name, value in model.state_dict().items()})
         epoch = len(shown) - 1
         correct = round(100 * accuracies[epoch])
-        return Evaluation((losses or [1.0] * EPOCHS)[epoch], correct, 100, ((correct, 100 - correct), (0, 0)))
+        metrics = {"loss": (losses or [1.0] * EPOCHS)[epoch], "accuracy": correct / 100}
+        return Evaluation(metrics, ((correct, 100 - correct), (0, 0)))
 
     return measure, shown
 
 
-@pytest.mark.parametrize("choose_best", [True, False])
+@pytest.mark.parametrize("validation", ["holdout", "test"])
 @pytest.mark.parametrize("after", range(1, EPOCHS + 1))
-def test_interrupted_after_any_epoch_and_resumed_it_ends_as_if_never_interrupted(start, after, choose_best):
+def test_interrupted_after_any_epoch_and_resumed_it_ends_as_if_never_interrupted(start, after, validation):
     def interrupt(epoch, best):
         if epoch.epoch == after:
             raise Interrupted
 
-    whole, expected = start("whole", choose_best=choose_best)
+    whole, expected = start("whole", validation=validation)
     with pytest.raises(Interrupted):
-        start("broken", choose_best=choose_best, on_epoch=interrupt)
+        start("broken", validation=validation, on_epoch=interrupt)
     told = []
-    resumed, found = start("broken", choose_best=choose_best, on_epoch=lambda epoch, best: told.append(epoch.epoch))
+    resumed, found = start("broken", validation=validation, on_epoch=lambda epoch, best: told.append(epoch.epoch))
     # The epoch that was being told of was not saved yet: it is made, and told of, again.
     assert told == list(range(after, EPOCHS + 1))
     assert without_times(found) == without_times(expected)
@@ -128,12 +135,12 @@ def test_a_checkpoint_of_an_older_version_is_told_from_a_damaged_one(start, tmp_
     start()
     checkpoints = Checkpoints(tmp_path / "run")
     state = checkpoints.latest(cpu.device)
-    del state["steps"]
+    del state["version"]  # as it was before the content had one
     checkpoints.save(EPOCHS, state)
     for path in (tmp_path / "run").glob("epoch-*"):
-        if "steps" in torch.load(path, weights_only=True):
+        if "version" in torch.load(path, weights_only=True):
             path.unlink()
-    with pytest.raises(RunError, match=r"older version.*name=\.\.\. begins it anew"):
+    with pytest.raises(RunError, match=r"written by another version.*name=\.\.\."):
         start()
 
 
@@ -181,7 +188,7 @@ def test_the_best_epochs_weights_are_kept_not_the_last_ones(start):
     assert better == [True, True, False, False, False]
     assert equal(weights(learner), shown[1])
     assert not equal(shown[1], shown[-1])
-    assert [epoch.val_accuracy for epoch in training.history] == [0.3, 0.6, 0.5, 0.6, 0.4]
+    assert [epoch.metrics["accuracy/val"] for epoch in training.history] == [0.3, 0.6, 0.5, 0.6, 0.4]
 
 
 @pytest.mark.parametrize(("losses", "chosen"), [
@@ -198,29 +205,29 @@ def test_of_equally_accurate_epochs_the_least_loss_wins_and_a_nan_is_never_bette
 
 def test_the_last_weights_are_kept_where_nothing_honest_can_choose(start):
     measure, shown = scripted([0.3, 0.6, 0.5, 0.6, 0.4])
-    learner, training = start(measure=measure, choose_best=False)
+    learner, training = start(measure=measure, validation="test")
     assert (training.chosen_epoch, training.best_val_accuracy) == (EPOCHS, None)
     assert equal(weights(learner), shown[-1])
 
 
 def test_without_a_measurement_the_last_weights_are_kept_and_nothing_is_made_up(start):
-    with_one, _ = start("measured", choose_best=False)
+    with_one, _ = start("measured", validation="test")
     without, training = start("unmeasured", measure=None)
     assert equal(weights(with_one), weights(without))
-    assert {(epoch.val_loss, epoch.val_accuracy) for epoch in training.history} == {(None, None)}
+    assert all(epoch.metrics.keys() == {metric.name for metric in LOOP_METRICS} for epoch in training.history)
     assert (training.chosen_epoch, training.best_val_accuracy) == (EPOCHS, None)
 
 
 def test_the_history_says_what_was_trained(start):
     _, training = start()
     assert [epoch.epoch for epoch in training.history] == [1, 2, 3, 4, 5]
-    assert [epoch.lr_start for epoch in training.history] == list(SCHEDULE.lrs[::STEPS])
-    assert [epoch.lr_end for epoch in training.history] == list(SCHEDULE.lrs[STEPS - 1 :: STEPS])
-    assert training.history[1].lr_end == SCHEDULE.max_lr
-    assert training.history[-1].train_loss < training.history[0].train_loss
+    assert [epoch.metrics["lr/start"] for epoch in training.history] == list(SCHEDULE.lrs[::STEPS])
+    assert [epoch.metrics["lr/end"] for epoch in training.history] == list(SCHEDULE.lrs[STEPS - 1 :: STEPS])
+    assert training.history[1].metrics["lr/end"] == SCHEDULE.max_lr
+    assert training.history[-1].metrics["loss/train"] < training.history[0].metrics["loss/train"]
     for epoch in training.history:
-        assert epoch.seconds > 0
-        assert epoch.images_per_s == pytest.approx(48 / epoch.seconds)
+        assert epoch.metrics["perf/epoch_s"] > 0
+        assert epoch.metrics["perf/images_per_s"] == pytest.approx(48 / epoch.metrics["perf/epoch_s"])
 
 
 def test_no_checkpoint_holds_what_came_after_a_broken_step(start, bank, tmp_path):
@@ -258,6 +265,7 @@ import torch
 from resnet_exp.augmentation.crop_flip_cutout import CropFlipCutout
 from resnet_exp.run_dir.checkpoint import Checkpoints
 from resnet_exp.config.schema import TrainConfig
+from resnet_exp.config.validation import VALIDATION
 from resnet_exp.data.bank import ImageBank, Normalisation, in_order, shuffled
 from resnet_exp.training.learner import Learner, infer
 from resnet_exp.interfaces import LabelledImages
@@ -281,11 +289,12 @@ learner = Learner(model, sgd(), schedule, settings, cpu, 0)
 print("begun", flush=True)
 training = train(
     learner, lambda epoch: shuffled(bank, CropFlipCutout(), 16, 0, epoch),
-    lambda model: evaluate(*infer(model, in_order(bank, 48), cpu)), epochs=epochs, steps_per_epoch=3, choose_best=True,
+    lambda model: evaluate(*infer(model, in_order(bank, 48), cpu)), epochs=epochs, steps_per_epoch=3,
+    validation=VALIDATION["holdout"],
     checkpoints=Checkpoints(folder), checkpoint_interval=0.0, advance=lambda n=1: None,
     on_epoch=lambda epoch, best: print(epoch.epoch, flush=True),
 )
-history = [(e.epoch, e.train_loss, e.val_loss, e.val_accuracy) for e in training.history]
+history = [{k: v for k, v in e.metrics.items() if not k.startswith("perf/")} for e in training.history]
 torch.save((model.state_dict(), history, training.chosen_epoch, training.best_val_accuracy), folder / "end")
 """
 

@@ -21,6 +21,7 @@ from resnet_exp.interfaces import (
     ConfigError,
     DatasetInfo,
     DataSource,
+    Metric,
     OptimizerFactory,
     Scheduler,
 )
@@ -105,6 +106,26 @@ def expected(plugins: Plugins) -> DatasetInfo:
 def source(config: Config) -> DataSource:
     """The data set; nothing of it is read yet."""
     return _make("data", config)
+
+
+def metrics(config: Config) -> tuple[Metric, ...]:
+    """The user's own metrics, which `metrics=[MODULE.NAME]` names.
+
+    Raises:
+        ConfigError: one is not there, or is no Metric.
+    """
+    return tuple(_metric(name) for name in config.metrics)
+
+
+def _metric(name: str) -> Metric:
+    module, _, attribute = name.rpartition(".")  # `config.typed` has refused modules of no plug-in folder
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # importing it runs it: whatever its author got wrong
+        raise ConfigError(f"metrics={name}: it cannot be imported ({type(error).__name__}: {error})") from error
+    if not isinstance(found, Metric):
+        raise ConfigError(f"metrics={name}: a resnet_exp.interfaces.Metric is needed, not a {type(found).__name__}")
+    return found
 
 
 def model(config: Config, info: DatasetInfo) -> Any:

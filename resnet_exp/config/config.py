@@ -59,6 +59,7 @@ class Config:
     images: str | None
     predictions: str
     run_dir: str | None
+    metrics: list[str]  # the user's own, `module.name`
     split: SplitConfig
     range_test: RangeTestConfig
     train: TrainConfig
@@ -118,6 +119,7 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, 
             plugins[group] = checked_plugin(group, plugin, modules)
         except UnknownKey as error:
             raise ConfigError(f"{error}{_by_an_experiment(error.key, overrides, choices or {})}") from error
+    check_metrics(top["metrics"], modules)
     config = Config(
         **top,
         split=from_values(SplitConfig, "data.", split),
@@ -212,6 +214,16 @@ def checked_plugin(group: str, plugin: dict[str, Any], modules: Sequence[str]) -
             raise ConfigError(f"{group}.{key}={value}: a plain value is needed, not one that ${{...}} stands for")
     settings = {key: value for key, value in plugin.items() if key != "_target_"}
     return {"_target_": target, **checked_settings(group, target, settings, GIVEN.get(group, ()))}
+
+
+def check_metrics(names: Sequence[str], modules: Sequence[str]) -> None:
+    """Raises ConfigError where `metrics` names what is in none of the user's plug-in folders."""
+    for name in names:
+        if name.rpartition(".")[0] not in modules:
+            raise ConfigError(
+                f"metrics={name}: MODULE.NAME is needed, with a module of a folder that plugins=DIR names"
+                + (f" ({', '.join(modules)})" if modules else "")
+            )
 
 
 def _by_an_experiment(key: str, overrides: Sequence[str], choices: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from annotated_types import Ge, Le
 from resnet_exp.config.ranges import Count, Factor, Fraction, NotNegative, Text, admitted
 from resnet_exp.config.redact import redact
 from resnet_exp.config.suggest import UnknownKey
+from resnet_exp.config.validation import VALIDATION
 from resnet_exp.interfaces import ConfigError
 
 
@@ -23,7 +24,7 @@ class SplitConfig:
     limit_train: Count | None
 
     def __post_init__(self) -> None:
-        if self.holdout is not None and self.validation != "holdout":
+        if self.holdout is not None and VALIDATION[self.validation].split != "val":
             raise ConfigError(
                 f"data.holdout={self.holdout} would be ignored with data.validation={self.validation}; leave it null"
             )
@@ -159,6 +160,7 @@ class TopLevelConfig:
     predictions: Text
     run_dir: Text | None
     plugins: Text | list[Text] | None
+    metrics: list[Text]
 
     def __post_init__(self) -> None:
         for key, tasks in _NEEDED_BY.items():

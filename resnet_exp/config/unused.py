@@ -23,6 +23,7 @@ _READ = {
             "output_dir",
             "rerun",
             "plugins",
+            "metrics",
         ),
         *("train.batch_size", "train.precision", "train.channels_last", "train.deterministic"),
     ),

@@ -15,15 +15,21 @@ from resnet_exp.interfaces import DatasetInfo, DataSize, DataSource, Progress
 
 
 @dataclass(frozen=True)
-class Data:
-    """The images of a run. `val` are held out of the training images; None where nothing is."""
+class EvaluationData:
+    """A data set's test images; for a trained network, normalised as its training images were."""
 
     info: DatasetInfo
     normalisation: Normalisation
     digests: dict[str, str]  # of each split's bytes
+    test: ImageBank
+
+
+@dataclass(frozen=True)
+class Data(EvaluationData):
+    """The images of a run. `val` are held out of the training images; None where nothing is."""
+
     train: ImageBank
     val: ImageBank | None
-    test: ImageBank
 
 
 def prepare(
@@ -64,21 +70,12 @@ def prepare(
         for which, images in splits.items()
     }
     digests = {which: digest(images) for which, images in splits.items()}
-    return Data(info, normalisation, digests, banks["train"], banks.get("val"), banks["test"])
-
-
-@dataclass(frozen=True)
-class TestData:
-    """The test images, normalised as the network's training images were."""
-
-    info: DatasetInfo
-    digest: str  # of the split's bytes
-    bank: ImageBank
+    return Data(info, normalisation, digests, banks["test"], banks["train"], banks.get("val"))
 
 
 def prepare_test(
     source: DataSource, name: str, normalisation: Normalisation, *, device: torch.device, progress: Progress
-) -> TestData:
+) -> EvaluationData:
     """The data set's test split on the device.
 
     Raises:
@@ -95,7 +92,8 @@ def prepare_test(
         num_val=0,
         num_test=len(loaded.test),
     )
-    return TestData(info, digest(loaded.test), ImageBank(loaded.test, normalisation, device))
+    bank = ImageBank(loaded.test, normalisation, device)
+    return EvaluationData(info, normalisation, {"test": digest(loaded.test)}, bank)
 
 
 _RESIDENT: OrderedDict[str, Data] = OrderedDict()

@@ -8,6 +8,7 @@ import numpy as np
 
 from resnet_exp.config.ranges import shown
 from resnet_exp.config.schema import SplitConfig
+from resnet_exp.config.validation import VALIDATION
 from resnet_exp.interfaces import ConfigError, DataSize, LabelledImages
 
 # What is held out where the config does not say.
@@ -48,7 +49,7 @@ def count_split(size: DataSize, settings: SplitConfig) -> tuple[int, int]:
             f"data.limit_train={used}: a whole number from {classes:,}, one image for each class, to the "
             f"{size.num_train:,} training images is needed; or null for all"
         )
-    if settings.validation != "holdout":
+    if VALIDATION[settings.validation].split != "val":
         return used, 0
     held = settings.holdout or _default_holdout(used, classes)
     if held > used - classes:

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from resnet_exp.interfaces import Metric
 from resnet_exp.report.html import Page
 from resnet_exp.report.section import Section
 from resnet_exp.report.subject import Subject
@@ -32,7 +33,7 @@ def page_of(subject: Subject, sections: Sequence[Section]) -> Page:
 def _facts(subject: Subject, environment: dict[str, Any]) -> dict[str, str]:
     """What is read first; the first line of each stands large."""
     result = subject.result
-    facts = _accuracies(result) if "test" in result else _suggestion(result)
+    facts = _accuracies(result, subject.metrics) if "test" in result else _suggestion(result)
     if "max_lr" in result:
         facts["max_lr"] = f"{result['max_lr']:.4g}\n{result['max_lr_source']}"
     if subject.model is not None:
@@ -44,11 +45,14 @@ def _facts(subject: Subject, environment: dict[str, Any]) -> dict[str, str]:
     return facts
 
 
-def _accuracies(result: dict[str, Any]) -> dict[str, str]:
+def _accuracies(result: dict[str, Any], metrics: Sequence[Metric]) -> dict[str, str]:
     facts = {"test accuracy": f"{result['test']['accuracy']:.2%}\n{counts(result['test'])}"}
     if result["best_val_accuracy"] is not None:
         best, epoch = result["best_val_accuracy"], f"epoch {result['chosen_epoch']} of {result['epochs']}"
         facts["best validation"] = f"{best:.2%}\n{epoch}"
+    for metric in metrics:
+        if metric.name in result["test"] and metric.name not in ("loss", "accuracy"):  # those the headline has
+            facts[metric.title] = f"{metric.shown(result['test'][metric.name])}\nof the test images"
     return facts
 
 

@@ -14,7 +14,8 @@ from torch import nn
 
 from resnet_exp.config.schema import ReportConfig
 from resnet_exp.data.bank import ImageBank
-from resnet_exp.interfaces import Augmentation, DatasetInfo
+from resnet_exp.data.prepare import Data, EvaluationData
+from resnet_exp.interfaces import Augmentation, DatasetInfo, Metric
 from resnet_exp.report.section import Gap
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.training.device import Runtime
@@ -64,13 +65,24 @@ class Subject:
     paths: RunPaths
     settings: ReportConfig
     result: dict[str, Any]  # as in result.json
-    info: DatasetInfo
+    data: EvaluationData
+    metrics: tuple[Metric, ...]  # that the run measured
     seed: int
     runtime: Runtime
     model: nn.Module | None = None  # trained, on the device; None after a range test alone
-    test: ImageBank | None = None
-    train: ImageBank | None = None  # None where nothing was trained
-    augmentation: Augmentation | None = None
+    augmentation: Augmentation | None = None  # None where nothing was trained
+
+    @property
+    def info(self) -> DatasetInfo:
+        return self.data.info
+
+    @property
+    def test(self) -> ImageBank:
+        return self.data.test
+
+    @property
+    def train(self) -> ImageBank | None:
+        return self.data.train if isinstance(self.data, Data) else None
 
     @cached_property
     def predictions(self) -> Predictions:
@@ -85,7 +97,6 @@ class Subject:
 
     def test_images(self, indices: np.ndarray) -> np.ndarray:
         """The test images of these numbers, `[N], int64`, as pixels `[N, H, W, C], uint8`."""
-        assert self.test is not None
         return self.test.pixels(torch.from_numpy(indices))
 
     @property

@@ -36,6 +36,7 @@ def signature(config: Config, data_identity: str, precision: str) -> str:
         "range_test": asdict(config.range_test) if config.needs_range_test else None,
         "train": {**train, "precision": precision},
         **{group: config.plugins[group] for group in groups},
+        **_extra_metrics(config),
     }
     if not config.needs_range_test:  # then nothing is multiplied by it
         determines["scheduler"] = {k: v for k, v in config.plugins["scheduler"].items() if k != "find_factor"}
@@ -50,8 +51,14 @@ def evaluation_signature(config: Config, data_identity: str, checkpoint_digest: 
         "data": data_identity,
         "checkpoint": checkpoint_digest,
         "precision": precision,
+        **_extra_metrics(config),
     }
     return _hash(determines)
+
+
+def _extra_metrics(config: Config) -> dict[str, Any]:
+    """The user's own metrics, where there are any: a run without one is not the run that measures it."""
+    return {"metrics": sorted(config.metrics)} if config.metrics and config.task != "range_test" else {}
 
 
 def range_test_signature(config: Config, data_identity: str, environment: dict[str, Any]) -> str:

@@ -21,3 +21,7 @@ class SweepPart:
     gpu: Callable[[int], int]  # which of so many GPUs it takes
     begun: Callable[[Path], None]  # told of the run directory before anything is computed
     measured: Callable[[int, float | None], None]  # told of the objective after each epoch; may raise Pruned
+
+
+# What a run that is part of no sweep gets: the first GPU, and nobody listens.
+ALONE = SweepPart("", {}, True, lambda count: 0, lambda root: None, lambda epoch, objective: None)

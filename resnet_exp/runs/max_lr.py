@@ -1,30 +1,106 @@
-"""What a schedule makes of the LR that the range test suggests."""
+"""The max_lr of a run: given, or the scheduler's multiple of the LR that the range test suggests."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
 
 from resnet_exp.config import build
-from resnet_exp.config.config import Config
-from resnet_exp.interfaces import DatasetInfo
+from resnet_exp.data import randomness
+from resnet_exp.data.bank import Batch, endless
+from resnet_exp.data.prepare import Data
+from resnet_exp.interfaces import DatasetInfo, RunError, Schedule
+from resnet_exp.run_dir.files import read_json
+from resnet_exp.run_dir.range_test_cache import cached_range_test
+from resnet_exp.run_dir.signature import range_test_signature
+from resnet_exp.runs import messages, outputs
+from resnet_exp.runs.open_run import OpenRun
 from resnet_exp.training.device import untouched_randomness
-from resnet_exp.training.lr_range import RangeTest
+from resnet_exp.training.learner import Learner
+from resnet_exp.training.lr_range import FoundLR, RangeTest, range_test
 
 
-def max_lr_of(config: Config, plugins: build.Plugins, info: DatasetInfo, found: RangeTest | None) -> float | None:
-    """The given max_lr, or the scheduler's multiple of the LR that the range test suggests; None where it failed."""
-    if found is None:
-        return plugins.scheduler.max_lr
-    suggestion = found.verdict.suggestion
-    return None if suggestion is None else _find_factor(config, plugins, info) * suggestion
+def find_max_lr(
+    this: OpenRun, plugins: build.Plugins, data: Data, make_learner: Callable[[Schedule], Learner]
+) -> FoundLR:
+    """The LRs to train with: as given, or from the range test, which is recorded and printed.
+
+    Args:
+        this: the run.
+        plugins: of the run.
+        data: whose training images the range test uses.
+        make_learner: makes a fresh network for a schedule, the same each time.
+
+    Raises:
+        RunError: the range test failed; its figure, in the run directory, shows how.
+    """
+    if not this.config.needs_range_test:
+        return _scaled(None, plugins.scheduler.max_lr, plugins)
+    tested, is_cached = _range_test(this, plugins, data, make_learner)
+    suggestion = tested.verdict.suggestion
+    trains = this.config.task == "train"  # a range test alone has no schedule to take a multiple of its suggestion
+    factor = _find_factor(this, plugins, data.info) if suggestion and trains else None
+    found = _scaled(tested, factor * suggestion if factor and suggestion else None, plugins)
+    outputs.save_range_test(found, this.record, is_cached=is_cached, draw=this.config.report.range_test)
+    messages.print_range_test(tested, found.max_lr, this.console, is_cached=is_cached)
+    if suggestion is None:
+        raise RunError(
+            f"the LR range test failed: {tested.verdict.reason}. Set scheduler.max_lr to a number, or look at "
+            f"{this.record.paths.report / 'range_test.png'} and change range_test.start_lr or range_test.end_lr"
+        )
+    return found
 
 
-def _find_factor(config: Config, plugins: build.Plugins, info: DatasetInfo) -> float:
-    """The given factor, or the measured one.
+def _scaled(tested: RangeTest | None, max_lr: float | None, plugins: build.Plugins) -> FoundLR:
+    return FoundLR(tested, max_lr, None if max_lr is None else plugins.scheduler.first_lr(max_lr))
 
-    SGD bears a multiple of the suggestion on networks with batch normalisation; Adam, and a network without it, are
-    lost (results/README.md). That fits with weights whose scale does not matter: they grow until the LR suits them.
+
+def _range_test(
+    this: OpenRun, plugins: build.Plugins, data: Data, make_learner: Callable[[Schedule], Learner]
+) -> tuple[RangeTest, bool]:
+    """The range test, and whether it is this run's own from before or that of a run that shares all that determines it.
+
+    Another process that makes the same one is waited for.
+    """
+    config = this.config
+    # The bytes of the images count, not only their names and sizes: another run's range test was made on these.
+    identity = f"{plugins.source.identity()} {data.digests['train']}"
+    key = range_test_signature(config, identity, this.environment)
+    with cached_range_test(config.output_dir, key, lambda: messages.print_waiting(this.console)) as cached:
+        known = _usable(read_json(this.record.paths.range_test)) or cached.value
+        if known:
+            return RangeTest.from_json(known), True
+        with untouched_randomness():
+            tested = range_test(
+                make_learner,
+                lambda repeat: _batches(this, plugins, data, repeat),
+                config.range_test,
+                data.info.num_classes,
+                this.console.progress,
+            )
+        cached.store(tested.to_json())
+        return tested, False
+
+
+def _usable(known: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What this run found before, unless it failed: what made it fail may have been mended."""
+    return known if known and known["verdict"]["suggestion"] is not None else None
+
+
+def _batches(this: OpenRun, plugins: build.Plugins, data: Data, repeat: int) -> Iterator[Batch]:
+    """Endless training batches of a repeat, in an order of its own."""
+    seed = randomness.mix(this.config.seed, randomness.RANGE_TEST, repeat)
+    return endless(data.train, plugins.augmentation, this.config.train.batch_size, seed)
+
+
+def _find_factor(this: OpenRun, plugins: build.Plugins, info: DatasetInfo) -> float:
+    """How many times the suggestion max_lr is: the given factor, or the measured one.
+
+    SGD bears a multiple of the suggestion on networks with batch normalisation; Adam, and a network without it, diverge
+    (results/README.md). That fits with weights whose scale does not matter: they grow until the LR suits them.
 
     Source: van Laarhoven, L2 Regularization versus Batch and Weight Normalization (2017), section 2.
     """
@@ -32,7 +108,7 @@ def _find_factor(config: Config, plugins: build.Plugins, info: DatasetInfo) -> f
     if scheduler.find_factor is not None:
         return scheduler.find_factor
     with untouched_randomness():
-        model = build.model(config, info)
+        model = build.model(this.config, info)
     normalised = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules())
     is_sgd = isinstance(plugins.optimizer(model), torch.optim.SGD)
     return scheduler.measured_factor if normalised and is_sgd else 1.0

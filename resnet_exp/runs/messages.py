@@ -9,7 +9,8 @@ from typing import Any
 from resnet_exp.config.config import Config
 from resnet_exp.config.ranges import shown_settings
 from resnet_exp.config.schema import TrackerConfig
-from resnet_exp.interfaces import DatasetInfo, Tracker
+from resnet_exp.config.validation import Validation
+from resnet_exp.interfaces import DatasetInfo, Metric
 from resnet_exp.report.section import Section
 from resnet_exp.run_dir.directory import RunDirectory
 from resnet_exp.run_dir.paths import RunPaths
@@ -17,10 +18,12 @@ from resnet_exp.runs.console import Console
 from resnet_exp.tracking.mlflow_store import ui_command
 from resnet_exp.training.device import Runtime
 from resnet_exp.training.lr_range import RangeTest
-from resnet_exp.training.result import MEASURED, MEASURED_ON_TEST, headline
-from resnet_exp.training.train import Epoch
+from resnet_exp.training.result import headline
+from resnet_exp.training.train import LOOP_METRICS, Epoch
 
 _MANY_CLASSES = 20
+_IN_HEADLINE = ("loss", "accuracy")  # the first line says the accuracy; the loss is in result.json
+_FORMS = {"nats": ">10.4f", "fraction": ">9.2%", "number": ">9.4g"}  # cells of the epochs' table, by a metric's unit
 
 
 def print_plan(config: Config, runtime: Runtime, directory: RunDirectory, console: Console) -> None:
@@ -97,7 +100,7 @@ def _shown(config: Config, group: str) -> str:
     return " ".join([config.short_names[group], *shown_settings(config.plugins[group])])
 
 
-def print_data(info: DatasetInfo, validation: str, console: Console) -> None:
+def print_data(info: DatasetInfo, validation: Validation, console: Console) -> None:
     """Says how the images are divided."""
     held = f"{info.num_val:,} held out for validation, " if info.num_val else ""
     colour = {1: "grey", 3: "colour"}.get(info.in_channels, f"{info.in_channels}-channel")
@@ -107,8 +110,8 @@ def print_data(info: DatasetInfo, validation: str, console: Console) -> None:
             f"{info.image_size}x{info.image_size}, {colour}"
         }
     )
-    if validation == "test":
-        console.warn(MEASURED_ON_TEST)
+    if validation.note:
+        console.warn(validation.note)
 
 
 def print_waiting(console: Console) -> None:
@@ -116,10 +119,10 @@ def print_waiting(console: Console) -> None:
     console.line("  waits for the same LR range test, which another run is making")
 
 
-def print_range_test(found: RangeTest, max_lr: float | None, console: Console, *, reused: bool) -> None:
-    """Says what the range test suggests, what the schedule makes of it, and what the other rules would have taken."""
+def print_range_test(found: RangeTest, max_lr: float | None, console: Console, *, is_cached: bool) -> None:
+    """Prints what the range test suggests, which max_lr follows, and what other rules would have suggested."""
     verdict = found.verdict
-    console.heading("LR range test" + (" (remembered)" if reused else ""))
+    console.heading("LR range test" + (" (cached)" if is_cached else ""))
     for event in found.history:
         console.line(f"  {event}")
     if verdict.suggestion is None:
@@ -134,15 +137,24 @@ def print_range_test(found: RangeTest, max_lr: float | None, console: Console, *
 
 
 def print_result(
-    result: dict[str, Any], config: Config, directory: RunDirectory, link: str | None, console: Console
+    result: dict[str, Any],
+    metrics: Sequence[Metric],
+    config: Config,
+    directory: RunDirectory,
+    link: str | None,
+    console: Console,
 ) -> None:
-    """Says what was reached, where it is, and how to look at it."""
+    """Prints what was reached, where it is, and how to look at it."""
     console.heading(headline(result))
     facts: dict[str, object] = {}
     if 0 < len(result.get("per_class", ())) <= _MANY_CLASSES:
         facts["per class"] = "  ".join(
             f"{name} {part['correct'] / part['count']:.0%}" for name, part in result["per_class"].items()
         )
+    tested = result.get("test", {})
+    for metric in metrics:
+        if metric.name in tested and metric.name not in _IN_HEADLINE:
+            facts[metric.title] = metric.shown(tested[metric.name])
     if "max_lr" in result:
         facts["max_lr"] = f"{result['max_lr']:.4g} ({result['max_lr_source']})"
     facts["seconds"] = f"{result['seconds']:.0f}"
@@ -170,39 +182,46 @@ def print_report(sections: Sequence[Section], paths: RunPaths, console: Console)
         console.facts({"report": page if page.exists() else paths.report})
 
 
-def print_finished(directory: RunDirectory, config: Config, tracker: Tracker, console: Console) -> float | None:
-    """Says that this run is finished and what it reached; completes the tracker's copy if need be."""
+def print_finished(
+    directory: RunDirectory, metrics: Sequence[Metric], config: Config, link: str | None, console: Console
+) -> None:
+    """Prints that this run has finished before, and what it reached."""
     assert directory.result is not None
-    tracker.begin()
-    link = tracker.end()
-    console.line(f"\n{directory.name} is finished already; rerun=true runs it anew beside this one", "bold")
-    print_result(directory.result, config, directory, link, console)
+    console.line(f"\n{directory.name} is finished already; rerun=true runs it again beside this one", "bold")
+    print_result(directory.result, metrics, config, directory, link, console)
     print_report((), directory.paths, console)
-    return directory.result["objective"]
 
 
 class EpochTable:
-    """One row an epoch, under a header."""
+    """One row an epoch, under a header: what the loop knows of it, and each metric that has a column."""
 
-    def __init__(self, console: Console, epochs: int, validation: str) -> None:
+    def __init__(self, console: Console, epochs: int, metrics: Sequence[Metric], validation: Validation) -> None:
         self._console, self._epochs = console, epochs
-        self._measured = {"val": "val", "test_each_epoch": "test*", None: None}[MEASURED[validation]]
+        self._columns = _columns(metrics, validation)
 
     def header(self) -> None:
-        """Prints the columns' names."""
-        measured = f"{self._measured + ' loss':>10}  {self._measured + ' acc':>9}  " if self._measured else ""
+        """Prints the columns' titles."""
         self._console.heading("training")
-        self._console.line(
-            f"  {'epoch':>7}  {'train loss':>10}  {'train acc':>9}  {measured}{'lr start':>9}  {'lr end':>9}  "
-            f"{'s':>6}  {'images/s':>8}",
-            "dim",
-        )
+        self._print("epoch", [title for _, title, _ in self._columns], "dim")
 
     def row(self, epoch: Epoch, best: bool) -> None:
         """Prints one epoch."""
-        measured = f"{epoch.val_loss:>10.4f}  {epoch.val_accuracy:>9.2%}  " if self._measured else ""
-        self._console.line(
-            f"  {f'{epoch.epoch}/{self._epochs}':>7}  {epoch.train_loss:>10.4f}  {epoch.train_accuracy:>9.2%}  "
-            f"{measured}{epoch.lr_start:>9.3g}  {epoch.lr_end:>9.3g}  {epoch.seconds:>6.1f}  "
-            f"{epoch.images_per_s:>8.0f}{'  best' if best else ''}"
-        )
+        cells = [format(epoch.metrics[name], form) for name, _, form in self._columns]
+        self._print(f"{epoch.epoch}/{self._epochs}", [*cells, "best"] if best else cells)
+
+    def _print(self, first: str, cells: Sequence[str], style: str = "") -> None:
+        widths = [max(len(title), len(format(0.0, form))) for _, title, form in self._columns]
+        aligned = [cell.rjust(width) for cell, width in zip(cells, [*widths, 0], strict=False)]
+        self._console.line("  ".join(["", f"{first:>7}", *aligned]), style)
+
+
+def _columns(metrics: Sequence[Metric], validation: Validation) -> list[tuple[str, str, str]]:
+    """Journal name, title and form of each column: of training, of what is measured, then LR and speed."""
+    of_loop = [(metric.name, metric.column, metric.form) for metric in LOOP_METRICS]
+    measured = [
+        (f"{metric.name}/{validation.images}", f"{validation.column} {metric.column}", _FORMS[metric.unit])
+        for metric in metrics
+        if validation.split and metric.each_epoch and metric.column
+    ]
+    training = [column for column in of_loop if column[0].endswith("/train")]
+    return [*training, *measured, *(column for column in of_loop if column not in training)]

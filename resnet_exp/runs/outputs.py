@@ -23,7 +23,7 @@ from resnet_exp.runs.record import Record
 from resnet_exp.tracking.mlflow_view import COMPARED_IMAGES
 from resnet_exp.training.device import untouched_randomness
 from resnet_exp.training.evaluate import Evaluation, predict
-from resnet_exp.training.lr_range import RangeTest
+from resnet_exp.training.lr_range import FoundLR
 from resnet_exp.training.train import Training
 
 _log = logging.getLogger(__name__)
@@ -31,25 +31,25 @@ _log = logging.getLogger(__name__)
 _COMPARED_TABLES = ("class_accuracy", "examples")
 
 
-def save_range_test(
-    found: RangeTest, max_lr: float | None, min_lr: float | None, record: Record, *, reused: bool, draw: bool
-) -> None:
+def save_range_test(found: FoundLR, record: Record, *, is_cached: bool, draw: bool) -> None:
     """Writes the range test's curves and verdict, and draws them; the figure marks the schedule's LRs where known.
 
     A failed one is drawn whether `draw` asks for it or not: it shows what was wrong.
     """
+    tested = found.range_test
+    assert tested is not None
     own = read_json(record.paths.range_test) or {}  # of a run that goes on: it made the range test itself
-    record.file(record.paths.range_test, {**found.to_json(), "remembered": own.get("remembered", reused)})
-    verdict = found.verdict
-    record.tags({"max_lr_source": f"range test: {verdict.status}{' (remembered)' if reused else ''}"})
-    lrs = {"range_test/suggestion": verdict.suggestion, "range_test/max_lr": max_lr}
+    record.file(record.paths.range_test, {**tested.to_json(), "remembered": own.get("remembered", is_cached)})
+    verdict = tested.verdict
+    record.tags({"max_lr_source": f"range test: {verdict.status}{' (cached)' if is_cached else ''}"})
+    lrs = {"range_test/suggestion": verdict.suggestion, "range_test/max_lr": found.max_lr}
     record.metrics({name: lr for name, lr in lrs.items() if lr is not None})
     if not draw and verdict.suggestion is not None:
         return
     try:
         from resnet_exp.report.parts.lr_range import range_test_section
 
-        range_test_section(found, max_lr, min_lr, record.paths.report)
+        range_test_section(tested, found.max_lr, found.min_lr, record.paths.report)
     except Exception:  # a picture is never worth a run
         _log.exception("the range test's figure could not be drawn")
         return

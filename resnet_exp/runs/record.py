@@ -17,7 +17,6 @@ from resnet_exp.run_dir.journal import Journal, read
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.runs.hooks import Pruned
 from resnet_exp.training.result import headline, once_metrics
-from resnet_exp.training.train import Epoch
 
 
 class Record:
@@ -85,20 +84,6 @@ class Record:
         """Voids what a killed process recorded of the epochs after this one: they are done again."""
         if not self._is_new:
             self.journal.rewind(epoch)
-
-    def epoch(self, epoch: Epoch, measured: str | None) -> None:
-        """Records an epoch's metrics; `measured` is what those of the images it was measured on are called."""
-        values = {
-            "loss/train": epoch.train_loss,
-            "accuracy/train": epoch.train_accuracy,
-            "lr/start": epoch.lr_start,
-            "lr/end": epoch.lr_end,
-            "perf/epoch_s": epoch.seconds,
-            "perf/images_per_s": epoch.images_per_s,
-        }
-        if epoch.val_loss is not None and epoch.val_accuracy is not None:
-            values |= {f"loss/{measured}": epoch.val_loss, f"accuracy/{measured}": epoch.val_accuracy}
-        self.metrics(values, epoch.epoch)
 
     def metrics(self, values: dict[str, float], step: int = 0) -> None:
         """Records metrics; those that have one value a run stand at step 0, where MLflow draws bars across runs."""

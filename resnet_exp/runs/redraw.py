@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import yaml
 
 from resnet_exp.config import build
 from resnet_exp.config.config import Config, as_recorded
-from resnet_exp.data.prepare import prepare, prepare_test
+from resnet_exp.data.prepare import EvaluationData, prepare, prepare_test
 from resnet_exp.report.subject import Subject
 from resnet_exp.run_dir.directory import open_finished_run
 from resnet_exp.run_dir.journal import Journal
@@ -20,6 +19,7 @@ from resnet_exp.runs.console import Console
 from resnet_exp.runs.record import Record, check_same_images
 from resnet_exp.tracking.tracker import make_tracker
 from resnet_exp.training.device import Runtime, start_runtime
+from resnet_exp.training.metrics import metrics_for
 
 
 def redraw(command: Config) -> None:
@@ -60,31 +60,40 @@ def _complete(run: Config, subject: Subject, record: Record) -> None:
 def _subject(
     run: Config, command: Config, paths: RunPaths, result: dict[str, Any], runtime: Runtime, console: Console
 ) -> Subject:
-    """The run with its images and, where it has one, its network."""
-    made = partial(Subject, paths, command.report, result, seed=run.seed, runtime=runtime)
+    """The run with its images and, where it has one, its model."""
+    model, augmentation = None, None
     if run.task == "evaluate":
         model_file = read_model_file(result["checkpoint"])
         run = with_model_of(run, model_file)
-        test = prepare_test(
-            build.source(run),
-            result["data"],
-            model_file.normalisation,
+        source, pixels = build.source(run), model_file.normalisation
+        data: EvaluationData = prepare_test(
+            source, result["data"], pixels, device=runtime.device, progress=console.progress
+        )
+        model = network(run, model_file, runtime.device)
+    else:
+        plugins = build.plugins(run)
+        augmentation = plugins.augmentation
+        data = prepare(
+            plugins.source,
+            result.get("data", run.short_names["data"]),
+            run.split,
+            seed=run.seed,
+            padding=augmentation.padding,
+            batch_size=run.train.batch_size,
             device=runtime.device,
             progress=console.progress,
         )
-        check_same_images(paths, {"test": test.digest})
-        return made(info=test.info, model=network(run, model_file, runtime.device), test=test.bank)
-    plugins = build.plugins(run)
-    data = prepare(
-        plugins.source,
-        result.get("data", run.short_names["data"]),
-        run.split,
-        seed=run.seed,
-        padding=plugins.augmentation.padding,
-        batch_size=run.train.batch_size,
-        device=runtime.device,
-        progress=console.progress,
-    )
+        if run.task == "train":
+            model = network(run, read_model_file(str(paths.root)), runtime.device)
     check_same_images(paths, data.digests)
-    model = network(run, read_model_file(str(paths.root)), runtime.device) if run.task == "train" else None
-    return made(info=data.info, model=model, test=data.test, train=data.train, augmentation=plugins.augmentation)
+    return Subject(
+        paths=paths,
+        settings=command.report,
+        result=result,
+        data=data,
+        metrics=metrics_for(data.info.num_classes, build.metrics(run)),
+        seed=run.seed,
+        runtime=runtime,
+        model=model,
+        augmentation=augmentation,
+    )

@@ -1,123 +1,93 @@
-"""The way of a run, in the order things happen."""
+"""A run, read from top to bottom in the order things happen."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
 
 from resnet_exp.config import build
 from resnet_exp.config.config import Config
+from resnet_exp.config.validation import VALIDATION
 from resnet_exp.data import randomness
-from resnet_exp.data.bank import Batch, endless, in_order, num_batches, shuffled
+from resnet_exp.data.bank import in_order, num_batches, shuffled
 from resnet_exp.data.prepare import Data, prepare, resident
 from resnet_exp.data.split import check_fit
-from resnet_exp.interfaces import ConfigError, RunError, Schedule
-from resnet_exp.report.section import Section
-from resnet_exp.report.subject import Subject
+from resnet_exp.interfaces import ConfigError, Metric, RunError, Schedule
 from resnet_exp.run_dir.checkpoint import Checkpoints
-from resnet_exp.run_dir.directory import open_run_directory
-from resnet_exp.run_dir.files import read_json
-from resnet_exp.run_dir.range_test_cache import cached_range_test
-from resnet_exp.run_dir.signature import range_test_signature, signature
+from resnet_exp.run_dir.signature import signature
 from resnet_exp.runs import messages, outputs
 from resnet_exp.runs.console import Console
-from resnet_exp.runs.environment import environment_of
-from resnet_exp.runs.hooks import SweepPart
-from resnet_exp.runs.max_lr import max_lr_of
-from resnet_exp.runs.record import Record, recorded
-from resnet_exp.tracking.tracker import make_tracker
+from resnet_exp.runs.hooks import ALONE, SweepPart
+from resnet_exp.runs.max_lr import find_max_lr
+from resnet_exp.runs.open_run import OpenRun, open_run
 from resnet_exp.training import result
-from resnet_exp.training.device import Runtime, first_gpu, start_runtime, untouched_randomness
+from resnet_exp.training.device import Runtime, start_runtime
 from resnet_exp.training.evaluate import Evaluation, evaluate
 from resnet_exp.training.learner import Learner, check_momentum, infer
-from resnet_exp.training.lr_range import RangeTest, range_test
+from resnet_exp.training.lr_range import FoundLR
+from resnet_exp.training.metrics import metrics_for
 from resnet_exp.training.train import Epoch, Training, train
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What every stage of a run is made of."""
-
-    config: Config
-    plugins: build.Plugins
-    identity: str  # of the data
-    runtime: Runtime
-    environment: dict[str, Any]
-    record: Record
-    console: Console
-    part: SweepPart
-
-
-# A run that is part of no sweep.
-_ALONE = SweepPart("", {}, True, first_gpu, lambda root: None, lambda epoch, objective: None)
-
-
-def run(config: Config, command: str, part: SweepPart = _ALONE) -> float | None:
+def run(config: Config, command: str, part: SweepPart = ALONE) -> float | None:
     """Runs what the config says, or what is left of it; returns the objective for a sweep.
 
     That is the best validation accuracy; with `data.validation=test` the last epoch's test accuracy; with `none`
-    nothing honest is there to choose by, and it is None. For `task=range_test` it is the suggested LR. As part of a
-    sweep, what other code has begun or finished is left alone, and a new run begun beside it.
+    nothing honest is there to choose by, and it is None. For `task=range_test` it is the suggested LR.
 
     Raises:
         ConfigError: a setting that cannot work; nothing was computed.
         Pruned: its sweep gave it up.
-        RunError: the run cannot go on; what it has done is kept, and the same command goes on.
+        RunError: the run cannot go on; what it has done is saved, and the same command goes on.
     """
-    start = time.time()
+    started = time.time()
     console = Console()
     plugins = build.plugins(config)
     runtime = start_runtime(config.device, config.train.precision, config.train.deterministic, part.gpu)
+    metrics = _check(config, plugins, runtime)
+    run_signature = signature(config, plugins.source.identity(), runtime.precision)
+    with open_run(config, run_signature, runtime, metrics, command, console, started=started, part=part) as this:
+        if this.is_finished:
+            return this.objective
+        messages.print_plan(config, runtime, this.directory, console)
+        data = _prepare(this, plugins)
+        this.record.mirror()
+        found = find_max_lr(this, plugins, data, partial(_learner, this, plugins, data))
+        if config.task == "range_test" and found.range_test:
+            this.finish(result.of_range_test(config, found.range_test), data, None, plugins.augmentation)
+            return this.objective
+        learner = _learner(this, plugins, data, _schedule(this, plugins, data, found))
+        training = _train(this, plugins, data, learner)
+        tested = _test(this, data, learner.model)
+        outputs.save_model(config, data, learner.model, this.record, for_mlflow=part.keep_mlflow_model)
+        outcome = result.of_training(config, data.info, found, training, tested)
+        this.finish(outcome, data, learner.model, plugins.augmentation)
+        return this.objective
+
+
+def _check(config: Config, plugins: build.Plugins, runtime: Runtime) -> tuple[Metric, ...]:
+    """The metrics of the run, if all that only plug-ins, the device or the data can refuse works together.
+
+    Raises:
+        ConfigError: it does not.
+    """
     check_momentum(bool(config.plugins["scheduler"].get("cycle_momentum")), runtime)
-    images = check_fit(plugins.source.size(), config.split, config.train.batch_size)
+    size = plugins.source.size()
+    images = check_fit(size, config.split, config.train.batch_size)
     if config.task == "train":
         plugins.scheduler.check(config.train.epochs, num_batches(images, config.train.batch_size))
         outputs.check_report(config.report, lambda: build.model(config, build.expected(plugins)))
-    identity = plugins.source.identity()
-    environment = environment_of(runtime, config.plugin_folders)
-    title, run_signature = config.title, signature(config, identity, runtime.precision)
-    code = None if part is _ALONE else environment["code_digest"]
-    with open_run_directory(config.output_dir, title, run_signature, config.rerun, code) as directory:
-        tracker = make_tracker(config.tracker, directory.paths, part.label)
-        part.begun(directory.paths.root)
-        messages.print_changed(read_json(directory.paths.environment) or environment, environment, console)
-        if directory.result is not None:
-            return messages.print_finished(directory, config, tracker, console)
-        messages.print_plan(config, runtime, directory, console)
-
-        with recorded(directory.paths, tracker) as record:
-            record.begin(config, environment, command, directory.is_new, part.tags)
-            this = _Run(config, plugins, identity, runtime, environment, record, console, part)
-            data = _prepare(this)
-            record.mirror()
-            found = _find_max_lr(this, data)
-            if config.task == "range_test" and found:
-                outcome, model = result.of_range_test(config, found), None
-            else:
-                schedule = _schedule(this, data, found)
-                learner = _learner(this, data, schedule)
-                training = _train(this, data, learner)
-                outputs.save_steps(training, record)
-                model = learner.model
-                tested = _test(this, data, model)
-                outputs.save_model(config, data, model, record, for_mlflow=part.keep_mlflow_model)
-                outcome = result.of_training(config, data.info, found, schedule, training, tested)
-            outcome = record.finish(outcome, time.time() - start)
-            sections = _report(this, data, model, outcome)
-        messages.print_result(outcome, config, directory, record.link, console)
-        messages.print_report(sections, directory.paths, console)
-        return outcome["objective"]
+    return metrics_for(size.num_classes, build.metrics(config))
 
 
-def _prepare(this: _Run) -> Data:
+def _prepare(this: OpenRun, plugins: build.Plugins) -> Data:
     """The data, split and on the device; the model takes them."""
-    config, plugins = this.config, this.plugins
-    prepared = prepare if this.part is _ALONE else resident  # the jobs of a sweep share the images
+    config = this.config
+    prepared = prepare if this.part is ALONE else resident  # the jobs of a sweep share the images
     data = prepared(
         plugins.source,
         config.short_names["data"],
@@ -131,141 +101,80 @@ def _prepare(this: _Run) -> Data:
     if data.info.in_channels != plugins.in_channels:  # what the model was tried with, before the images were read
         build.check_model(config, data.info.image_size, data.info.in_channels, data.info.num_classes)
     this.record.data(data.info, data.digests)
-    messages.print_data(data.info, config.split.validation, this.console)
+    messages.print_data(data.info, VALIDATION[config.split.validation], this.console)
     return data
 
 
-def _find_max_lr(this: _Run, data: Data) -> RangeTest | None:
-    """The range test: made, or remembered from a run that shares all that determines it; None if max_lr is given.
-
-    Raises:
-        RunError: it failed; its figure, in the run directory, shows how.
-    """
-    config, paths = this.config, this.record.paths
-    if not config.needs_range_test:
-        return None
-    # Of the images their bytes count, not only their names and sizes: another run's sweeps were made on these.
-    key = range_test_signature(config, f"{this.identity} {data.digests['train']}", this.environment)
-    with cached_range_test(config.output_dir, key, lambda: messages.print_waiting(this.console)) as cached:
-        known = _usable(read_json(paths.range_test)) or cached.value
-        if known:
-            found = RangeTest.from_json(known)
-        else:
-            with untouched_randomness():
-                found = range_test(
-                    lambda schedule: _learner(this, data, schedule),
-                    lambda repeat: _endless(this, data, repeat),
-                    config.range_test,
-                    data.info.num_classes,
-                    this.console.progress,
-                )
-            cached.store(found.to_json())
-    max_lr = max_lr_of(config, this.plugins, data.info, found) if config.task == "train" else None
-    min_lr = this.plugins.scheduler.first_lr(max_lr) if max_lr else None
-    draw = config.report.range_test
-    outputs.save_range_test(found, max_lr, min_lr, this.record, reused=bool(known), draw=draw)
-    messages.print_range_test(found, max_lr, this.console, reused=bool(known))
-    if found.verdict.suggestion is None:
-        raise RunError(
-            f"the LR range test failed: {found.verdict.reason}. Set scheduler.max_lr to a number, or look at "
-            f"{paths.report / 'range_test.png'} and change range_test.start_lr or range_test.end_lr"
-        )
-    return found
-
-
-def _usable(known: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What this run found before, unless it failed: what made it fail may have been mended."""
-    return known if known and known["verdict"]["suggestion"] is not None else None
-
-
-def _schedule(this: _Run, data: Data, found: RangeTest | None) -> Schedule:
+def _schedule(this: OpenRun, plugins: build.Plugins, data: Data, found: FoundLR) -> Schedule:
     """The schedule at the max_lr that was found or given.
 
     Raises:
         RunError: the max_lr that was found does not go with a setting, such as a min_lr above it.
     """
-    max_lr = max_lr_of(this.config, this.plugins, data.info, found)
-    assert max_lr is not None
+    assert found.max_lr is not None, "a failed range test ends the run"
     steps = num_batches(len(data.train), this.config.train.batch_size)
     try:
-        return this.plugins.scheduler.plan(max_lr, this.config.train.epochs, steps)
+        return plugins.scheduler.plan(found.max_lr, this.config.train.epochs, steps)
     except ConfigError as error:
-        raise RunError(f"with the max_lr found by the range test, {max_lr:.4g}: {error}") from error
+        raise RunError(f"with the max_lr found by the range test, {found.max_lr:.4g}: {error}") from error
 
 
-def _learner(this: _Run, data: Data, schedule: Schedule) -> Learner:
+def _learner(this: OpenRun, plugins: build.Plugins, data: Data, schedule: Schedule) -> Learner:
     """A fresh network, the same each time for one seed, with its optimizer."""
-    torch.manual_seed(randomness.mix(this.config.seed, randomness.INIT))
-    model = build.model(this.config, data.info)
-    return Learner(model, this.plugins.optimizer, schedule, this.config.train, this.runtime, this.config.seed)
+    config = this.config
+    torch.manual_seed(randomness.mix(config.seed, randomness.INIT))
+    model = build.model(config, data.info)
+    return Learner(model, plugins.optimizer, schedule, config.train, this.runtime, config.seed)
 
 
-def _train(this: _Run, data: Data, learner: Learner) -> Training:
+def _train(this: OpenRun, plugins: build.Plugins, data: Data, learner: Learner) -> Training:
     """The learner trained, from its newest checkpoint on."""
     config, images = this.config, len(data.train)
+    validation = VALIDATION[config.split.validation]
     checkpoints = Checkpoints(this.record.paths.checkpoints)
     done = checkpoints.latest_epoch()
     this.record.goes_on_after(done)
     if done:
         this.console.line(f"  goes on after epoch {done} of {config.train.epochs}")
-    table = messages.EpochTable(this.console, config.train.epochs, config.split.validation)
+    table = messages.EpochTable(this.console, config.train.epochs, this.metrics, validation)
     table.header()
 
     def on_epoch(epoch: Epoch, best: bool) -> None:
-        this.record.epoch(epoch, result.MEASURED[config.split.validation])
+        this.record.metrics(epoch.metrics, epoch.epoch)
         table.row(epoch, best)
-        this.part.measured(epoch.epoch, epoch.val_accuracy)
+        this.part.measured(epoch.epoch, epoch.metrics.get(f"accuracy/{validation.images}"))
 
     with this.console.progress("training", images * config.train.epochs, images * done) as advance:
-        return train(
+        training = train(
             learner,
-            lambda epoch: shuffled(data.train, this.plugins.augmentation, config.train.batch_size, config.seed, epoch),
+            lambda epoch: shuffled(data.train, plugins.augmentation, config.train.batch_size, config.seed, epoch),
             _measurement(this, data),
+            validation=validation,
             epochs=config.train.epochs,
             steps_per_epoch=num_batches(images, config.train.batch_size),
-            choose_best=config.split.validation == "holdout",
             checkpoints=checkpoints,
             checkpoint_interval=config.train.checkpoint_interval,
             advance=advance,
             on_epoch=on_epoch,
         )
+    outputs.save_steps(training, this.record)
+    return training
 
 
-def _measurement(this: _Run, data: Data) -> Callable[[nn.Module], Evaluation] | None:
+def _measurement(this: OpenRun, data: Data) -> Callable[[nn.Module], Evaluation] | None:
     """What is measured after each epoch, by `data.validation`: held-out images, the test set, or nothing."""
-    bank = {"holdout": data.val, "test": data.test, "none": None}[this.config.split.validation]
+    split = VALIDATION[this.config.split.validation].split
+    bank = data.val if split == "val" else data.test if split == "test" else None
     if bank is None:
         return None
-    return lambda model: evaluate(*infer(model, in_order(bank, this.config.train.batch_size), this.runtime))
+    metrics = [metric for metric in this.metrics if metric.each_epoch]
+    batch_size = this.config.train.batch_size
+    return lambda model: evaluate(*infer(model, in_order(bank, batch_size), this.runtime), metrics)
 
 
-def _test(this: _Run, data: Data, model: nn.Module) -> Evaluation:
-    """The chosen network on the test set, once; its predictions are kept."""
+def _test(this: OpenRun, data: Data, model: nn.Module) -> Evaluation:
+    """The chosen network on the test set, once; its predictions are saved."""
     logits, labels = infer(model, in_order(data.test, this.config.train.batch_size), this.runtime)
-    tested = evaluate(logits, labels)
+    tested = evaluate(logits, labels, this.metrics)
     outputs.save_predictions(logits, labels, tested, data.info, this.record)
     return tested
-
-
-def _report(this: _Run, data: Data, model: nn.Module | None, outcome: dict[str, Any]) -> tuple[Section, ...]:
-    """The report, drawn from what the run directory holds by now; what cannot be drawn is a gap in it."""
-    config = this.config
-    subject = Subject(
-        paths=this.record.paths,
-        settings=config.report,
-        result=outcome,
-        info=data.info,
-        seed=config.seed,
-        runtime=this.runtime,
-        model=model,
-        test=data.test,
-        train=data.train,
-        augmentation=this.plugins.augmentation,
-    )
-    return outputs.save_report(subject, this.record, this.console.progress)
-
-
-def _endless(this: _Run, data: Data, repeat: int) -> Iterator[Batch]:
-    """Training batches of a range test's repeat, in an order of its own."""
-    seed = randomness.mix(this.config.seed, randomness.RANGE_TEST, repeat)
-    return endless(data.train, this.plugins.augmentation, this.config.train.batch_size, seed)

@@ -15,8 +15,11 @@ from resnet_exp.config.config import Config
 from resnet_exp.config.overrides import command_of, key_of, of_the_run
 from resnet_exp.config.redact import redact
 from resnet_exp.config.schema import ReportConfig, from_values
+from resnet_exp.config.validation import VALIDATION
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.run_dir.files import read_json
+from resnet_exp.run_dir.journal import metric_history
+from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.runs.hooks import Pruned, SweepPart
 from resnet_exp.runs.signals import sigterm_as_ctrl_c
 from resnet_exp.sweeps.gpus import claimed_gpu
@@ -124,8 +127,9 @@ def _run_seed(config: Config, seed: int, job: Job, ledger: Ledger) -> Job:
     told = replace(begun, status="finished", objective=objective, test_accuracy=accuracy, seconds=result["seconds"])
     job = ledger.job(job.number).with_run(told)
     if seed == _first_seed(config):  # of a run that was finished before nothing was reported epoch by epoch
-        curve = {str(epoch["epoch"]): epoch["val_accuracy"] for epoch in result.get("history", ())}
-        job = replace(job, curve={epoch: value for epoch, value in curve.items() if value is not None})
+        measured = f"accuracy/{VALIDATION[config.split.validation].images}"
+        points = metric_history(RunPaths(Path(begun.root)).journal).get(measured, [])
+        job = replace(job, curve={str(epoch): value for epoch, value, _ in points})
     return ledger.write(job)
 
 

@@ -18,6 +18,7 @@ from resnet_exp.config.command_line import CONF
 from resnet_exp.config.config import Config, typed
 from resnet_exp.config.redact import redact
 from resnet_exp.config.schema import SweepConfig, TrackerConfig, from_values
+from resnet_exp.config.validation import VALIDATION
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.sweeps.ledger import short_key
 
@@ -55,7 +56,8 @@ def check_sweep(config: DictConfig) -> None:
         raise ConfigError("sweep.dry_run=true needs hydra/sweeper=grid or study: others do not tell what they will run")
     if config.task not in ("train", "range_test"):
         raise ConfigError(f"task={config.task} cannot be swept over; task=train or task=range_test can")
-    if config.task == "train" and config.data.validation == "none":
+    validation = VALIDATION.get(str(config.data.validation))  # a wrong one is refused with the job's config
+    if config.task == "train" and validation is not None and validation.objective is None:
         raise ConfigError("data.validation=none leaves a sweep nothing to choose by; holdout is needed")
     direction = getattr(config.hydra.sweeper.get("direction"), "name", config.hydra.sweeper.get("direction"))
     if config.task == "train" and direction == "minimize":

@@ -3,28 +3,42 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from resnet_exp.interfaces import Metric
+from resnet_exp.training.metrics import METRICS, measure
 
 _Z = 1.959963984540054  # the normal distribution's 97.5 % quantile: an interval of 95 %
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The mean loss over images, what was predicted right, and where the rest went."""
+    """The metrics of a split, and what each image was predicted as."""
 
-    loss: float
-    correct: int
-    count: int
+    metrics: dict[str, float]  # by name: loss, accuracy, ...
     confusion: tuple[tuple[int, ...], ...]  # row: the true class; column: the predicted one
+
+    @property
+    def loss(self) -> float:
+        """Nats, the mean over images."""
+        return self.metrics["loss"]
 
     @property
     def accuracy(self) -> float:
         """A fraction, 0..1."""
-        return self.correct / self.count
+        return self.metrics["accuracy"]
+
+    @property
+    def correct(self) -> int:
+        return sum(row[label] for label, row in enumerate(self.confusion))
+
+    @property
+    def count(self) -> int:
+        return sum(map(sum, self.confusion))
 
     @property
     def per_class(self) -> tuple[tuple[int, int], ...]:
@@ -37,17 +51,18 @@ def predict(logits: Tensor) -> Tensor:
     return logits.float().softmax(1)
 
 
-def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
-    """The evaluation of logits `[N, num_classes], float32` against labels `[N], int64`; waits for the device."""
+def evaluate(logits: Tensor, labels: Tensor, metrics: Sequence[Metric] = METRICS) -> Evaluation:
+    """The evaluation of logits `[N, num_classes], float32` against labels `[N], int64`; waits for the device.
+
+    Args:
+        logits: of each image.
+        labels: the true classes.
+        metrics: what is measured; those that need more classes are left out.
+    """
     classes = logits.shape[1]
     confusion = torch.bincount(labels * classes + logits.argmax(1), minlength=classes**2).reshape(classes, classes)
-    rows = confusion.tolist()
-    return Evaluation(
-        loss=float(F.cross_entropy(logits, labels, reduction="sum").double() / len(labels)),
-        correct=sum(row[label] for label, row in enumerate(rows)),
-        count=len(labels),
-        confusion=tuple(tuple(row) for row in rows),
-    )
+    applicable = [metric for metric in metrics if classes >= metric.least_classes]
+    return Evaluation(measure(applicable, logits, labels), tuple(tuple(row) for row in confusion.tolist()))
 
 
 def wilson_interval(correct: int, count: int, z: float = _Z) -> tuple[float, float]:

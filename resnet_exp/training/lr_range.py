@@ -54,6 +54,24 @@ class RangeTest:
         return cls(curves, verdict_from_json(data["verdict"]), tuple(data["history"]))
 
 
+@dataclass(frozen=True)
+class FoundLR:
+    """The LRs that a run trains with, and the range test that they come from."""
+
+    range_test: RangeTest | None  # None: max_lr was given
+    max_lr: float | None  # None: the range test failed, or no training follows it
+    min_lr: float | None  # of the first step
+
+    @property
+    def source(self) -> str:
+        """Where max_lr comes from: `given`, or `range test: ok, 8 x 0.0112`."""
+        if self.range_test is None:
+            return "given"
+        verdict = self.range_test.verdict
+        assert verdict.suggestion is not None and self.max_lr is not None, "a failed range test ends the run"
+        return f"range test: {verdict.status}, {self.max_lr / verdict.suggestion:g} x {verdict.suggestion:.4g}"
+
+
 def range_test(
     make_learner: Callable[[Schedule], Learner],
     batches: Callable[[int], Iterator[Batch]],

@@ -2,57 +2,53 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from resnet_exp.config.config import Config
-from resnet_exp.interfaces import DatasetInfo, Schedule
+from resnet_exp.config.validation import VALIDATION
+from resnet_exp.interfaces import DatasetInfo
 from resnet_exp.training.evaluate import Evaluation, wilson_interval
-from resnet_exp.training.lr_range import RangeTest
+from resnet_exp.training.lr_range import FoundLR, RangeTest
 from resnet_exp.training.train import Training
-
-# What the metrics and columns of each epoch's measurement are called. Test accuracies of every epoch keep a name of
-# their own: `accuracy/test` is measured once.
-MEASURED = {"holdout": "val", "test": "test_each_epoch", "none": None}
-MEASURED_ON_TEST = "the test set was measured each epoch (data.validation=test); the headline is the last epoch"
 
 
 def of_range_test(config: Config, found: RangeTest) -> dict[str, Any]:
     """The result of a range test alone."""
+    verdict = found.verdict
     return {
         "task": config.task,
-        "objective": found.verdict.suggestion,
-        "suggestion": found.verdict.suggestion,
-        "status": found.verdict.status,
-        "reason": found.verdict.reason,
+        "objective": verdict.suggestion,
+        "suggestion": verdict.suggestion,
+        "status": verdict.status,
+        "reason": verdict.reason,
     }
 
 
 def of_training(
     config: Config,
     info: DatasetInfo,
-    found: RangeTest | None,
-    schedule: Schedule,
+    found: FoundLR,
     training: Training,
     tested: Evaluation,
 ) -> dict[str, Any]:
     """The result of a whole run."""
-    validation = config.split.validation
+    validation = VALIDATION[config.split.validation]
+    accuracies = {"best validation": training.best_val_accuracy, "test": tested.accuracy, None: None}
     return {
         "task": config.task,
-        "objective": {"holdout": training.best_val_accuracy, "test": tested.accuracy, "none": None}[validation],
+        "objective": accuracies[validation.objective],
         "data": info.name,
-        "validation": validation,
-        "note": MEASURED_ON_TEST if validation == "test" else None,
-        "max_lr": schedule.max_lr,
-        "min_lr": schedule.min_lr,
-        "max_lr_source": _source(found, schedule.max_lr),
+        "validation": config.split.validation,
+        "note": validation.note,
+        "max_lr": found.max_lr,
+        "min_lr": found.min_lr,
+        "max_lr_source": found.source,
         "epochs": config.train.epochs,
         "chosen_epoch": training.chosen_epoch,
         "best_val_accuracy": training.best_val_accuracy,
-        "train_accuracy": training.history[-1].train_accuracy,
+        "train_accuracy": training.history[-1].metrics["accuracy/train"],
         **_measured(info, tested),
-        "history": [asdict(epoch) for epoch in training.history],
+        "history": [{"epoch": epoch.epoch, **epoch.metrics} for epoch in training.history],
     }
 
 
@@ -71,7 +67,7 @@ def of_evaluation(config: Config, info: DatasetInfo, checkpoint: str, tested: Ev
 
 def _measured(info: DatasetInfo, tested: Evaluation) -> dict[str, Any]:
     return {
-        "test": {"loss": tested.loss, "accuracy": tested.accuracy, "correct": tested.correct, "count": tested.count},
+        "test": {**tested.metrics, "correct": tested.correct, "count": tested.count},
         "per_class": {
             name: {"correct": correct, "count": count}
             for name, (correct, count) in zip(info.class_names, tested.per_class, strict=True)
@@ -83,7 +79,7 @@ def once_metrics(result: dict[str, Any]) -> dict[str, float]:
     """The metrics that have one value a run."""
     if "test" not in result:
         return {}
-    values = {"loss/test": result["test"]["loss"], "accuracy/test": result["test"]["accuracy"]}
+    values = {f"{name}/test": value for name, value in result["test"].items() if name not in ("correct", "count")}
     if result["best_val_accuracy"] is not None:
         values["accuracy/best_val"] = result["best_val_accuracy"]
     return values
@@ -106,11 +102,3 @@ def counts(test: dict[str, Any]) -> str:
     """The images that an accuracy rests on, and how sure that makes it."""
     low, high = wilson_interval(test["correct"], test["count"])
     return f"{test['correct']:,} of {test['count']:,}, 95% interval {low:.2%} to {high:.2%}"
-
-
-def _source(found: RangeTest | None, max_lr: float) -> str:
-    if found is None:
-        return "given"
-    suggestion = found.verdict.suggestion
-    assert suggestion is not None, "a failed one ends the run"
-    return f"range test: {found.verdict.status}, {max_lr / suggestion:g} x {suggestion:.4g}"

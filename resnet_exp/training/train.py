@@ -10,31 +10,50 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resnet_exp.config.validation import Validation
 from resnet_exp.data.bank import Batch
 from resnet_exp.interfaces import Advance, RunError
 from resnet_exp.run_dir.checkpoint import Checkpoints
 from resnet_exp.training.evaluate import Evaluation
 from resnet_exp.training.learner import Learner, Steps
 
+# Of the checkpoints' content. 2: an epoch's metrics by name.
+_VERSION = 2
+
+
+@dataclass(frozen=True)
+class LoopMetric:
+    """A number of each epoch that the loop itself knows, declared once for everywhere it shows."""
+
+    name: str  # in the journal
+    column: str  # its header in the table on the terminal
+    form: str  # of its cells: width and digits
+    value: Callable[[Steps, float], float]  # of the epoch's steps and seconds; may wait for the device
+
+
+# Training losses and accuracies are of augmented images, in train mode, while the weights moved. Seconds are those of
+# training alone, without the measurement after it.
+LOOP_METRICS = (
+    LoopMetric("loss/train", "train loss", ">10.4f", lambda steps, seconds: steps.mean_loss()),
+    LoopMetric("accuracy/train", "train acc", ">9.2%", lambda steps, seconds: steps.accuracy()),
+    LoopMetric("lr/start", "lr start", ">9.3g", lambda steps, seconds: float(steps.lrs[0])),
+    LoopMetric("lr/end", "lr end", ">9.3g", lambda steps, seconds: float(steps.lrs[-1])),
+    LoopMetric("perf/epoch_s", "s", ">6.1f", lambda steps, seconds: seconds),
+    LoopMetric("perf/images_per_s", "images/s", ">8.0f", lambda steps, seconds: steps.images / seconds),
+)
+
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch as it was measured; accuracies are fractions, losses means over images."""
+    """One epoch as it was measured."""
 
     epoch: int  # counted from 1
-    train_loss: float  # in train mode, on augmented images, while the weights moved
-    train_accuracy: float
-    val_loss: float | None
-    val_accuracy: float | None
-    lr_start: float
-    lr_end: float
-    seconds: float  # of training alone, without the measurement after it
-    images_per_s: float
+    metrics: dict[str, float]  # by their names in the journal: `loss/train`, `accuracy/val`, `lr/start`, ...
 
 
 @dataclass(frozen=True)
 class Training:
-    """All epochs and steps, and which epoch the weights that are kept come from."""
+    """All epochs and steps, and which epoch the run's weights come from."""
 
     history: tuple[Epoch, ...]
     steps: Tensor = field(compare=False)  # LR, momentum and loss of each, as in Steps.table
@@ -44,7 +63,7 @@ class Training:
 
 @dataclass
 class _Best:
-    """The weights of the best epoch so far. They stay on the device: the disk sees them with the checkpoints."""
+    """The weights of the best epoch so far, on the device: they reach the disk with the checkpoints."""
 
     epoch: int = 0
     accuracy: float = -1.0
@@ -52,7 +71,7 @@ class _Best:
     weights: dict[str, Any] | None = None
 
     def offer(self, epoch: int, measured: Evaluation, model: nn.Module) -> bool:
-        """Keeps these weights if they are better: by accuracy, then by loss."""
+        """Takes these weights if they are better, by accuracy, then by loss; returns whether they are."""
         if not (measured.accuracy, -measured.loss) > (self.accuracy, -self.loss):  # a NaN is not better either
             return False
         self.epoch, self.accuracy, self.loss = epoch, measured.accuracy, measured.loss
@@ -65,9 +84,9 @@ def train(
     batches: Callable[[int], Iterable[Batch]],
     measure: Callable[[nn.Module], Evaluation] | None,
     *,
+    validation: Validation,
     epochs: int,
     steps_per_epoch: int,
-    choose_best: bool,
     checkpoints: Checkpoints,
     checkpoint_interval: float,
     advance: Advance,
@@ -78,14 +97,14 @@ def train(
     Args:
         learner: the network and its optimizer, fresh.
         batches: the training batches of an epoch, counted from 1.
-        measure: the network measured after each epoch; None measures nothing.
+        measure: measures the network after each epoch; None measures nothing.
+        validation: what those metrics are called, and whether they choose the weights; else the last epoch's are taken.
         epochs: of the whole run.
         steps_per_epoch: batches of each.
-        choose_best: keeps the weights of the epoch measured best; otherwise the last one's.
         checkpoints: where the run goes on from, and where it is saved.
         checkpoint_interval: seconds between checkpoints at least; the last epoch's is always written.
-        advance: told of the images trained on.
-        on_epoch: told of each epoch trained here, and whether it is the best so far.
+        advance: called with the number of images trained on.
+        on_epoch: called with each epoch trained here, and whether it is the best so far.
 
     Raises:
         NonFinite: a loss or gradient was not finite; no checkpoint holds what came after.
@@ -96,14 +115,14 @@ def train(
     for epoch in range(len(history) + 1, epochs + 1):
         steps, seconds = _one_epoch(learner, batches(epoch), (epoch - 1) * steps_per_epoch, advance)
         measured = measure(learner.model) if measure else None
-        better = choose_best and measured is not None and best.offer(epoch, measured, learner.model)
-        history.append(_record(epoch, steps, seconds, measured))
+        better = validation.chooses and measured is not None and best.offer(epoch, measured, learner.model)
+        history.append(Epoch(epoch, _metrics(steps, seconds, measured, validation)))
         table.append(steps.table())
         on_epoch(history[-1], better)
         if epoch == epochs or time.monotonic() - saved >= checkpoint_interval:
             checkpoints.save(epoch, _state(learner, history, table, best))
             saved = time.monotonic()
-    if choose_best and best.weights is not None:
+    if validation.chooses and best.weights is not None:
         learner.model.load_state_dict(best.weights)
         return Training(tuple(history), torch.cat(table), best.epoch, best.accuracy)
     return Training(tuple(history), torch.cat(table), epochs, None)
@@ -116,22 +135,16 @@ def _one_epoch(learner: Learner, batches: Iterable[Batch], first_step: int, adva
     return steps, time.perf_counter() - start
 
 
-def _record(epoch: int, steps: Steps, seconds: float, measured: Evaluation | None) -> Epoch:
-    return Epoch(
-        epoch=epoch,
-        train_loss=steps.mean_loss(),
-        train_accuracy=steps.accuracy(),
-        val_loss=measured.loss if measured else None,
-        val_accuracy=measured.accuracy if measured else None,
-        lr_start=float(steps.lrs[0]),
-        lr_end=float(steps.lrs[-1]),
-        seconds=seconds,
-        images_per_s=steps.images / seconds,
-    )
+def _metrics(steps: Steps, seconds: float, measured: Evaluation | None, validation: Validation) -> dict[str, float]:
+    """All that is known of an epoch, by the names of the journal."""
+    of_loop = {metric.name: metric.value(steps, seconds) for metric in LOOP_METRICS}
+    measurements = measured.metrics if measured else {}
+    return of_loop | {f"{name}/{validation.images}": value for name, value in measurements.items()}
 
 
 def _state(learner: Learner, history: list[Epoch], table: list[Tensor], best: _Best) -> dict[str, Any]:
     return {
+        "version": _VERSION,
         "learner": learner.state_dict(),
         "history": [asdict(epoch) for epoch in history],
         "steps": torch.cat(table),
@@ -143,9 +156,10 @@ def _resume(learner: Learner, checkpoints: Checkpoints) -> tuple[list[Epoch], li
     state = checkpoints.latest(next(learner.model.parameters()).device)
     if state is None:
         return [], [], _Best()
-    if "steps" not in state:
+    if state.get("version") != _VERSION:
         raise RunError(
-            "the run's checkpoint is of an older version, which did not keep its steps; name=... begins it anew"
+            "the run's checkpoint was written by another version of resnet_exp, whose records are not read here: go on "
+            "with that version, or start again under another name=..."
         )
     learner.load_state_dict(state["learner"])
     return [Epoch(**epoch) for epoch in state["history"]], [state["steps"].cpu()], _Best(**state["best"])

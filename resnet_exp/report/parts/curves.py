@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,47 +13,68 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from resnet_exp.config.validation import VALIDATION, Validation
+from resnet_exp.interfaces import Metric
 from resnet_exp.report.drawing import BLUE, GREY, INK, ORANGE, VERMILLION, save
 from resnet_exp.report.section import Figure, Gap, Section
 from resnet_exp.report.subject import Subject
 from resnet_exp.run_dir.files import write_csv
+from resnet_exp.run_dir.journal import metric_history
 
-# What the measured images are called, by `data.validation`.
-_MEASURED = {"holdout": "validation", "test": "test, each epoch"}
 _MOST_POINTS = 2000  # of a curve; more could not be told apart, and would make a large page
 
 
 def draw_curves(subject: Subject) -> Section:
-    """Loss and accuracy over the epochs, of the training images and of those measured; the chosen epoch is marked."""
-    result, history = subject.result, subject.result["history"]
-    columns = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
-    data = write_csv(subject.folder / "curves.csv", columns, ([epoch[key] for key in columns] for epoch in history))
-    canvas = Canvas(figsize=(10.5, 4.9))
-    accuracy, loss = canvas.subplots(1, 2)
-    measured = _MEASURED.get(result["validation"])
-    for axes, kind, title in ((accuracy, "accuracy", "accuracy"), (loss, "loss", "loss (nats per image)")):
-        _draw_history(axes, history, kind, measured)
-        _mark_chosen(axes, result, kind)
-        axes.set_title(title, loc="left", fontweight="bold")
+    """Each metric over the epochs, of the training images and of those measured; the chosen epoch is marked."""
+    result, history = subject.result, _history(subject)
+    data = _write_history(subject, history)
+    drawn = sorted((m for m in subject.metrics if m.each_epoch), key=lambda metric: metric.name != "accuracy")
+    rows = math.ceil(len(drawn) / 2)
+    canvas = Canvas(figsize=(10.5, 4.9 * rows))
+    panels = canvas.subplots(rows, 2, squeeze=False).flat
+    for axes, metric in zip(panels, drawn, strict=False):
+        _draw_history(axes, history, metric, VALIDATION[result["validation"]])
+        _mark_chosen(axes, history, result, metric)
+        axes.set_title(metric.title, loc="left", fontweight="bold")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=9, frameon=False)
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        if metric.unit == "fraction":
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    for axes in panels:  # an odd number of metrics leaves one empty
+        axes.axis("off")
     canvas.tight_layout(w_pad=3)
     image = save(canvas, subject.folder / "curves.png", svg=True)
     caption = (
         "The training curve is of augmented images, in train mode, while the weights moved; it may lie below that of "
         "whole images."
     )
-    return Section("Accuracy and loss", figures=(Figure(image, _told(result), caption, data, wide=True),))
+    return Section("Accuracy and loss", figures=(Figure(image, _alt(result), caption, data, wide=True),))
 
 
-def _draw_history(axes: Axes, history: Sequence[dict[str, Any]], kind: str, measured: str | None) -> None:
-    epochs = [epoch["epoch"] for epoch in history]
-    marker = "o" if len(epochs) < 60 else ""
-    for name, label, colour, style in (("train", "training", GREY, "--"), ("val", measured, BLUE, "-")):
-        values = [epoch[f"{name}_{kind}"] for epoch in history]
-        if label and any(value is not None for value in values):
-            numbers = [math.nan if value is None else value for value in values]
-            axes.plot(epochs, numbers, style, color=colour, lw=2, marker=marker, ms=4, label=label)
+def _history(subject: Subject) -> dict[str, dict[int, float]]:
+    """The values of each metric by epoch, counted from 1, as the journal has them."""
+    points = metric_history(subject.paths.journal)
+    return {
+        name: by_epoch
+        for name, values in points.items()
+        if (by_epoch := {epoch: value for epoch, value, _ in values if epoch})  # at 0: what has one value a run
+    }
+
+
+def _write_history(subject: Subject, history: dict[str, dict[int, float]]) -> Path:
+    epochs = range(1, subject.result["epochs"] + 1)
+    rows = ((epoch, *(values.get(epoch) for values in history.values())) for epoch in epochs)
+    return write_csv(subject.folder / "curves.csv", ("epoch", *history), rows)
+
+
+def _draw_history(axes: Axes, history: dict[str, dict[int, float]], metric: Metric, validation: Validation) -> None:
+    for images, label, colour, style in (
+        ("train", "training", GREY, "--"),
+        (validation.images, validation.legend, BLUE, "-"),
+    ):
+        values = history.get(f"{metric.name}/{images}", {})
+        if values:
+            marker = "o" if len(values) < 60 else ""
+            axes.plot([*values], [*values.values()], style, color=colour, lw=2, marker=marker, ms=4, label=label)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(axis="y", color="#DDDDDD", lw=0.7)
@@ -60,30 +82,25 @@ def _draw_history(axes: Axes, history: Sequence[dict[str, Any]], kind: str, meas
     axes.margins(x=0.03)
 
 
-def _mark_chosen(axes: Axes, result: dict[str, Any], kind: str) -> None:
-    """Marks the epoch that validation chose, and what the test set said of the weights that were kept."""
-    chosen = result["chosen_epoch"]
-    if result["validation"] == "holdout":
-        value = result["history"][chosen - 1][f"val_{kind}"]
+def _mark_chosen(axes: Axes, history: dict[str, dict[int, float]], result: dict[str, Any], metric: Metric) -> None:
+    """Marks the epoch that validation chose, and what the test set said of its weights."""
+    chosen, validation = result["chosen_epoch"], VALIDATION[result["validation"]]
+    if validation.chooses:
+        value = history[f"{metric.name}/{validation.images}"][chosen]
         axes.axvline(chosen, color=ORANGE, lw=1.2, ls=(0, (4, 2)), zorder=1)
         axes.plot(chosen, value, "o", ms=9, mfc="none", mec=ORANGE, mew=2, zorder=4,
-                  label=f"chosen by validation, epoch {chosen}: {_number(value, kind)}")  # fmt: skip
-    if result["validation"] != "test":  # there the measured curve ends in this very value
-        value = result["test"][kind]
+                  label=f"chosen by validation, epoch {chosen}: {metric.shown(value)}")  # fmt: skip
+    if validation.split != "test":  # there the measured curve ends in this very value
+        value = result["test"][metric.name]
         axes.plot(chosen, value, "D", ms=7, mfc=VERMILLION, mec="white", zorder=5,
-                  label=f"test, once: {_number(value, kind)}")  # fmt: skip
+                  label=f"test, once: {metric.shown(value)}")  # fmt: skip
 
 
-def _number(value: float, kind: str) -> str:
-    return f"{value:.2%}" if kind == "accuracy" else f"{value:.3f}"
-
-
-def _told(result: dict[str, Any]) -> str:
-    last = result["history"][-1]
-    told = f"Curves over {result['epochs']} epochs; training accuracy ends at {last['train_accuracy']:.1%}"
+def _alt(result: dict[str, Any]) -> str:
+    alt = f"Curves over {result['epochs']} epochs; training accuracy ends at {result['train_accuracy']:.1%}"
     if result["best_val_accuracy"] is not None:
-        told += f", validation is best in epoch {result['chosen_epoch']} with {result['best_val_accuracy']:.2%}"
-    return f"{told}; test accuracy {result['test']['accuracy']:.2%}."
+        alt += f", validation is best in epoch {result['chosen_epoch']} with {result['best_val_accuracy']:.2%}"
+    return f"{alt}; test accuracy {result['test']['accuracy']:.2%}."
 
 
 def draw_schedule(subject: Subject) -> Section:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_exp.config.redact import redact
+from resnet_exp.config.validation import VALIDATION
 from resnet_exp.report.html import Page, write_html
 from resnet_exp.report.section import Gap, Section, Table
 from resnet_exp.run_dir.files import write_csv, write_json
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from resnet_exp.sweeps.report.figures import Sweep
 
 _log = logging.getLogger(__name__)
-_MEASURED = {"holdout": "validation accuracy", "test": "test accuracy of the last epoch"}
 
 
 def draw_sweep(
@@ -96,7 +96,8 @@ def _objective(config: Mapping[str, Any], keys: Sequence[str], direction: str) -
         return "objective", direction == "maximize"
     data = config.get("data")
     validation = data.get("validation") if isinstance(data, Mapping) else None
-    return _MEASURED.get(str(validation), "validation accuracy"), True
+    known = VALIDATION.get(str(validation), VALIDATION["holdout"])  # a swept one is "objective", above
+    return known.objective_title, True
 
 
 def _parts(sweep: Sweep) -> list[tuple[str, Callable[[], Section]]]:

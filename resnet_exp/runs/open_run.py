@@ -1,0 +1,125 @@
+"""The frame of every run: its directory, its record, what is printed when it starts and when it ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from resnet_exp.config.config import Config
+from resnet_exp.data.prepare import EvaluationData
+from resnet_exp.interfaces import Augmentation, Metric
+from resnet_exp.report.section import Section
+from resnet_exp.report.subject import Subject
+from resnet_exp.run_dir.directory import RunDirectory, open_run_directory
+from resnet_exp.run_dir.files import read_json
+from resnet_exp.runs import messages, outputs
+from resnet_exp.runs.console import Console
+from resnet_exp.runs.environment import environment_of
+from resnet_exp.runs.hooks import ALONE, SweepPart
+from resnet_exp.runs.record import Record, recorded
+from resnet_exp.tracking.tracker import make_tracker
+from resnet_exp.training.device import Runtime
+
+
+@dataclass
+class OpenRun:
+    """A run that this process works on: what all its stages share, and in the end its result."""
+
+    config: Config
+    runtime: Runtime
+    environment: dict[str, Any]
+    metrics: tuple[Metric, ...]  # that are measured, during and after training
+    console: Console
+    part: SweepPart
+    directory: RunDirectory
+    started: float  # seconds since the epoch
+    result: dict[str, Any] | None  # of a run that has finished, before or by now
+    sections: tuple[Section, ...] = ()  # of its report
+    _record: Record | None = None
+
+    @property
+    def record(self) -> Record:
+        """Where everything that happens is written."""
+        assert self._record is not None, "a run that has finished is left alone"
+        return self._record
+
+    @property
+    def is_finished(self) -> bool:
+        return self.result is not None
+
+    @property
+    def objective(self) -> float | None:
+        """What a sweep compares runs by; None where nothing honest is there to choose by."""
+        assert self.result is not None
+        objective: float | None = self.result["objective"]
+        return objective
+
+    def finish(
+        self,
+        outcome: dict[str, Any],
+        data: EvaluationData,
+        model: nn.Module | None,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        """Writes the result, then the report, which is drawn from the run directory and may have gaps."""
+        self.result = self.record.finish(outcome, time.time() - self.started)
+        subject = Subject(
+            paths=self.directory.paths,
+            settings=self.config.report,
+            result=self.result,
+            data=data,
+            metrics=self.metrics,
+            seed=self.config.seed,
+            runtime=self.runtime,
+            model=model,
+            augmentation=augmentation,
+        )
+        self.sections = outputs.save_report(subject, self.record, self.console.progress)
+
+
+@contextmanager
+def open_run(
+    config: Config,
+    run_signature: str,
+    runtime: Runtime,
+    metrics: tuple[Metric, ...],
+    command: str,
+    console: Console,
+    *,
+    started: float,
+    part: SweepPart = ALONE,
+) -> Iterator[OpenRun]:
+    """A block that works on the run of this signature; its status is true afterwards, and its result is printed.
+
+    One that has finished before is printed again, and `is_finished` tells the block to leave it alone. As part of a
+    sweep, runs that other code has started or finished are passed over, and a new one is started beside them.
+
+    Raises:
+        RunError: another process works on it.
+    """
+    environment = environment_of(runtime, config.plugin_folders)
+    code = None if part is ALONE else environment["code_digest"]
+    with open_run_directory(config.output_dir, config.title, run_signature, config.rerun, code) as directory:
+        tracker = make_tracker(config.tracker, directory.paths, part.label)
+        part.begun(directory.paths.root)
+        messages.print_changed(read_json(directory.paths.environment) or environment, environment, console)
+        this = OpenRun(
+            config, runtime, environment, metrics, console, part, directory, started, result=directory.result
+        )
+        if this.is_finished:
+            yield this
+            tracker.begin()  # what an outage kept from it
+            messages.print_finished(directory, metrics, config, tracker.end(), console)
+            return
+        with recorded(directory.paths, tracker) as record:
+            record.begin(config, environment, command, directory.is_new, part.tags)
+            this._record = record
+            yield this
+        assert this.result is not None
+        messages.print_result(this.result, this.metrics, config, directory, record.link, console)
+        messages.print_report(this.sections, directory.paths, console)

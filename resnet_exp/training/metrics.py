@@ -1,0 +1,92 @@
+"""The metrics of a classifier: each is declared here once, and shown wherever metrics are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from resnet_exp.interfaces import ConfigError, Metric
+
+_TOP = 5
+_BINS = 15  # Source: Guo et al. (2017), section 5: M = 15
+
+
+def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """The cross-entropy, in nats, as the mean over images."""
+    return F.cross_entropy(logits, labels, reduction="sum").double() / len(labels)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The fraction of images whose largest logit is that of their class."""
+    return (logits.argmax(1) == labels).sum().double() / len(labels)
+
+
+def top5_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The fraction of images whose class is among the five largest logits."""
+    return (logits.topk(_TOP).indices == labels[:, None]).any(1).sum().double() / len(labels)
+
+
+def expected_calibration_error(logits: Tensor, labels: Tensor) -> Tensor:
+    """How far confidence and accuracy are apart: the mean over images of their gap in 15 bins of equal width.
+
+    Source: Guo, Pleiss, Sun, Weinberger: On Calibration of Modern Neural Networks (ICML 2017), section 2, equation 3.
+    """
+    confidence, predicted = logits.double().softmax(1).max(1)
+    # A bin is open below and closed above, so that a confidence of 1 falls into the last one.
+    bins = ((confidence * _BINS).ceil().long() - 1).clamp(min=0)
+    gaps = torch.zeros(_BINS, dtype=torch.float64, device=logits.device)
+    gaps.index_add_(0, bins, confidence - (predicted == labels).double())
+    return gaps.abs().sum() / len(labels)
+
+
+# A metric more is an entry more: it then shows in the table on the terminal, the journal, the tracker, the curves and
+# result.json. One's own outside the package: `metrics=[MODULE.NAME]`, with `plugins=DIR`.
+METRICS = (
+    Metric("loss", mean_loss, title="loss (nats per image)", unit="nats", higher_is_better=False, column="loss"),
+    Metric("accuracy", accuracy, title="accuracy", unit="fraction", higher_is_better=True, column="acc"),
+    Metric(
+        "top5_accuracy", top5_accuracy, title="top-5 accuracy", unit="fraction", higher_is_better=True, column="top5",
+        least_classes=11,  # of ten classes, half would be right by chance
+    ),
+    Metric(
+        "ece", expected_calibration_error, title="expected calibration error", unit="fraction", higher_is_better=False,
+        each_epoch=False,
+    ),
+)  # fmt: skip
+
+
+def metrics_for(num_classes: int, extra: Sequence[Metric] = ()) -> tuple[Metric, ...]:
+    """The metrics that apply to so many classes, the user's own last.
+
+    Raises:
+        ConfigError: one of the user's has the name of another, or fails on logits of this shape.
+    """
+    for number, metric in enumerate(extra):
+        if metric.name in {other.name for other in (*METRICS, *extra[:number])}:
+            raise ConfigError(f"metrics: there is a metric {metric.name} already; give yours another name")
+        _try(metric, num_classes)
+    return tuple(metric for metric in (*METRICS, *extra) if num_classes >= metric.least_classes)
+
+
+def _try(metric: Metric, num_classes: int) -> None:
+    """Measures made-up logits: a mistake costs a second now, or an epoch later."""
+    labels = torch.arange(2 * num_classes) % num_classes
+    try:
+        float(metric.measure(F.one_hot(labels, num_classes).float(), labels))
+    except Exception as error:  # whatever its author got wrong
+        raise ConfigError(
+            f"metrics: {metric.name} cannot be measured of logits [N, {num_classes}] and labels [N] "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
+def measure(metrics: Sequence[Metric], logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """The metrics by name, of logits `[N, num_classes], float32` and labels `[N], int64`; waits once for the device."""
+    values = [
+        torch.as_tensor(metric.measure(logits, labels), dtype=torch.float64, device=logits.device).reshape(())
+        for metric in metrics
+    ]
+    return dict(zip((metric.name for metric in metrics), torch.stack(values).tolist(), strict=True))
