@@ -94,7 +94,7 @@ def test_a_checkpoint_measures_as_its_run_did(name: str, trained: Path, tmp_path
     assert "width: 4" in (directory / "config.yaml").read_text(), "the model that was measured, not the default"
     assert "scheduler" not in (directory / "config.yaml").read_text()
     assert last_status(directory / "journal.jsonl") == "FINISHED"
-    assert set(metric_history(directory / "journal.jsonl")) == {"accuracy/test", "loss/test"}
+    assert set(metric_history(directory / "journal.jsonl")) == {"accuracy/test", "loss/test", "ece/test"}
     logits = [np.load(path / "predictions.npz")["logits"] for path in (trained, directory)]
     np.testing.assert_allclose(logits[0], logits[1], rtol=1e-4, atol=1e-4)
 

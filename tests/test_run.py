@@ -35,8 +35,8 @@ from resnet_exp.run_dir.directory import open_run_directory
 from resnet_exp.run_dir.journal import last_status, metric_history, read
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.run_dir.signature import signature
+from resnet_exp.runs import max_lr as finding
 from resnet_exp.runs import run as way
-from resnet_exp.runs.max_lr import max_lr_of
 from resnet_exp.schedulers.onecycle import OneCycle
 from resnet_exp.tracking.tracker import NullTracker
 from resnet_exp.training.evaluate import Evaluation
@@ -51,7 +51,7 @@ DRAWN = "report.range_test=true"
 EACH_EPOCH = {"loss/train", "accuracy/train", "lr/start", "lr/end", "perf/epoch_s", "perf/images_per_s"}
 ONCE = {"range_test/suggestion", "range_test/max_lr", "accuracy/best_val", "loss/test", "accuracy/test", "ece/test"}
 # What the clock says differs from run to run, and the command is how it was called.
-TIMED = ("seconds", "images_per_s", "command")
+TIMED = {"seconds", "command", "perf/epoch_s", "perf/images_per_s"}
 
 
 @dataclass(frozen=True)
@@ -242,14 +242,14 @@ def interrupt_in(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
         return lambda *args: after(calls, original(*args))
 
     shuffled, original = way.shuffled, way._measurement
-    name, replacement = {
-        "the range test": ("range_test", interrupted),
-        "the middle of an epoch": ("shuffled", half_an_epoch),
-        "a measurement": ("_measurement", measurement(2)),
-        "the first epoch": ("_measurement", measurement(1)),
-        "the test": ("_test", interrupted),
+    module, name, replacement = {
+        "the range test": (finding, "range_test", interrupted),
+        "the middle of an epoch": (way, "shuffled", half_an_epoch),
+        "a measurement": (way, "_measurement", measurement(2)),
+        "the first epoch": (way, "_measurement", measurement(1)),
+        "the test": (way, "_test", interrupted),
     }[where]
-    monkeypatch.setattr(way, name, replacement)
+    monkeypatch.setattr(module, name, replacement)
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,9 @@ def test_each_epochs_metrics_say_what_they_were_measured_on(
     each_epoch = {key for key, values in done.metrics.items() if len(values) == 3}
     assert each_epoch == EACH_EPOCH | measured
     once = {key for key, values in done.metrics.items() if len(values) == 1}
-    assert once == {"loss/test", "accuracy/test"} | ({"accuracy/best_val"} if validation == "holdout" else set())
+    assert once == {"loss/test", "accuracy/test", "ece/test"} | (
+        {"accuracy/best_val"} if validation == "holdout" else set()
+    )
 
 
 def test_held_out_images_choose_the_epoch(go: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,7 +346,8 @@ def test_held_out_images_choose_the_epoch(go: Callable[..., Done], monkeypatch: 
 
         def measured(model: torch.nn.Module) -> Any:
             states.append({key: value.clone() for key, value in model.state_dict().items()})
-            return replace(measure(model), correct=round(next(scripted) * 100), count=100)
+            found = measure(model)
+            return replace(found, metrics={**found.metrics, "accuracy": next(scripted)})
 
         return measured
 
@@ -400,7 +403,7 @@ def test_a_range_test_is_remembered_by_runs_that_share_all_that_determines_it(
 ) -> None:
     first = go("task=range_test")
     with monkeypatch.context() as patch:
-        patch.setattr(way, "range_test", never)
+        patch.setattr(finding, "range_test", never)
         second = go("name=other", "scheduler.peak_epoch=2", "train.epochs=2", "scheduler.find_factor=3", DRAWN)
     assert "LR range test (cached)" in capsys.readouterr().out
     assert first.objective is not None
@@ -417,8 +420,8 @@ def test_a_range_test_is_made_anew_where_its_curves_would_differ(override: str, 
     go("task=range_test")
     calls = []
     with pytest.MonkeyPatch.context() as patch:
-        original = way.range_test
-        patch.setattr(way, "range_test", lambda *args: calls.append(args) or original(*args))
+        original = finding.range_test
+        patch.setattr(finding, "range_test", lambda *args: calls.append(args) or original(*args))
         with suppress(RunError):  # what it finds is not the point
             go("task=range_test", override)
     assert calls
@@ -449,8 +452,7 @@ def test_only_a_network_with_batch_normalisation_takes_the_multiple(
     """Measured: 8 times the suggestion, or 4 times, a network without it is lost."""
     monkeypatch.setattr(build, "model", lambda *_: torch.nn.Sequential(torch.nn.Linear(2, 2), layer))
     plugins = SimpleNamespace(scheduler=OneCycle(), optimizer=sgd())
-    found = SimpleNamespace(verdict=SimpleNamespace(suggestion=0.01))
-    assert max_lr_of(None, plugins, None, found) == pytest.approx(0.01 * factor)
+    assert finding.find_factor(None, plugins, None) == factor
 
 
 def test_a_range_test_is_made_anew_on_other_pixels_of_the_same_name(
@@ -469,14 +471,14 @@ def test_a_failed_range_test_is_made_anew_once_what_determines_it_has_changed(
     go: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run's own file is no reason to fail again."""
-    original = way.range_test
+    original = finding.range_test
 
     def failing(*args: Any) -> Any:
         found = original(*args)
         return replace(found, verdict=replace(found.verdict, status="failed", suggestion=None))
 
     with monkeypatch.context() as patch:
-        patch.setattr(way, "range_test", failing)
+        patch.setattr(finding, "range_test", failing)
         with pytest.raises(RunError, match="the LR range test failed"):
             go()
     for memo in Path("runs", "range_tests").glob("*.json"):  # as where the code was mended: another name then
@@ -543,7 +545,7 @@ def test_a_validation_loss_that_is_not_finite_costs_no_run(go: Callable[..., Don
 
     def broken(*args: Any) -> Evaluation:
         found = original(*args)
-        return replace(found, loss=math.nan) if next(calls) == 0 else found
+        return replace(found, metrics={**found.metrics, "loss": math.nan}) if next(calls) == 0 else found
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(way, "evaluate", broken)
@@ -596,7 +598,7 @@ def test_an_interruption_while_the_tracker_starts_is_recorded(go: Callable[..., 
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("resnet_exp.runs.run.make_tracker", lambda *_: Interrupted())
+        patch.setattr("resnet_exp.runs.open_run.make_tracker", lambda *_: Interrupted())
         with pytest.raises(KeyboardInterrupt):
             go(GIVEN)
     assert last_status(newest(Path("runs")).journal) == "KILLED"

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from resnet_exp.config import build
+from resnet_exp.config.config import Config
 from resnet_exp.data import randomness
 from resnet_exp.data.bank import Batch, endless
 from resnet_exp.data.prepare import Data
@@ -42,7 +43,7 @@ def find_max_lr(
     tested, is_cached = _range_test(this, plugins, data, make_learner)
     suggestion = tested.verdict.suggestion
     trains = this.config.task == "train"  # a range test alone has no schedule to take a multiple of its suggestion
-    factor = _find_factor(this, plugins, data.info) if suggestion and trains else None
+    factor = find_factor(this.config, plugins, data.info) if suggestion and trains else None
     found = _scaled(tested, factor * suggestion if factor and suggestion else None, plugins)
     outputs.save_range_test(found, this.record, is_cached=is_cached, draw=this.config.report.range_test)
     messages.print_range_test(tested, found.max_lr, this.console, is_cached=is_cached)
@@ -96,7 +97,7 @@ def _batches(this: OpenRun, plugins: build.Plugins, data: Data, repeat: int) -> 
     return endless(data.train, plugins.augmentation, this.config.train.batch_size, seed)
 
 
-def _find_factor(this: OpenRun, plugins: build.Plugins, info: DatasetInfo) -> float:
+def find_factor(config: Config, plugins: build.Plugins, info: DatasetInfo) -> float:
     """How many times the suggestion max_lr is: the given factor, or the measured one.
 
     SGD bears a multiple of the suggestion on networks with batch normalisation; Adam, and a network without it, diverge
@@ -108,7 +109,7 @@ def _find_factor(this: OpenRun, plugins: build.Plugins, info: DatasetInfo) -> fl
     if scheduler.find_factor is not None:
         return scheduler.find_factor
     with untouched_randomness():
-        model = build.model(this.config, info)
+        model = build.model(config, info)
     normalised = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules())
     is_sgd = isinstance(plugins.optimizer(model), torch.optim.SGD)
     return scheduler.measured_factor if normalised and is_sgd else 1.0

@@ -152,9 +152,9 @@ def print_result(
             f"{name} {part['correct'] / part['count']:.0%}" for name, part in result["per_class"].items()
         )
     tested = result.get("test", {})
-    for metric in metrics:
-        if metric.name in tested and metric.name not in _IN_HEADLINE:
-            facts[metric.title] = metric.shown(tested[metric.name])
+    others = [metric for metric in metrics if metric.name in tested and metric.name not in _IN_HEADLINE]
+    if others:
+        facts["also measured"] = ", ".join(f"{metric.shown(tested[metric.name])} {metric.title}" for metric in others)
     if "max_lr" in result:
         facts["max_lr"] = f"{result['max_lr']:.4g} ({result['max_lr_source']})"
     facts["seconds"] = f"{result['seconds']:.0f}"
