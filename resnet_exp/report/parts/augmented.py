@@ -31,7 +31,7 @@ def draw_augmentation(subject: Subject) -> Section:
     epochs = range(1, min(subject.result["epochs"], _EPOCHS) + 1)
     stored = bank.pixels(indices)
     batches = [bank.batch(indices, subject.augmentation, subject.seed, randomness.VIEW, epoch) for epoch in epochs]
-    views = [bank.shown(batch.images) for batch in batches]
+    views = [bank.denormalised(batch.images) for batch in batches]
     if all((view == stored).all() for view in views):
         raise Gap("the augmentation changes nothing: in every epoch the network sees the images as they are stored")
     records, rows = [], []
