@@ -166,8 +166,8 @@ def test_a_checkpoint_that_is_none_is_named(trained: Path, tmp_path: Path) -> No
     for name, words in (
         ("nowhere", "there is no such file"),
         ("unfinished", "the run has not finished"),
-        ("pickle.safetensors", "this is no model.safetensors of resnet_exp"),
-        ("foreign.safetensors", "this is no model.safetensors of resnet_exp"),
+        ("pickle.safetensors", "this is not a model.safetensors of resnet_exp"),
+        ("foreign.safetensors", "this is not a model.safetensors of resnet_exp"),
     ):
         with pytest.raises(ConfigError, match=rf"^checkpoint=.*{name}: .*{words}|^checkpoint=.*{name}: {words}"):
             evaluate(tmp_path / name)
@@ -189,7 +189,7 @@ def test_a_checkpoint_of_another_model_or_other_classes_is_refused(trained: Path
     ten = [str(digit) for digit in range(10)]
     target = "resnet_exp.models.custom_resnet.CustomResNet"
     for metadata, words in (
-        ({"class_names": ["cat", "dog"]}, "tells 2 classes apart, and the data have 10"),
+        ({"class_names": ["cat", "dog"]}, "is of 2 classes, and the data have 10"),
         ({"class_names": ["zero", *ten[1:]]}, "the data's are others: 0"),
         ({"class_names": ten[::-1]}, "in another order: 0, 1"),
         ({"input_shape": [1, 32, 32]}, "data.image_size=16: .* was trained on 32 pixels; set data.image_size=32"),
