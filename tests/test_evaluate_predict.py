@@ -197,7 +197,7 @@ def test_a_checkpoint_of_another_model_or_other_classes_is_refused(trained: Path
         ({"model": {"_target_": target, "width": 8}}, "its weights do not fit its model"),
         ({"model": {"_target_": target, "width": 0}}, "model.width=0: a whole number of at least 1"),
         ({"model": {"_target_": "os.system", "command": "touch executed"}}, r"model\._target_=os\.system: a name in"),
-        ({"model": {"_target_": target, "width": {"_target_": "os.getcwd"}}}, "no _target_ makes them"),
+        ({"model": {"_target_": target, "width": {"_target_": "os.getcwd"}}}, "none is made by a _target_"),
         ({"model": {"_target_": TORCHVISION, "name": "${oc.env:HOME}"}}, "a plain value is needed, not one that"),
     ):
         with pytest.raises(ConfigError, match=words):

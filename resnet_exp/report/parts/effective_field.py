@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from resnet_exp.report.drawing import save
 from resnet_exp.report.heat_maps import as_rows
-from resnet_exp.report.network.layers import measured, spatial_layers
+from resnet_exp.report.network.layers import measurable_copy, spatial_layers
 from resnet_exp.report.network.receptive_field import ReceptiveField, receptive_fields
 from resnet_exp.report.parts.effective_field_figure import Panel, effective_field_figure
 from resnet_exp.report.section import Figure, Gap, Section
@@ -61,7 +61,7 @@ def draw_effective_field(subject: Subject) -> Section:
     count = min(subject.settings.receptive_field, len(test))
     # Evenly over the whole test set, which may be in the order of its classes.
     chosen = torch.linspace(0, len(test) - 1, count, dtype=torch.float64).round().long().to(test.store)
-    with measured(subject.model) as model:
+    with measurable_copy(subject.model) as model:
         images = test.batch(chosen[:_BATCH], None).images
         layers = spatial_layers(model, images, _LAYERS)
         fields = effective_fields(model, layers, (test.batch(part, None).images for part in chosen.split(_BATCH)))

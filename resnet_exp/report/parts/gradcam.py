@@ -13,7 +13,7 @@ from resnet_exp.config.schema import GradCamMethod
 from resnet_exp.report.drawing import as_rgb, save
 from resnet_exp.report.heat_maps import as_rows
 from resnet_exp.report.network.class_maps import NAMES, WITHOUT_CLASS, ClassMaps, class_maps
-from resnet_exp.report.network.layers import map_layers, measured
+from resnet_exp.report.network.layers import map_layers, measurable_copy
 from resnet_exp.report.parts.gradcam_figure import Group, gradcam_figure
 from resnet_exp.report.section import Figure, Gap, Section
 from resnet_exp.report.subject import Subject
@@ -56,7 +56,7 @@ def _groups(subject: Subject, indices: np.ndarray) -> list[Group]:
     classes = {key: labels[indices] for key, labels in (("true", told.labels), ("predicted", told.predicted))}
     if method == WITHOUT_CLASS:
         classes = {"any": classes["true"]}
-    with measured(subject.model) as model:
+    with measurable_copy(subject.model) as model:
         first = _images(subject, indices[:_BATCH])
         layers = map_layers(model, first, subject.settings.gradcam_layers)
         maps = {name: _maps(subject, model, layer, indices, list(classes.values())) for name, layer in layers.items()}

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Canvas
 from torch import nn
 
 from resnet_exp.report.drawing import BLUE, GREY, VERMILLION, save
-from resnet_exp.report.network.layers import measured
+from resnet_exp.report.network.layers import measurable_copy
 from resnet_exp.report.network.receptive_field import ReceptiveField, receptive_fields
 from resnet_exp.report.section import Figure, Section, Table
 from resnet_exp.report.subject import Subject
@@ -69,7 +69,7 @@ def summarised(model: nn.Module, image: torch.Tensor) -> tuple[list[Layer], dict
     """
     import torchinfo
 
-    with measured(model) as copy, torch.no_grad():
+    with measurable_copy(model) as copy, torch.no_grad():
         fields = receptive_fields(copy, image)
         names = {id(module): name for name, module in copy.named_modules()}
         found = torchinfo.summary(copy, input_data=image, depth=100, verbose=0)
