@@ -233,4 +233,4 @@ def test_pixels_are_the_images_as_they_were_loaded(bank, learnable):
 
 def test_what_the_network_sees_can_be_shown(bank, learnable):
     seen = bank.batch(torch.arange(8), None).images
-    assert (bank.shown(seen) == learnable.images[:8]).all()
+    assert (bank.denormalised(seen) == learnable.images[:8]).all()

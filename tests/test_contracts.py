@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from resnet_exp.config import build
 from resnet_exp.config.command_line import CONF
-from resnet_exp.config.config import GIVEN, GROUPS, Config, typed
+from resnet_exp.config.config import GROUPS, RUN_ARGUMENTS, Config, typed
 from resnet_exp.data import randomness
 from resnet_exp.interfaces import DatasetInfo, DataSize, LoadedData
 from resnet_exp.run_dir.journal import metric_history
@@ -137,13 +137,13 @@ def test_a_yaml_lists_exactly_the_arguments_of_its_plugin(group: str, name: str)
     arguments = {
         key: argument
         for key, argument in inspect.signature(target).parameters.items()
-        if key not in GIVEN.get(group, ())
+        if key not in RUN_ARGUMENTS.get(group, ())
     }
     if group == "data":
         assert set(settings) >= SHARED_DATA_KEYS
         settings = {key: value for key, value in settings.items() if key not in SHARED_DATA_KEYS}
     assert set(settings) == set(arguments), "a key that is not there cannot be overridden without a +"
-    inspect.signature(target).bind(**settings, **dict.fromkeys(GIVEN.get(group, ()), 1))
+    inspect.signature(target).bind(**settings, **dict.fromkeys(RUN_ARGUMENTS.get(group, ()), 1))
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -219,7 +219,7 @@ def test_a_root_without_rights_is_named(source, archive, monkeypatch, tmp_path):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
     monkeypatch.setattr(Path, "is_file", denied)  # the tests may run as a user whom nothing is denied
-    with pytest.raises(RunError, match=r"data\.root=.*Permission denied.* rights"):
+    with pytest.raises(RunError, match=r"data\.root=.*Permission denied.* permissions"):
         source(tmp_path).load(progress=None)
 
 

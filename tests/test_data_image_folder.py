@@ -423,9 +423,9 @@ def test_a_named_cache_is_used_and_a_full_disk_is_told(root, tmp_path, monkeypat
 
 
 def test_old_entries_are_removed(root):
-    for image_size in range(8, 8 + decode_cache.KEPT + 2):
+    for image_size in range(8, 8 + decode_cache.MAX_ENTRIES + 2):
         ImageFolder(str(root), image_size=image_size).load(Seen())
-    assert len(_entries(root / ".resnet_exp_cache")) == decode_cache.KEPT
+    assert len(_entries(root / ".resnet_exp_cache")) == decode_cache.MAX_ENTRIES
 
 
 def test_processes_give_what_threads_give(root, monkeypatch, tmp_path):

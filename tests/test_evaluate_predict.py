@@ -166,8 +166,8 @@ def test_a_checkpoint_that_is_none_is_named(trained: Path, tmp_path: Path) -> No
     for name, words in (
         ("nowhere", "there is no such file"),
         ("unfinished", "the run has not finished"),
-        ("pickle.safetensors", "this is no model.safetensors of resnet_exp"),
-        ("foreign.safetensors", "this is no model.safetensors of resnet_exp"),
+        ("pickle.safetensors", "this is not a model.safetensors of resnet_exp"),
+        ("foreign.safetensors", "this is not a model.safetensors of resnet_exp"),
     ):
         with pytest.raises(ConfigError, match=rf"^checkpoint=.*{name}: .*{words}|^checkpoint=.*{name}: {words}"):
             evaluate(tmp_path / name)
@@ -189,7 +189,7 @@ def test_a_checkpoint_of_another_model_or_other_classes_is_refused(trained: Path
     ten = [str(digit) for digit in range(10)]
     target = "resnet_exp.models.custom_resnet.CustomResNet"
     for metadata, words in (
-        ({"class_names": ["cat", "dog"]}, "tells 2 classes apart, and the data have 10"),
+        ({"class_names": ["cat", "dog"]}, "is of 2 classes, and the data have 10"),
         ({"class_names": ["zero", *ten[1:]]}, "the data's are others: 0"),
         ({"class_names": ten[::-1]}, "in another order: 0, 1"),
         ({"input_shape": [1, 32, 32]}, "data.image_size=16: .* was trained on 32 pixels; set data.image_size=32"),
@@ -197,7 +197,7 @@ def test_a_checkpoint_of_another_model_or_other_classes_is_refused(trained: Path
         ({"model": {"_target_": target, "width": 8}}, "its weights do not fit its model"),
         ({"model": {"_target_": target, "width": 0}}, "model.width=0: a whole number of at least 1"),
         ({"model": {"_target_": "os.system", "command": "touch executed"}}, r"model\._target_=os\.system: a name in"),
-        ({"model": {"_target_": target, "width": {"_target_": "os.getcwd"}}}, "no _target_ makes them"),
+        ({"model": {"_target_": target, "width": {"_target_": "os.getcwd"}}}, "none is made by a _target_"),
         ({"model": {"_target_": TORCHVISION, "name": "${oc.env:HOME}"}}, "a plain value is needed, not one that"),
     ):
         with pytest.raises(ConfigError, match=words):

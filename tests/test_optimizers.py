@@ -348,8 +348,8 @@ def test_with_a_fused_optimizer_the_host_never_waits(tiny_learner, request, make
 def on_the_cpu_as_on_cuda(monkeypatch):
     """RMSprop in the form that it has on CUDA; torch refuses it on the CPU, where it works as well."""
     monkeypatch.setattr(sys.modules["torch.optim.rmsprop"], "_get_capturable_supported_devices", lambda: ["cpu"])
-    as_on_cuda = rmsprop_module._form(True)
-    monkeypatch.setattr(rmsprop_module, "_form", lambda on_cuda: as_on_cuda)
+    as_on_cuda = rmsprop_module._implementation(True)
+    monkeypatch.setattr(rmsprop_module, "_implementation", lambda on_cuda: as_on_cuda)
 
 
 @pytest.mark.parametrize("name", ["rmsprop", "rmsprop without momentum"])

@@ -14,7 +14,7 @@ from resnet_exp.data.bank import Normalisation
 from resnet_exp.data.prepare import EvaluationData
 from resnet_exp.interfaces import DatasetInfo
 from resnet_exp.models.custom_resnet import CustomResNet
-from resnet_exp.report.network.layers import measured
+from resnet_exp.report.network.layers import measurable_copy
 from resnet_exp.report.parts.effective_field import EffectiveField, draw_effective_field, effective_fields
 from resnet_exp.report.section import Gap
 from resnet_exp.report.subject import Subject
@@ -34,7 +34,7 @@ def ones(channels=1, stride=1):
 
 def field_of(model, images, layer=None):
     """That of a layer, or of the last one."""
-    with measured(model) as copy:
+    with measurable_copy(model) as copy:
         name = layer or list(dict(copy.named_modules()))[-1]
         return effective_fields(copy, {name: copy.get_submodule(name)}, [images])[name]
 
@@ -90,7 +90,7 @@ def test_it_is_the_mean_over_images_however_they_are_batched():
     torch.manual_seed(0)
     model, images = CustomResNet(num_classes=4, in_channels=3, image_size=16, width=4), torch.randn(6, 3, 16, 16)
     one_by_one = [field_of(model, image[None], "5").strength for image in images]
-    with measured(model) as copy:
+    with measurable_copy(model) as copy:
         together = effective_fields(copy, {"5": copy[5]}, images.split(4))["5"].strength
     np.testing.assert_allclose(together, np.mean(one_by_one, axis=0), rtol=1e-4)
 

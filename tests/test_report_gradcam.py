@@ -18,7 +18,7 @@ from resnet_exp.models.custom_resnet import CustomResNet
 from resnet_exp.models.resnet import ResNet
 from resnet_exp.report.heat_maps import as_rows, overlaid
 from resnet_exp.report.network.class_maps import NAMES, class_maps
-from resnet_exp.report.network.layers import check_layers, map_layers, measured, named_layers, spatial_layers
+from resnet_exp.report.network.layers import check_layers, map_layers, measurable_copy, named_layers, spatial_layers
 from resnet_exp.report.parts.gradcam import draw_gradcam
 from resnet_exp.report.section import Gap
 from resnet_exp.report.subject import Subject
@@ -74,7 +74,7 @@ def patches():
 
 
 def maps_of(model, name, images, classes, method="gradcam"):
-    with measured(model) as copy:
+    with measurable_copy(model) as copy:
         return class_maps(copy, copy.get_submodule(name), images, classes, method)
 
 
@@ -128,7 +128,7 @@ def test_the_network_is_left_as_it_was(caller):
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
     images, random = torch.randn(2, 3, 16, 16), torch.get_rng_state()
     wanted = maps_of(model, "5", images, [1, 2]).values
-    with caller(), measured(model) as copy:
+    with caller(), measurable_copy(model) as copy:
         (layer,) = spatial_layers(copy, images, 1).values()
         assert (class_maps(copy, layer, images, [1, 2], "gradcam").values == wanted).all()
     assert model.training and not model[0][0].weight.requires_grad and model[1][0].weight.requires_grad
@@ -139,7 +139,7 @@ def test_the_network_is_left_as_it_was(caller):
 
 
 def found(model, size=32, most=6):
-    with measured(model) as copy:
+    with measurable_copy(model) as copy:
         return list(spatial_layers(copy, torch.zeros(2, 3, size, size), most))
 
 
@@ -168,7 +168,7 @@ def test_a_module_that_runs_twice_and_maps_with_channels_last_are_left_out():
             return self.norm(x.permute(0, 2, 3, 1)).mean((1, 2))
 
     assert found(Net()) == ["conv"]
-    with measured(Net()) as copy, pytest.raises(Gap, match="relu is run 2 times in a pass"):
+    with measurable_copy(Net()) as copy, pytest.raises(Gap, match="relu is run 2 times in a pass"):
         map_layers(copy, torch.zeros(2, 3, 8, 8), ["relu"])
 
 
@@ -204,7 +204,7 @@ def test_layers_that_are_named_are_taken_in_that_order_and_others_refused():
         with pytest.raises(ConfigError, match=rf"^report.gradcam_layers=\[{name}\]: the network has no .*{hint}"):
             check_layers(model, [name])
     model = CustomResNet(num_classes=4, in_channels=3, image_size=16, width=2)
-    with measured(model) as copy, pytest.raises(Gap, match=r"8 returns no maps of the image.* but \[B, 4\]"):
+    with measurable_copy(model) as copy, pytest.raises(Gap, match=r"8 returns no maps of the image.* but \[B, 4\]"):
         map_layers(copy, torch.zeros(2, 3, 16, 16), ["5", "8"])
 
 

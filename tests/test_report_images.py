@@ -160,7 +160,7 @@ def test_the_augmentation_shows_the_very_views_of_the_training(augmentation, sub
         trained = {}
         order = randomness.permutation(8, run.seed, randomness.ORDER, epoch).split(3)
         for indices, batch in zip(order, shuffled(run.train, augmentation, 3, run.seed, epoch), strict=True):
-            trained |= zip(indices.tolist(), run.train.shown(batch.images), strict=True)
+            trained |= zip(indices.tolist(), run.train.denormalised(batch.images), strict=True)
         for row, tiles in enumerate(drawn):
             index = int(rows[3 * row]["index"])
             assert (tiles[0].image == run.train.pixels(torch.tensor([index]))[0]).all()

@@ -1,1 +1,1 @@
-"""Random views of images: one file and one yaml each, drawn per image for a whole batch on the device."""
+"""The augmentations: random views of images, drawn for a whole batch on the device; one file and one yaml each."""

@@ -15,10 +15,10 @@ class CropFlipCutout:
     """A shifted, possibly mirrored view with one square erased.
 
     Args:
-        padding: black pixels added on each side before a crop of the original size is taken; 0 takes no crop.
+        padding: black pixels added on each side before a crop of the original size is taken; 0: no crop.
         flip: mirrors half of the images.
-        cutout: pixels, the side of the erased square; 0 erases nothing. The square's centre is anywhere in the image,
-            so that its edge may lie outside. Erased pixels become the data set's mean.
+        cutout: pixels, the side of the erased square; 0: nothing is erased. The square's centre is anywhere in the
+            image, so that part of the square may lie outside. Erased pixels become the data set's mean.
 
     Source: DeVries, Taylor: Improved Regularization of Convolutional Neural Networks with Cutout (2017), section 3.2.
     """

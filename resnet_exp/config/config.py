@@ -1,4 +1,4 @@
-"""The composed config as typed and checked values; torch is not imported, so that a wrong value costs a second."""
+"""`Config`: the composed config as typed, checked values; without torch, so that a wrong value costs a second."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from resnet_exp.config.suggest import UnknownKey
 from resnet_exp.config.unused import refuse_unused
 from resnet_exp.interfaces import ConfigError
 
-# Where each group's plug-ins live: `<package>.<module>.<name>`. Never torch.* or the like: that would let a config run
+# The package of each group's plug-ins, `<package>.<module>.<name>`. Never torch.* or the like: a config could then run
 # anything.
 PACKAGES = {
     "data": "resnet_exp.data",
@@ -41,8 +41,8 @@ PACKAGES = {
 GROUPS = tuple(PACKAGES)
 _CORE_GROUPS = ("range_test", "train", "report", "tracker", "sweep")
 NO_OPTIMIZER_LR = "optimizer.lr: optimizers have no lr here; set scheduler.max_lr (a number, or find)"
-# What the run tells a plug-in beside its settings.
-GIVEN = {"model": ("num_classes", "in_channels", "image_size")}
+# Arguments that the run itself passes to a plug-in, besides its settings.
+RUN_ARGUMENTS = {"model": ("num_classes", "in_channels", "image_size")}
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,12 @@ class Config:
     report: ReportConfig
     tracker: TrackerConfig
     sweep: SweepConfig
-    plugins: dict[str, dict[str, Any]]  # by group; what each plug-in is made of
+    plugins: dict[str, dict[str, Any]]  # by group; the settings of each plug-in, with its `_target_`
     plugin_folders: tuple[Path, ...]  # the user's own
-    plugin_modules: tuple[str, ...]  # in these folders: what a `_target_` may name beside our packages
-    short_names: dict[str, str]  # by group; what its choice is called
+    plugin_modules: tuple[str, ...]  # in these folders; a `_target_` may name them besides our packages
+    short_names: dict[str, str]  # by group; the name of the chosen option
     overrides: tuple[str, ...]  # of the command line
-    tree: dict[str, Any]  # the whole resolved config as it is recorded; secrets are struck out
+    tree: dict[str, Any]  # the whole resolved config as it is saved; passwords replaced by ***
 
     @property
     def needs_range_test(self) -> bool:
@@ -80,7 +80,7 @@ class Config:
 
     @property
     def title(self) -> str:
-        """What the run directory's name begins with."""
+        """The first part of the run directory's name; the signature follows."""
         names = self.short_names
         if self.task == "evaluate":
             return f"{self.name or names['data']}-evaluate"
@@ -94,12 +94,12 @@ class Config:
 
 
 def typed(cfg: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, Any] | None = None) -> Config:
-    """The composed config, checked; the modules of the user's plug-in folders can be imported from here on.
+    """The composed config, checked; from here on the modules of the user's plug-in folders can be imported.
 
     Args:
         cfg: as Hydra composed it.
-        overrides: the command line's.
-        choices: the option chosen of each group; without them a choice is called by its module.
+        overrides: those of the command line.
+        choices: the chosen option of each group; without them an option gets the name of its module.
 
     Raises:
         ConfigError: a missing, unknown or wrong key, or one that would be ignored.
@@ -113,6 +113,7 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, 
     top = asdict(from_values(TopLevelConfig, "", {key: tree[key] for key in tree if key not in sections}))
     folders = folders_of(top.pop("plugins"))
     modules = open_folders(folders)
+    # The keys that all data sets share are in the same yaml as the plug-in's own, which is not made with them.
     split = {key: plugins["data"].pop(key, None) for key in SplitConfig.__dataclass_fields__}
     for group, plugin in plugins.items():
         try:
@@ -136,16 +137,21 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, 
         tree=_without_secrets(tree),
     )
     refuse_unused(config.task, overrides, plugins, vars(config.report))
+    # Without it the checkpoint would be measured on the default data set, CIFAR-10.
     if config.task == "evaluate" and overrides and not config.is_set("data", "experiment"):
         raise ConfigError("task=evaluate needs data=...: the data set whose test images are measured")
     return config
 
 
 def as_recorded(tree: dict[str, Any], command: Config) -> Config:
-    """The config of a run, of which `tree` is the config.yaml, with what the command line sets of its surroundings.
+    """The config of a finished run, with the report, tracker, plugins and data.root of this command.
+
+    Args:
+        tree: the run's config.yaml.
+        command: the config of the command that redraws the report.
 
     Raises:
-        ConfigError: the run's plug-ins are not found, or the tracker's password, which no config keeps, is not given.
+        ConfigError: the run's plug-ins are not found, or the tracker's password, which no config stores, is not given.
     """
     whole = {**command.tree, **tree, "report": command.tree["report"]}
     for key in ("tracker", "plugins"):
@@ -155,7 +161,7 @@ def as_recorded(tree: dict[str, Any], command: Config) -> Config:
         whole["data"] = {**whole["data"], "root": command.tree["data"]["root"]}
     if "***" in str(whole["tracker"].get("uri")):
         raise ConfigError(
-            f"tracker.uri={whole['tracker']['uri']}: a config keeps no password; give tracker.uri=..., or tracker=none"
+            f"tracker.uri={whole['tracker']['uri']}: a config stores no password; give tracker.uri=..., or tracker=none"
         )
     return typed(OmegaConf.create(whole))
 
@@ -189,10 +195,10 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
 
 
 def checked_plugin(group: str, plugin: dict[str, Any], modules: Sequence[str]) -> dict[str, Any]:
-    """The plug-in's settings with values of its own types; what `_target_` leads to `build` sees when it imports it.
+    """The plug-in's settings, each checked against its type and range. Whether `_target_` exists is checked by `build`.
 
     Raises:
-        ConfigError: it names what the group may not name, or has values that it does not take, or that are not plain.
+        ConfigError: `_target_` names what the group may not name, or a value is out of range or not plain.
     """
     target = str(plugin.get("_target_"))
     ours = re.fullmatch(rf"{re.escape(PACKAGES[group])}\.[a-z]\w*\.[A-Za-z]\w*", target)
@@ -208,12 +214,12 @@ def checked_plugin(group: str, plugin: dict[str, Any], modules: Sequence[str]) -
         special = [inner for inner in (key, *_keys_within(value)) if inner.startswith("_") and key != "_target_"]
         if special:
             raise ConfigError(
-                f"{group}.{key}: {special[0]} is not taken: a plug-in's values are plain, no _target_ makes them"
+                f"{group}.{key}: {special[0]} is not allowed: a plug-in's values are plain, none is made by a _target_"
             )
-        if "${" in str(value):  # it would be resolved after this check
-            raise ConfigError(f"{group}.{key}={value}: a plain value is needed, not one that ${{...}} stands for")
+        if "${" in str(value):  # Hydra would resolve it after this check, to any value
+            raise ConfigError(f"{group}.{key}={value}: a plain value is needed, not a reference ${{...}}")
     settings = {key: value for key, value in plugin.items() if key != "_target_"}
-    return {"_target_": target, **checked_settings(group, target, settings, GIVEN.get(group, ()))}
+    return {"_target_": target, **checked_settings(group, target, settings, RUN_ARGUMENTS.get(group, ()))}
 
 
 def check_metrics(names: Sequence[str], modules: Sequence[str]) -> None:
@@ -227,24 +233,24 @@ def check_metrics(names: Sequence[str], modules: Sequence[str]) -> None:
 
 
 def _by_an_experiment(key: str, overrides: Sequence[str], choices: Mapping[str, Any]) -> str:
-    """What to do about a key that a group's other option had, and the experiment sets."""
+    """What to do about a key that the experiment sets and the chosen option does not have; "" if it is another case."""
     if key in map(key_of, overrides) or not choices.get("experiment"):
         return ""
     return f"; experiment={choices['experiment']} sets it, and ~{key} takes it out"
 
 
 def _short_names(plugins: dict[str, dict[str, Any]], choices: Mapping[str, Any]) -> dict[str, str]:
-    """What each group's choice is called: its yaml, or else the module of what it names."""
+    """By group, the name of the chosen option: that of its yaml, or else of the plug-in's module."""
     return {group: str(choices.get(group) or module_of(plugin)) for group, plugin in plugins.items()}
 
 
 def module_of(plugin: dict[str, Any]) -> str:
-    """The name of the module that a plug-in is in, without its packages."""
+    """The name of a plug-in's module, without its packages."""
     return str(plugin["_target_"]).split(".")[-2]
 
 
 def _keys_within(value: Any) -> Iterator[str]:
-    """The keys of all mappings in a value, however deep."""
+    """Yields the keys of all mappings in a value, at any depth."""
     if isinstance(value, dict):
         yield from map(str, value)
     for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():

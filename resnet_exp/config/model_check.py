@@ -1,4 +1,4 @@
-"""Whether a network takes images of a size, told before any data are read; where it does not, a size that it takes."""
+"""Checks whether a network takes images of a size before any data are read, and finds a size that it takes if not."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from resnet_exp.interfaces import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# Sizes that are tried in place of one that a network does not take: common ones, and multiples of common patches.
+# Sizes that are tried instead of one that a network does not take: common ones, and multiples of common patches.
 _SIZES = (
     *(8, 12, 14, 16, 20, 24, 28, 32, 42, 48, 56, 64, 84, 96, 112, 128, 160, 192, 224, 256),
     *(288, 320, 384, 448, 512, 640, 768, 1024),
 )
-_IMAGES = 2  # BatchNorm needs more than one value of each channel, and what is left of an image may be a pixel
-_WORDS = 160  # characters of a network's own error that are shown
+_IMAGES = 2  # BatchNorm needs more than one value a channel, and at its place an image may be down to one pixel
+_MAX_LETTERS = 160  # of a network's own error in a message
 
 Make = Callable[[int], "nn.Module"]
 
 
 def check_input_size(make: Make, image_size: int, in_channels: int = 3, num_classes: int | None = None) -> None:
-    """Returns if the network, in train mode, makes logits of images of this size.
+    """Raises ConfigError unless the network, in train mode, returns logits for images of this size.
 
     It is made and run on torch's meta device, without memory or arithmetic. A network that cannot be run there, because
-    it reads a value, is made and run on the CPU. torch's generators are left as they were.
+    it reads a value, is made and run on the CPU. The state of torch's random generators is restored.
 
     Args:
         make: makes the network for a size.
         image_size: pixels of a side.
         in_channels: of the images.
-        num_classes: logits per image that the network was made for; None admits any number.
+        num_classes: logits per image that the network was made for; None: any number.
 
     Raises:
-        ConfigError: it does not take the size, and one that it takes is named where there is one; or what it returns
-            is no tensor of logits. One that the network itself raises is passed on.
+        ConfigError: it does not take the size (the message names one that it takes, if there is one), or it does not
+            return a tensor of logits. A ConfigError that the network itself raises is passed on.
     """
     import torch
 
@@ -51,7 +51,7 @@ def check_input_size(make: Make, image_size: int, in_channels: int = 3, num_clas
             return False
 
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the run's own network gives them again
+        warnings.simplefilter("ignore")  # the run's own network prints them again
         error = failure(image_size)
         if error is None:
             return
@@ -62,7 +62,7 @@ def check_input_size(make: Make, image_size: int, in_channels: int = 3, num_clas
                 f"takes {other}: set data.image_size={other} where the data set has it (image_folder, digits), or "
                 "choose another model"
             ) from error
-        # At no size: it may be the meta device that it does not take.
+        # It fails at every size: the meta device may be the cause.
         error = failure(image_size, "cpu")
     if error is not None:
         raise ConfigError(
@@ -72,10 +72,10 @@ def check_input_size(make: Make, image_size: int, in_channels: int = 3, num_clas
 
 
 def _failure(make: Make, size: int, in_channels: int, num_classes: int | None, device: str) -> Exception | None:
-    """Why the network does not take images of this size, made and run on the device; None where it does.
+    """The exception of the network, made and run on the device with images of this size; None if it takes them.
 
     Raises:
-        ConfigError: the network's own, or about what it returns.
+        ConfigError: the network raised one itself, or what it returns is not logits.
     """
     import torch
 
@@ -83,7 +83,7 @@ def _failure(make: Make, size: int, in_channels: int, num_classes: int | None, d
     try:
         with _registered_on_meta() if on_meta else nullcontext():
             network = make(size).train()
-        # The device is the default too, for tensors that the network makes on its way.
+        # The default device too, for tensors that the network creates in its forward.
         with torch.no_grad(), torch.device(device):
             output = network(torch.zeros(_IMAGES, in_channels, size, size))
     except ConfigError:
@@ -96,7 +96,7 @@ def _failure(make: Make, size: int, in_channels: int, num_classes: int | None, d
 
 @contextmanager
 def _registered_on_meta() -> Iterator[None]:
-    """Parameters and buffers that modules register inside go to the meta device before they are initialised.
+    """A block in which parameters and buffers move to the meta device when a module registers them, uninitialised.
 
     `torch.device("meta")` would do for most networks, but not for those that read small tensors while they are made,
     such as a `torch.linspace(0, 0.1, depth).tolist()` or the widths of torchvision's regnet.
@@ -106,7 +106,7 @@ def _registered_on_meta() -> Iterator[None]:
         register_module_parameter_registration_hook,
     )
 
-    move: Callable[..., Any] = _moved  # torch's own type of these hooks leaves out that they may give a new value
+    move: Callable[..., Any] = _moved  # torch's type of these hooks lacks that they may return a new value
     handles = [register_module_parameter_registration_hook(move), register_module_buffer_registration_hook(move)]
     try:
         yield
@@ -119,16 +119,16 @@ def _moved(module: nn.Module, name: str, value: Tensor | None) -> Tensor | None:
     from torch import nn
 
     if value is None or value.is_meta:
-        return None  # as it is
+        return None  # torch then registers the value itself
     moved = value.detach().to("meta")
     return nn.Parameter(moved, value.requires_grad) if isinstance(value, nn.Parameter) else moved
 
 
 def _other_size(takes: Callable[[int], bool], image_size: int) -> int | None:
-    """A size that the network takes: the next larger one of those tried, else the next smaller; None where none is.
+    """The next larger size that the network takes, else the next smaller one; None if it takes none of those tried.
 
-    Between it and the size tried before, the bound is looked for by halves: the answer is the least size, where the
-    network takes all larger ones.
+    Between it and the last refused size the bound is found by bisection: it is the least possible size if the network
+    takes all larger ones, as most do.
     """
     larger = [size for size in _SIZES if size > image_size]
     smaller = [size for size in reversed(_SIZES) if size < image_size]
@@ -165,6 +165,6 @@ def _check_output(output: object, num_classes: int | None) -> None:
 
 
 def _words(error: Exception) -> str:
-    """The first line of an error, or its kind where it has none."""
+    """The first line of an error's message, or its type if the message is empty."""
     lines = str(error).strip().splitlines()
-    return lines[0][:_WORDS] if lines else type(error).__name__
+    return lines[0][:_MAX_LETTERS] if lines else type(error).__name__

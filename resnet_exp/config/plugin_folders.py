@@ -1,4 +1,4 @@
-"""Folders of the user's own plug-ins: `DIR/*.py`, and `DIR/conf/<group>/*.yaml` that name what is in them."""
+"""The user's own plug-ins: folders with modules, `DIR/*.py`, and their options, `DIR/conf/<group>/*.yaml`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def folders_of(value: Any) -> list[Path]:
     """The folders that `plugins=` names: none for null, one, or several.
 
     Raises:
-        ConfigError: one is no folder.
+        ConfigError: one of them is not a folder.
     """
     names = [] if value is None else value if isinstance(value, (list, tuple)) else [value]
     folders = [Path(str(name)).expanduser().absolute() for name in names]
@@ -26,10 +26,10 @@ def folders_of(value: Any) -> list[Path]:
 
 
 def conf_of(folder: Path, ours: Path) -> Path | None:
-    """The folder's `conf`, or None where it has none.
+    """The folder's `conf`, or None if it has none.
 
     Raises:
-        ConfigError: a yaml in it has the name of one of ours, which would be taken instead.
+        ConfigError: a yaml in it has the name of one of ours; Hydra would silently take ours.
     """
     conf = folder / "conf"
     for path in conf.glob("*/*.yaml"):
@@ -48,7 +48,7 @@ def open_folders(folders: Iterable[Path]) -> tuple[str, ...]:
     names: list[str] = []
     for folder in folders:
         if str(folder) not in sys.path:
-            sys.path.append(str(folder))  # behind everything else: it can shadow nothing
+            sys.path.append(str(folder))  # last, so that it shadows no other module
         modules = _modules(folder)
         for name in {module.partition(".")[0] for module in modules}:
             _check_name(name, folder)
@@ -57,7 +57,7 @@ def open_folders(folders: Iterable[Path]) -> tuple[str, ...]:
 
 
 def _modules(folder: Path) -> list[str]:
-    """The dotted names of `*.py`, and of packages, folders with an `__init__.py`, and what is in them."""
+    """The dotted names of the modules, `*.py`, of the packages, with an `__init__.py`, and of what is in these."""
     names = [path.stem for path in folder.glob("*.py") if path.stem.isidentifier() and not path.stem.startswith("__")]
     packages = [path.parent for path in folder.glob("*/__init__.py") if path.parent.name.isidentifier()]
     inside = [f"{package.name}.{name}" for package in packages for name in _modules(package)]
@@ -65,7 +65,7 @@ def _modules(folder: Path) -> list[str]:
 
 
 def _check_name(name: str, folder: Path) -> None:
-    spec = importlib.util.find_spec(name)
+    spec = importlib.util.find_spec(name)  # what `import name` would take; builtins have no origin
     if spec is None or spec.origin is None or folder.resolve() not in Path(spec.origin).resolve().parents:
         origin = "Python itself" if spec is None or spec.origin is None else spec.origin
         raise ConfigError(f"plugins={folder}: {name} is also the name of a module elsewhere ({origin}); rename yours")

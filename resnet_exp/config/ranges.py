@@ -1,6 +1,6 @@
-"""Values held against the type and range that a signature names, with a message that says what is needed.
+"""Checks values against the types and ranges of annotations, with a message that says what is needed.
 
-A range is written where the type stands: `width: Annotated[int, Ge(1)]`, `anneal: Literal["cos", "linear"]`,
+A range is written as part of the type: `width: Annotated[int, Ge(1)]`, `anneal: Literal["cos", "linear"]`,
 `max_lr: FoundOrNumber`. So it is written once, and can be read without importing torch.
 """
 
@@ -27,19 +27,19 @@ NotNegative = Annotated[float, Ge(0)]
 
 _NOUNS = {int: "whole number", float: "finite number", str: "text", dict: "mapping"}
 _REFUSED = object()
-_LARGEST = sys.float_info.max  # NaN compares false with it, infinity and whole numbers beyond it are larger
+_LARGEST = sys.float_info.max  # `<=` refuses NaN, infinity, and whole numbers that float() cannot convert
 
 
 def admitted(key: str, value: Any, annotation: Any) -> Any:
-    """The value, as the annotation's type: a whole number as a float where a float is meant.
+    """The value, converted to the annotation's type: a whole number becomes a float where a float is meant.
 
     Args:
-        key: what the user calls it, such as `model.width`.
-        value: as the config holds it: None, bool, int, float, str, list or dict.
-        annotation: a type, a union, a Literal, or an Annotated one with bounds; any other admits everything.
+        key: as the user writes it, such as `model.width`; for the message.
+        value: from the config: None, bool, int, float, str, list or dict.
+        annotation: a type, a union, a Literal, or an Annotated with bounds; any other admits every value.
 
     Raises:
-        ConfigError: of another type, or out of range. NaN and infinity are out of every range.
+        ConfigError: the value is of another type, or out of range. NaN and infinity are out of every range.
     """
     result = _admit(value, annotation)
     if result is _REFUSED:
@@ -48,7 +48,7 @@ def admitted(key: str, value: Any, annotation: Any) -> Any:
 
 
 def needed(annotation: Any) -> str:
-    """What the annotation admits, in words: `a whole number of at least 1`."""
+    """The values that the annotation admits, in words: `a whole number of at least 1`."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated and get_origin(arguments[0]) is list:
         least = next(bound.min_length for bound in arguments[1:] if isinstance(bound, MinLen))
@@ -56,7 +56,7 @@ def needed(annotation: Any) -> str:
     if origin is Annotated:
         return needed(arguments[0]) + _bounds(arguments[1:])
     if origin in (Union, types.UnionType):
-        # null last: what people set comes first.
+        # null last: the values that people set come first.
         return ", or ".join(map(needed, sorted(arguments, key=lambda one: one is type(None))))
     if origin is Literal:
         choices = [shown(choice) for choice in arguments]
@@ -106,6 +106,7 @@ def _admit(value: Any, annotation: Any) -> Any:
         results = (_admit(value, member) for member in arguments)
         return next((result for result in results if result is not _REFUSED), _REFUSED)
     if origin is Literal:
+        # The type too, since 1 == True == 1.0.
         return next((one for one in arguments if one == value and type(one) is type(value)), _REFUSED)
     if origin in (list, tuple):
         return _admit_items(value, origin, arguments)
@@ -118,9 +119,9 @@ def _admit_plain(value: Any, kind: Any) -> Any:
     if kind is float:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return float(value) if number and -_LARGEST <= value <= _LARGEST else _REFUSED
-    if kind is int:
+    if kind is int:  # a bool is an int in Python
         return value if isinstance(value, int) and not isinstance(value, bool) else _REFUSED
-    if kind is str:  # name=7 is the text 7
+    if kind is str:  # Hydra parses name=7 as a number; the text 7 is meant
         return str(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else _REFUSED
     if kind in (bool, dict, list, tuple):
         return value if isinstance(value, kind) else _REFUSED

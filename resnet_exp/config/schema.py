@@ -1,4 +1,4 @@
-"""The core keys of a config, each with its type and range."""
+"""The core keys of the config, each with its type and range."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from resnet_exp.interfaces import ConfigError
 
 @dataclass
 class SplitConfig:
-    """`data`'s keys that every data set shares: what is held out, and how much is used."""
+    """The keys of `data` that all data sets share: how many images are used, and how many of them are held out."""
 
     validation: Literal["holdout", "none", "test"]
     holdout: Count | None
@@ -32,11 +32,11 @@ class SplitConfig:
 
 @dataclass
 class RangeTestConfig:
-    """`range_test`: the sweep that finds max_lr."""
+    """`range_test`: the LR range test that finds max_lr."""
 
     start_lr: Factor
     end_lr: Factor
-    num_steps: Annotated[int, Ge(20)]
+    num_steps: Annotated[int, Ge(20)]  # the rule needs 15 points at least (range_rules.MIN_POINTS)
     repeats: Count
 
     def __post_init__(self) -> None:
@@ -46,7 +46,7 @@ class RangeTestConfig:
 
 @dataclass
 class TrainConfig:
-    """`train`: the loop."""
+    """`train`: the training loop."""
 
     epochs: Annotated[int, Ge(1), Le(100_000)]
     batch_size: Count
@@ -137,17 +137,17 @@ class SweepConfig:
             raise ConfigError(f"sweep.seeds={self.seeds}: whole numbers that differ are needed, such as [0,1,2]")
 
 
-_NEEDED = {
+_MEANINGS = {
     "checkpoint": "a run directory, or its model.safetensors",
     "images": "an image, or a folder of images",
     "run_dir": "the directory of a finished run",
 }
-_NEEDED_BY = {"checkpoint": ("evaluate", "predict"), "images": ("predict",), "run_dir": ("report",)}
+_REQUIRED_BY = {"checkpoint": ("evaluate", "predict"), "images": ("predict",), "run_dir": ("report",)}
 
 
 @dataclass
 class TopLevelConfig:
-    """The keys outside any group."""
+    """The keys outside all groups."""
 
     task: Literal["train", "range_test", "evaluate", "predict", "report"]
     name: str | None
@@ -163,25 +163,25 @@ class TopLevelConfig:
     metrics: list[Text]
 
     def __post_init__(self) -> None:
-        for key, tasks in _NEEDED_BY.items():
+        for key, tasks in _REQUIRED_BY.items():
             if self.task in tasks and getattr(self, key) is None:
-                raise ConfigError(f"task={self.task} needs {key}=...: {_NEEDED[key]}")
+                raise ConfigError(f"task={self.task} needs {key}=...: {_MEANINGS[key]}")
         if not self.predictions.endswith(".csv"):
-            raise ConfigError(f"predictions={self.predictions}: a file that ends in .csv is needed; it is written")
+            raise ConfigError(f"predictions={self.predictions}: a file that ends in .csv is needed; it will be written")
         if self.name is not None and not re.fullmatch(r"[\w.+-]{1,80}", self.name):
             raise ConfigError(f"name={self.name}: letters, digits and ._+- are needed, 80 at most")
 
 
 def from_values(schema: type[Any], prefix: str, values: dict[str, Any]) -> Any:
-    """An instance of the schema with the values, each checked.
+    """An instance of the schema with these values, each checked.
 
     Args:
         schema: one of the dataclasses here.
-        prefix: what stands before its keys on the command line, such as `train.`.
-        values: by key.
+        prefix: of its keys on the command line, such as `train.`.
+        values: by key, without the prefix.
 
     Raises:
-        ConfigError: a key that the schema lacks or misses, or a value of another kind or out of range.
+        ConfigError: a key is unknown or missing, or a value is of another type or out of range.
     """
     kinds = get_type_hints(schema, include_extras=True)
     for key in values:

@@ -1,4 +1,4 @@
-"""Settings that nobody would read are refused: what a user sets has an effect, or is an error."""
+"""Refuses settings that would be ignored: whatever a user sets has an effect or is an error."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from resnet_exp.config.overrides import key_of
 from resnet_exp.interfaces import ConfigError
 
-# What the tasks that use a trained network read; a name stands for all keys below it.
-_READ = {
+# The keys that the tasks after a training read; a group's name includes all keys below it.
+_READ_BY = {
     "evaluate": (
         *(
             "task",
@@ -34,7 +34,7 @@ _READ = {
     ),
 }
 _SPLIT = ("data.validation", "data.holdout", "data.limit_train")
-_OF_A_TRAINING = ("report.curves", "report.schedule", "report.range_test", "report.augmentation")
+_PARTS_OF_A_TRAINING = ("report.curves", "report.schedule", "report.range_test", "report.augmentation")
 _ONLY_FOR = {
     "checkpoint": ("evaluate", "predict"),
     "images": ("predict",),
@@ -45,11 +45,11 @@ _Plugins = Mapping[str, Mapping[str, Any]]
 
 
 def refuse_unused(task: str, overrides: Sequence[str], plugins: _Plugins, report: Mapping[str, Any]) -> None:
-    """Raises ConfigError for what was set on the command line and has no effect.
+    """Raises ConfigError for a setting on the command line that would have no effect.
 
     Args:
-        task: what will run.
-        overrides: the command line's, `key=value`.
+        task: the task that will run.
+        overrides: those of the command line, `key=value`.
         plugins: the settings of each group's plug-in.
         report: the settings of the report.
     """
@@ -60,9 +60,9 @@ def refuse_unused(task: str, overrides: Sequence[str], plugins: _Plugins, report
 
 
 def _reason(key: str, task: str, plugins: _Plugins) -> str | None:
-    """Why the key has no effect, and what to do; None where it has one."""
-    if task in _READ:
-        if key in _SPLIT or not any(_within(key, read) for read in (*_READ[task], "experiment", "hydra")):
+    """Why the key has no effect, and what to do; None if it has an effect."""
+    if task in _READ_BY:
+        if key in _SPLIT or not any(_within(key, read) for read in (*_READ_BY[task], "experiment", "hydra")):
             return f"task={task} does not read it; leave it out"
         return None
     if key in _ONLY_FOR:
@@ -71,7 +71,7 @@ def _reason(key: str, task: str, plugins: _Plugins) -> str | None:
 
 
 def _reason_of_the_report(key: str, task: str, report: Mapping[str, Any]) -> str | None:
-    if task == "evaluate" and key in _OF_A_TRAINING:
+    if task == "evaluate" and key in _PARTS_OF_A_TRAINING:
         return "task=evaluate trains nothing that could be drawn; leave it out"
     if key in ("report.gradcam_method", "report.gradcam_layers") and not report["gradcam"]:
         return "report.gradcam=0 draws no class activation maps; set it to a number of images or leave this out"
@@ -84,18 +84,19 @@ def _reason_of_a_training(key: str, task: str, plugins: _Plugins) -> str | None:
     if task == "range_test":
         if key == "scheduler.max_lr" and max_lr != "find":
             return "task=range_test finds it; leave it out"
-        return None  # a training's whole command may be given: what comes after the range test is for later
+        return None  # a training's command may be repeated with task=range_test: its other keys are for the training
     if max_lr != "find" and (_within(key, "range_test") or key == "scheduler.find_factor"):
         return f"scheduler.max_lr={max_lr} is given, so no range test runs; set scheduler.max_lr=find or leave it out"
     if max_lr != "find" and scheduler.get("cycle_momentum") and _sets_momentum(key, plugins["optimizer"]):
         return "scheduler.cycle_momentum=true moves the momentum from 0.95 to 0.85 and back; leave one of them out"
-    return None  # a range test has the momentum that is set
+    return None  # with max_lr=find the range test uses the momentum that is set
 
 
 def _sets_momentum(key: str, optimizer: Mapping[str, Any]) -> bool:
-    """Whether the key sets a momentum: in the Adam family the first of `betas`, 0.9 where only the second is meant."""
+    """Whether the key sets a momentum; of `betas` that is the first, unless it is the default 0.9."""
     if key != "optimizer.betas":
         return key == "optimizer.momentum"
+    # Both betas are set by one key: [0.9, 0.99] is how a user changes the second alone.
     betas = optimizer.get("betas")
     return isinstance(betas, (list, tuple)) and betas[:1] != type(betas)([0.9])
 

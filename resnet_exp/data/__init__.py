@@ -1,1 +1,1 @@
-"""The data sets: one file and one yaml (`conf/data/`) each, all fulfilling `interfaces.DataSource`."""
+"""The data sets (`interfaces.DataSource`, one file and one yaml each), and how their images become batches."""

@@ -18,23 +18,23 @@ from resnet_exp.interfaces import DataSize, LabelledImages, LoadedData, Progress
 
 log = logging.getLogger(__name__)
 
-# Without network the user hears of it within 10 s, an import of torchvision included.
+# Short, so that a user without a network sees the error within 10 s of the command, imports included.
 FIRST_BYTES_SECONDS = 3.0
-# Once data flows it may pause for this long: slow is not dead.
+# Longer once data has come: a slow connection may pause.
 SILENCE_SECONDS = 60.0
 
 
 class _CIFAR:
-    """The way to a data set of this family; each of the two says which it is.
+    """What CIFAR-10 and CIFAR-100 share: find, download, verify and read the files; the subclasses name them.
 
-    What is there already, verified, is used: the extracted folder first, then the archive. Otherwise torchvision
-    downloads the archive into a temporary directory inside `root`, and it gets its name after its md5 is right.
+    Files that are in `root` already are verified and used: first the extracted folder, then the archive. Otherwise
+    torchvision downloads the archive into a temporary directory inside `root`, and it is renamed once its md5 is right.
     """
 
     title: ClassVar[str]
     reader: ClassVar[str]  # the class of torchvision.datasets
     archive_md5: ClassVar[str]
-    holds: ClassVar[DataSize]
+    data_size: ClassVar[DataSize]
 
     def __init__(self, root: str, download: bool) -> None:
         self.image_size = 32
@@ -42,18 +42,18 @@ class _CIFAR:
         self.download = download
 
     def identity(self) -> str:
-        """`<name>-<md5 of the archive>`, a constant: every file is verified against it before it is used."""
+        """`<name>-<md5 of the archive>`; a constant is enough, since every file is verified before it is used."""
         return f"{self.reader.lower()}-{self.archive_md5}"
 
     def size(self) -> DataSize:
-        """A constant too: torchvision is not imported for it."""
-        return self.holds
+        """Images and classes; constants, so that torchvision is not imported for them."""
+        return self.data_size
 
     def load(self, progress: Progress) -> LoadedData:
         """Both splits: images `[50000, 32, 32, 3]` and `[10000, 32, 32, 3], uint8, 0..255`.
 
         Raises:
-            RunError: The data set is missing or corrupt and cannot be downloaded, or `root` is of no use.
+            RunError: The data set is missing or corrupt and cannot be downloaded, or `root` cannot be read or written.
         """
         try:
             loaded = self._read()
@@ -62,16 +62,17 @@ class _CIFAR:
                 loaded = self._read()
         except OSError as error:
             raise RunError(
-                f"data.root={self.root} cannot be read or written to ({error}): give it the rights or the room, or "
-                "choose another with data.root=..."
+                f"data.root={self.root} cannot be read or written to ({error}): give it the permissions or free some "
+                "space, or choose another folder with data.root=..."
             ) from error
         if loaded is None:
             raise RunError(f"The files that were just extracted into {self.root} are corrupt: the disk may be faulty.")
         return loaded
 
     @property
-    def _torchvisions(self) -> Any:
-        """torchvision's class, which knows the archive and its files; naming its type would import torchvision."""
+    def _torchvision_class(self) -> Any:
+        """torchvision's class for this data set, with the archive's URL, md5 and files."""
+        # Imported here, and typed Any: torchvision takes seconds to import, and a config is checked without it.
         from torchvision import datasets
 
         return getattr(datasets, self.reader)
@@ -79,16 +80,16 @@ class _CIFAR:
     def _read(self) -> LoadedData | None:
         """Both splits from the extracted folder, or None where torchvision finds a file missing or its md5 wrong."""
         try:
-            train, test = (self._torchvisions(str(self.root), train=is_train) for is_train in (True, False))
+            train, test = (self._torchvision_class(str(self.root), train=is_train) for is_train in (True, False))
         except RuntimeError:
             return None
         return LoadedData(_labelled(train), _labelled(test), tuple(train.classes))
 
     def _verified_archive(self) -> Path:
-        """The path of an archive whose md5 is right, downloaded if need be."""
+        """The path of the archive, its md5 verified; downloaded if it is missing or corrupt."""
         from torchvision.datasets.utils import calculate_md5
 
-        published = self._torchvisions
+        published = self._torchvision_class
         archive = self.root / published.filename
         fault = "is missing"
         if archive.is_file():
@@ -105,23 +106,23 @@ class _CIFAR:
         return archive
 
     def _download(self, folder: Path, fault: str) -> None:
-        """Leaves a verified archive in `folder`.
+        """Downloads the archive into `folder` and verifies it.
 
-        torchvision's download sets no time limit, and name resolution knows none: so it runs in a thread of its own,
-        which is left behind when no data comes. Its files are in a folder that is then deleted.
+        torchvision sets no time limit for it, and name resolution has none. So it runs in a thread, which is abandoned
+        when no data comes; what it still writes goes to `folder`, which the caller deletes.
         """
         from torchvision.datasets.utils import download_url
 
-        published = self._torchvisions
+        published = self._torchvision_class
         errors: list[Exception] = []
 
         def download() -> None:
             try:
                 download_url(published.url, folder, published.filename, published.tgz_md5)
-            except Exception as error:
+            except Exception as error:  # an exception of a thread would only be printed, and the caller go on
                 errors.append(error)
 
-        thread = threading.Thread(target=download, name="cifar-download", daemon=True)
+        thread = threading.Thread(target=download, name="cifar-download", daemon=True)  # never delays the exit
         thread.start()
         silence = _wait(thread, folder / published.filename)
         if silence is not None:
@@ -130,10 +131,10 @@ class _CIFAR:
             raise self._unobtainable(fault, f"the download failed: {errors[0]}") from errors[0]
 
     def _extract(self, archive: Path) -> None:
-        """Puts the archive's folder in its place in one step, so that nobody meets half of it."""
+        """Extracts the archive and renames its folder into `root` in one step: no other process reads half of it."""
         from torchvision.datasets.utils import extract_archive
 
-        folder = self._torchvisions.base_folder
+        folder = self._torchvision_class.base_folder
         final = self.root / folder
         with self._workspace() as workspace:
             extract_archive(str(archive), str(workspace))
@@ -141,18 +142,18 @@ class _CIFAR:
                 shutil.move(final, workspace / "replaced")
             try:
                 os.rename(workspace / folder, final)
-            except OSError:  # another process was faster; what it put there is verified when it is read
+            except OSError:  # another process was faster; its files are verified when they are read
                 log.debug("%s was extracted by another process", final)
 
     @contextmanager
     def _workspace(self) -> Iterator[Path]:
-        """A temporary directory on the file system of `root`, from which a rename is atomic."""
+        """A temporary directory inside `root`: on the same file system, so that a rename out of it is atomic."""
         self.root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".cifar-", dir=self.root, ignore_cleanup_errors=True) as name:
             yield Path(name)
 
     def _unobtainable(self, fault: str, reason: str) -> RunError:
-        published = self._torchvisions
+        published = self._torchvision_class
         return RunError(
             f"{self.title}: {self.root / published.filename} {fault}, and {reason}.\n"
             f"Either download {published.url} on another machine (md5 {published.tgz_md5}) and put it into "
@@ -171,10 +172,10 @@ class CIFAR10(_CIFAR):
     """
 
     title, reader = "CIFAR-10", "CIFAR10"
-    # Source: torchvision.datasets.CIFAR10.tgz_md5. Repeated here because a run's identity is asked for before
-    # torchvision (seconds of import) is needed; a test holds the two together.
+    # Source: torchvision.datasets.CIFAR10.tgz_md5. Repeated here because a run's identity is needed before torchvision
+    # (seconds of import) is; a test compares the two.
     archive_md5 = "c58f30108f718f92721af3b95e74349a"
-    holds = DataSize(num_train=50_000, num_classes=10)
+    data_size = DataSize(num_train=50_000, num_classes=10)
 
     def __init__(self, root: Text, download: bool = True) -> None:
         super().__init__(root, download)
@@ -191,20 +192,20 @@ class CIFAR100(_CIFAR):
 
     title, reader = "CIFAR-100", "CIFAR100"
     archive_md5 = "eb9058c3a382ffc7106e4002c42a8d85"  # Source: torchvision.datasets.CIFAR100.tgz_md5
-    holds = DataSize(num_train=50_000, num_classes=100)
+    data_size = DataSize(num_train=50_000, num_classes=100)
 
     def __init__(self, root: Text, download: bool = True) -> None:
         super().__init__(root, download)
 
 
-def _labelled(split: Any) -> LabelledImages:  # a torchvision data set; naming its type would import torchvision
+def _labelled(split: Any) -> LabelledImages:  # split: a torchvision data set
     import numpy as np
 
     return LabelledImages(np.ascontiguousarray(split.data), np.asarray(split.targets, dtype=np.int64))
 
 
 def _wait(thread: threading.Thread, growing: Path) -> float | None:
-    """None when the thread ends, or the seconds that it was given after `growing` last grew."""
+    """Waits for the thread: None when it has ended, or the seconds for which the file `growing` did not grow."""
     size, since, limit = 0, time.monotonic(), FIRST_BYTES_SECONDS
     while thread.is_alive():
         thread.join(timeout=0.05)

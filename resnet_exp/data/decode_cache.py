@@ -1,4 +1,4 @@
-"""Keeps decoded images on disk: one folder for each key, written aside, then renamed, verified whenever it is read."""
+"""The cache of decoded images on disk: one folder for each key, written, then renamed, and verified at each reading."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from resnet_exp.interfaces import RunError
 
 log = logging.getLogger(__name__)
 
-KEPT = 4  # entries in one cache folder; the least recently used go
-ABANDONED_SECONDS = 24 * 3600  # after which an unfinished entry is what a killed process left
+MAX_ENTRIES = 4  # in one cache folder; the least recently used are deleted
+ABANDONED_SECONDS = 24 * 3600  # an unfinished entry older than this was left by a killed process
 
 
 @dataclass(frozen=True)
 class CachedImages:
-    """The readable images of a listing, in its order: `[N, H, W, C], uint8, 0..255`, and why others are not here."""
+    """The readable images of a listing, in its order: `[N, H, W, C], uint8, 0..255`; and why the others are missing."""
 
-    pixels: np.ndarray  # mapped from the file: read when it is touched, private when it is written to
+    pixels: np.ndarray  # memory-mapped: read from the file when used; changes are not written back
     unreadable: tuple[tuple[int, str], ...]  # index in the listing, reason
     grey: bool  # the channels of every pixel are equal
 
@@ -41,16 +41,16 @@ class _Meta:
     grey: bool
 
     def digest(self, pixels: Path) -> str:
-        """A sha256 of the pixels in the file and of this."""
+        """A sha256 of the pixels in the file and of these facts about them."""
         digest = hashlib.sha256(json.dumps(asdict(self)).encode())
         with open(pixels, "rb") as file:
-            while block := file.read(1 << 20):
+            while block := file.read(1 << 20):  # the file may be larger than the memory
                 digest.update(block)
         return digest.hexdigest()
 
 
 def find(folders: list[Path], key: str) -> CachedImages | None:
-    """The entry in the first folder that has it unharmed, or None; harm is logged."""
+    """The entry of the first folder that has it intact, or None; a corrupt one is logged."""
     for folder in folders:
         if (folder / key).is_dir():
             try:
@@ -63,16 +63,16 @@ def find(folders: list[Path], key: str) -> CachedImages | None:
 def store(
     folders: list[Path], key: str, runs: Iterator[Decoded], most_bytes: int, advance: Callable[[int], None]
 ) -> CachedImages:
-    """The decoded runs as one entry, in the first folder that can be written to and has room.
+    """The images of all runs, saved as one entry in the first folder that is writable and has enough free space.
 
     Raises:
-        RunError: No folder can be written to or has room.
+        RunError: No folder is writable with enough free space.
     """
-    entry = _begun_entry(folders, key, most_bytes)
+    entry = _new_entry(folders, key, most_bytes)
     try:
         meta = _write(entry, runs, advance)
         (entry / "meta.json").write_text(json.dumps(asdict(meta) | {"sha256": meta.digest(entry / "pixels")}))
-        images = _mapped(entry, meta)  # the mapping outlives the file's names
+        images = _mapped(entry, meta)  # stays valid when the file is renamed or deleted
         _publish(entry, entry.parent / key)
     except OSError as error:
         raise RunError(f"Writing decoded images into {entry.parent} failed ({error}). {_advice()}") from error
@@ -83,14 +83,14 @@ def store(
 
 
 def _read(entry: Path) -> CachedImages:
-    """The entry, its checksum compared: a mapped file that is wrong or cut short would only show much later."""
+    """The entry, its checksum verified: damage in a memory-mapped file would only show in the middle of a training."""
     stored = json.loads((entry / "meta.json").read_text())
     unreadable = tuple((int(index), str(reason)) for index, reason in stored["unreadable"])
     meta = _Meta(tuple(stored["shape"]), unreadable, bool(stored["grey"]))
     if meta.digest(entry / "pixels") != stored["sha256"]:
         raise ValueError("its checksum is wrong")
-    with suppress(OSError):  # a read-only cache serves as well
-        os.utime(entry)
+    with suppress(OSError):  # a read-only cache can be read as well
+        os.utime(entry)  # `_prune` goes by the time of the last use
     return _mapped(entry, meta)
 
 
@@ -101,8 +101,8 @@ def _mapped(entry: Path, meta: _Meta) -> CachedImages:
     return CachedImages(np.asarray(pixels), meta.unreadable, meta.grey)
 
 
-def _begun_entry(folders: list[Path], key: str, most_bytes: int) -> Path:
-    """A new folder under a temporary name, hidden from readers and beside its final place."""
+def _new_entry(folders: list[Path], key: str, most_bytes: int) -> Path:
+    """A new folder under a hidden, temporary name, in the folder where it will be renamed."""
     problems = []
     for folder in folders:
         try:
@@ -116,11 +116,11 @@ def _begun_entry(folders: list[Path], key: str, most_bytes: int) -> Path:
             return entry
         entry.rmdir()
         problems.append(f"{folder}: less than {most_bytes >> 20} MiB free")
-    raise RunError(f"There is no place for the decoded images ({'; '.join(problems)}). {_advice()}")
+    raise RunError(f"There is no room for the decoded images ({'; '.join(problems)}). {_advice()}")
 
 
 def _write(entry: Path, runs: Iterator[Decoded], advance: Callable[[int], None]) -> _Meta:
-    """Writes the pixels of all runs one after another."""
+    """Writes the pixels of all runs, one after another; returns what is known of them."""
     unreadable: list[tuple[int, str]] = []
     seen, written, grey, shape = 0, 0, True, (0, 0, 0)
     with open(entry / "pixels", "wb") as file:
@@ -134,23 +134,23 @@ def _write(entry: Path, runs: Iterator[Decoded], advance: Callable[[int], None])
 
 
 def _publish(entry: Path, final: Path) -> None:
-    """Gives the entry its name in one step, in place of one found corrupt."""
+    """Renames the entry to its final name, replacing one that was found corrupt."""
     with suppress(FileNotFoundError):
         os.rename(final, entry / "replaced")
-    with suppress(OSError):  # another process was faster; its entry is the same
+    with suppress(OSError):  # another process was faster; its entry has the same content
         os.rename(entry, final)
         shutil.rmtree(final / "replaced", ignore_errors=True)
 
 
 def _prune(folder: Path) -> None:
-    """Removes the entries not used for longest, and unfinished ones that nobody will finish."""
-    with suppress(OSError):
+    """Deletes the least recently used entries, and unfinished ones that no process is writing any more."""
+    with suppress(OSError):  # another process may be deleting the same entries
         times = {entry: entry.stat().st_mtime for entry in folder.iterdir() if entry.is_dir()}
         finished = sorted((entry for entry in times if entry.name[0] != "."), key=times.__getitem__, reverse=True)
         abandoned = [e for e in times if e.name[0] == "." and time.time() - times[e] > ABANDONED_SECONDS]
-        for entry in finished[KEPT:] + abandoned:
+        for entry in finished[MAX_ENTRIES:] + abandoned:
             shutil.rmtree(entry, ignore_errors=True)
 
 
 def _advice() -> str:
-    return "Name another folder with data.cache=<folder>."
+    return "Choose another folder with data.cache=<folder>."

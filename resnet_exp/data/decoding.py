@@ -1,4 +1,4 @@
-"""One image file to one uint8 array, whatever its format, mode and size."""
+"""Decodes an image file of any format, mode and size into a uint8 array."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Decoded(NamedTuple):
 
 
 def decode_run(paths: list[Path], image_size: int, channels: int) -> Decoded:
-    """The images in these files, in order, without those that cannot be read."""
+    """The images in these files, in order, without those that cannot be read; these are listed with the reason."""
     pixels = np.empty((len(paths), image_size, image_size, channels), np.uint8)
     unreadable = []
     row = 0
@@ -28,9 +28,9 @@ def decode_run(paths: list[Path], image_size: int, channels: int) -> Decoded:
         try:
             pixels[row] = decode_image(path, image_size, channels)
             row += 1
-        except MemoryError:
+        except MemoryError:  # says nothing about the file
             raise
-        except Exception as error:
+        except Exception as error:  # Pillow raises many types for broken files
             unreadable.append((index, _reason(error)))
     pixels = pixels[:row]
     return Decoded(pixels, unreadable, bool((pixels == pixels[..., :1]).all()))
@@ -39,8 +39,8 @@ def decode_run(paths: list[Path], image_size: int, channels: int) -> Decoded:
 def decode_image(path: Path, image_size: int, channels: int) -> np.ndarray:
     """The image `[image_size, image_size, channels], uint8, 0..255`.
 
-    Turned as its EXIF tag says; transparent parts on white; 16 bits reduced to 8; the first frame of several; the
-    shorter side resized (bilinear, antialiased), the longer cropped to the middle.
+    Rotated as its EXIF tag says; transparent parts on white; 16 bits reduced to 8; the first frame of several; the
+    shorter side resized (bilinear, antialiased), the longer one cropped to the middle.
 
     Raises:
         Exception: Of many types, where the file is no image that Pillow can read to its end.
@@ -48,7 +48,7 @@ def decode_image(path: Path, image_size: int, channels: int) -> np.ndarray:
     from PIL import Image, ImageOps
 
     with Image.open(path) as opened:
-        opened.draft(None, (2 * image_size, 2 * image_size))  # JPEG only: large photos are decoded at a fraction
+        opened.draft(None, (2 * image_size, 2 * image_size))  # JPEG only: decodes a large photo at 1/2, 1/4 or 1/8
         opened.load()
         image = _eight_bit(ImageOps.exif_transpose(opened), "L" if channels == 1 else "RGB")
     if image.size != (image_size, image_size):
@@ -73,14 +73,14 @@ def _eight_bit(image: Image, mode: str) -> Image:
 
 
 def _from_16_bits(values: np.ndarray) -> np.ndarray:
-    """The values 0..65535 as 0..255; Pillow's own conversion would clip them at 255."""
+    """The values 0..65535 scaled to 0..255; Pillow's own conversion would clip them at 255."""
     if values.min() < 0 or values.max() > 65535:
         raise ValueError("its 32-bit pixels are outside 0..65535; save it with 8 or 16 bits")
     return np.round(values.astype(np.float32) / 257).astype(np.uint8)
 
 
 def _reason(error: Exception) -> str:
-    """One line without the file's path, which is named beside it and would tie a cache to a place."""
+    """The reason in one line, without the path: messages add that, and a cached reason must fit a moved folder."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = str(error).split("\n")[0]

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: a real data set that is there without a network."""
+"""scikit-learn's handwritten digits: a real data set that needs no download."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from resnet_exp.config.ranges import ImageSize
 from resnet_exp.interfaces import DataSize, LabelledImages, LoadedData, Progress, RunError
 
 # Source: sklearn.datasets.load_digits (scikit-learn 1.9.1): sha256 of the images, then the labels, each as uint8.
-# A constant, so that a run's identity does not cost an import of scikit-learn; checked whenever they are loaded.
+# A constant, so that a run's identity needs no import of scikit-learn; compared whenever the digits are loaded.
 DIGITS_SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
 
 TEST_EVERY = 5
@@ -20,7 +20,7 @@ class Digits:
     """1,797 grey digits, 8×8 pixels enlarged to `image_size`, in 10 classes.
 
     scikit-learn names no test set. Here it is every fifth image of each class, in the order of the data: 355 images
-    to 1,442 for training, the same for everyone.
+    to 1,442 for training, the same in every run.
 
     Args:
         image_size: Pixels of a side (bicubic).
@@ -34,14 +34,14 @@ class Digits:
         return f"digits-{DIGITS_SHA256[:16]}-{self.image_size}"
 
     def size(self) -> DataSize:
-        """Constants: scikit-learn is not imported for them."""
+        """Images and classes; constants, so that scikit-learn is not imported for them."""
         return DataSize(num_train=1_442, num_classes=10)
 
     def load(self, progress: Progress) -> LoadedData:
         """Both splits: images `[N, image_size, image_size, 1], uint8, 0..255`.
 
         Raises:
-            RunError: The installed scikit-learn brings other digits.
+            RunError: The installed scikit-learn has other digits.
         """
         grey, labels = _verified_digits()
         images = np.stack([_enlarged(image, self.image_size) for image in grey])
@@ -59,14 +59,14 @@ def _verified_digits() -> tuple[np.ndarray, np.ndarray]:
     found = hashlib.sha256(images.tobytes() + labels.astype(np.uint8).tobytes()).hexdigest()
     if found != DIGITS_SHA256:
         raise RunError(
-            f"scikit-learn's digits are not the ones known here (sha256 {found[:16]}…, not {DIGITS_SHA256[:16]}…): "
-            "reinstall scikit-learn as constraints.txt has it."
+            f"scikit-learn's digits differ from the expected ones (sha256 {found[:16]}…, not {DIGITS_SHA256[:16]}…): "
+            "reinstall scikit-learn in the version of constraints.txt."
         )
     return images, labels
 
 
 def _enlarged(image: np.ndarray, image_size: int) -> np.ndarray:
-    """`[image_size, image_size, 1], uint8, 0..255` from `[8, 8], uint8, 0..16`."""
+    """The digit `[image_size, image_size, 1], uint8, 0..255` of `[8, 8], uint8, 0..16`."""
     from PIL import Image
 
     grey = Image.fromarray(np.round(image * (255 / 16)).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""A folder of the user's own images, decoded once and then read from a verified cache."""
+"""The user's own folder of images, decoded once and then read from a verified cache."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from resnet_exp.interfaces import DataSize, LabelledImages, LoadedData, Progress
 
 log = logging.getLogger(__name__)
 
-CACHE_FORMAT = 1  # to be raised whenever decoding gives other pixels
-NAMED = 10  # unreadable images that a message names
+CACHE_FORMAT = 1  # raise it whenever decoding gives other pixels
+MAX_LISTED = 10  # unreadable images that a message names
 
 
 class ImageFolder:
@@ -35,8 +35,8 @@ class ImageFolder:
         root: Folder with `train/` and `test/`; relative paths start at the working directory.
         image_size: Pixels of a side.
         channels: 3, 1, or `auto`: 1 if every pixel of every image is grey, else 3.
-        unreadable: What an image does that cannot be read: `error` ends the run and names it, `skip` leaves it out
-            and names it in a warning.
+        unreadable: What happens with an image that cannot be read: `error` names it and ends the run, `skip` names it
+            in a warning and leaves it out.
         workers: Processes that decode, or `auto`: one for each CPU, 16 at most.
         cache: Folder for the decoded images (3 × `image_size`² bytes each); None: `<root>/.resnet_exp_cache`, or the
             user's cache folder where `root` is read-only.
@@ -65,7 +65,7 @@ class ImageFolder:
         """A hash of all images' relative names and sizes, of `image_size` and of `channels`.
 
         No file is opened for it: an image that is replaced by another with as many bytes goes unnoticed here (the
-        cache sees it by its time of change).
+        cache notices it by its modification time).
 
         Raises:
             ConfigError: The folder's layout is wrong.
@@ -73,7 +73,7 @@ class ImageFolder:
         return f"image_folder-{self._listing.content_hash()[:16]}-{self.image_size}-{self.channels}"
 
     def size(self) -> DataSize:
-        """The files listed under `train/` and the folders of classes in it; that a file can be read is not known yet.
+        """The number of files under `train/` and of its class folders; whether each file can be read is not known yet.
 
         Raises:
             ConfigError: The folder's layout is wrong.
@@ -85,11 +85,11 @@ class ImageFolder:
 
         Raises:
             ConfigError: The folder's layout is wrong.
-            RunError: An image is unreadable (`unreadable="error"`), a class has no readable one, or there is no place
+            RunError: An image is unreadable (`unreadable="error"`), a class has no readable one, or there is no room
                 for the cache.
         """
         images = self._cached() or self._decoded(progress)
-        self._tell_unreadable(images)
+        self._report_unreadable(images)
         pixels = images.pixels
         if self.channels == "auto" and images.grey:
             pixels = np.ascontiguousarray(pixels[..., :1])
@@ -101,7 +101,7 @@ class ImageFolder:
 
     @property
     def _key(self) -> str:
-        """Names what the cached pixels depend on: the files as they are, how they are decoded, and by what."""
+        """The cache's key, a hash of all that the pixels depend on: the files, the settings and Pillow's version."""
         import PIL
 
         parts = (CACHE_FORMAT, PIL.__version__, self.image_size, self._stored_channels, self._listing.state_hash())
@@ -109,42 +109,43 @@ class ImageFolder:
 
     @property
     def _stored_channels(self) -> int:
-        """`auto` is known when all is decoded, so it is stored in colour."""
+        """The channels in the cache: with `auto` 3, since only decoding all images shows whether all are grey."""
         return 1 if self.channels == 1 else 3
 
     def _cached(self) -> CachedImages | None:
-        """What the cache has, unless an image that could not be read then can be read now (its rights were mended)."""
+        """The cached images, or None; None too if an image that could not be read then can be read now."""
         images = decode_cache.find(self.caches, self._key)
         if images is None:
             return None
+        # A file's permissions can be changed without changing its modification time, so the key does not show it.
         missing = [self.root / self._listing.files[index].name for index, _ in images.unreadable]
         if len(decode_run(missing, self.image_size, self._stored_channels).pixels):
             return None
         return images
 
     def _decoded(self, progress: Progress) -> CachedImages:
-        """All images decoded and stored, the unreadable ones listed: a later `skip` need not decode again."""
+        """All images, decoded and cached; unreadable ones are listed, so that a later `skip` need not decode again."""
         paths = [self.root / file.name for file in self._listing.files]
         runs = decode_all(paths, self.image_size, self._stored_channels, self.workers)
         most_bytes = len(paths) * self.image_size**2 * self._stored_channels
         with progress("Decoding images", len(paths)) as advance:
             return decode_cache.store(self.caches, self._key, runs, most_bytes, advance)
 
-    def _tell_unreadable(self, images: CachedImages) -> None:
-        """Names the unreadable images, whether they were met now or when the cache was made."""
+    def _report_unreadable(self, images: CachedImages) -> None:
+        """Warns of the unreadable images or raises RunError, whether they were found now or when the cache was made."""
         if not images.unreadable:
             return
         files = self._listing.files
-        shown = [f"\n  {files[index].name}: {reason}" for index, reason in images.unreadable[:NAMED]]
+        shown = [f"\n  {files[index].name}: {reason}" for index, reason in images.unreadable[:MAX_LISTED]]
         more = len(images.unreadable) - len(shown)
         text = f"{len(images.unreadable)} of {len(files)} images in {self.root} cannot be read:{''.join(shown)}"
         text += f"\n  and {more} more" if more else ""
         if self.unreadable == "error":
-            raise RunError(f"{text}\nMend or remove them, or leave them out with data.unreadable=skip.")
+            raise RunError(f"{text}\nRepair or remove them, or leave them out with data.unreadable=skip.")
         log.warning("%s\nThey are left out (data.unreadable=skip).", text)
 
     def _split(self, pixels: np.ndarray, unreadable: list[int]) -> LoadedData:
-        """Divides the pixels of all readable images as the listing divides their files."""
+        """Splits the pixels of all readable images into training and test images, as the listing does the files."""
         labels = np.array([file.label for file in self._listing.files], np.int64)
         readable = np.ones(len(labels), bool)
         readable[unreadable] = False

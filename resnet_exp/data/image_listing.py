@@ -1,4 +1,4 @@
-"""What lies in a folder of images: `train/<class>/…` and `test/<class>/…`, listed without opening a file."""
+"""Lists the images of a folder, `train/<class>/…` and `test/<class>/…`, without opening a file."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ class Listing:
         return _hash((file.name, file.size) for file in self.files)
 
     def state_hash(self) -> str:
-        """A sha256 of names, sizes and times of change: another one after a file was replaced by one as large."""
+        """A sha256 of names, sizes and modification times: replacing a file by one of the same size changes it."""
         return _hash((file.name, file.size, file.mtime_ns) for file in self.files)
 
 
 def check_root(root: Path) -> None:
-    """Checks what costs nothing to check.
+    """Checks that the folder has `train/` and `test/`, which takes no time however many images it holds.
 
     Raises:
-        ConfigError: There is no such folder, or no `train/` and `test/` in it, or it cannot be looked into.
+        ConfigError: There is no such folder, it has no `train/` and `test/`, or it cannot be read.
     """
-    with _rights(root):
+    with _os_errors_as_config_errors(root):
         if not _is_folder(root):
             found = "that is a file, not a folder" if root.exists() else "there is no such folder"
             raise ConfigError(f"data.root={root}: {found}. {_layout()}")
@@ -68,9 +68,9 @@ def list_images(root: Path) -> Listing:
 
     Raises:
         ConfigError: There are fewer than two classes, a class without images, a class in one split only, or a folder
-            that cannot be looked into.
+            that cannot be read.
     """
-    with _rights(root):
+    with _os_errors_as_config_errors(root):
         class_names = {split: _class_names(root / split) for split in SPLITS}
         _check_classes(root, class_names["train"], class_names["test"])
         train, test = (_list_split(root, split, class_names["train"]) for split in SPLITS)
@@ -78,18 +78,18 @@ def list_images(root: Path) -> Listing:
 
 
 @contextmanager
-def _rights(root: Path) -> Iterator[None]:
-    """Names the folder that the operating system does not let us look into."""
+def _os_errors_as_config_errors(root: Path) -> Iterator[None]:
+    """Raises ConfigError with the name of a folder that the operating system does not let us read."""
     try:
         yield
     except OSError as error:
         raise ConfigError(
-            f"data.root={root}: {error.filename} cannot be read ({error.strerror}); mend that, or choose another folder"
+            f"data.root={root}: {error.filename} cannot be read ({error.strerror}); allow it, or choose another folder"
         ) from error
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether it is a folder; Path.is_dir says False of one without rights in some Pythons and raises in others."""
+    """Whether it is a folder. `Path.is_dir` is False without permission in some Pythons and raises in others."""
     try:
         return stat.S_ISDIR(os.stat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -130,7 +130,7 @@ def _list_split(root: Path, split: str, class_names: tuple[str, ...]) -> tuple[I
 
 
 def _walk(folder: str, name: str, label: int) -> Iterator[ImageFile]:
-    """The images in a folder and in the folders in it, links followed."""
+    """Yields the images in a folder and in its subfolders; links are followed."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith(".") or _leads_back(entry):
@@ -143,7 +143,7 @@ def _walk(folder: str, name: str, label: int) -> Iterator[ImageFile]:
 
 
 def _status(entry: os.DirEntry) -> os.stat_result:
-    """Size and time of change: a dangling link's own, so that it is listed and then named as unreadable."""
+    """Size and modification time; of a dangling link its own, so that it is listed and later reported as unreadable."""
     try:
         return entry.stat()
     except OSError:
@@ -151,7 +151,7 @@ def _status(entry: os.DirEntry) -> os.stat_result:
 
 
 def _leads_back(entry: os.DirEntry) -> bool:
-    """Whether a link points at a folder that contains it, which would be walked for ever."""
+    """Whether the entry is a link to a folder that contains it: following it would never end."""
     if not entry.is_symlink():
         return False
     here = os.path.realpath(os.path.dirname(entry.path))
@@ -161,6 +161,7 @@ def _leads_back(entry: os.DirEntry) -> bool:
 def _hash(rows: Iterator[tuple]) -> str:
     digest = hashlib.sha256()
     for row in rows:
+        # Separated by zero bytes, which no file name has: ("ab", 1) and ("a", "b1") must differ.
         digest.update("\0".join(map(str, row)).encode("utf-8", "surrogateescape") + b"\0\n")
     return digest.hexdigest()
 

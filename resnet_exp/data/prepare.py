@@ -1,4 +1,4 @@
-"""A data set made ready for a run: split, normalised, resident."""
+"""`prepare`: a data set loaded, split and put on the device, ready for a run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class EvaluationData:
 
 @dataclass(frozen=True)
 class Data(EvaluationData):
-    """The images of a run. `val` are held out of the training images; None where nothing is."""
+    """The images of a run; `val` is held out of the training images, None where nothing is held out."""
 
     train: ImageBank
     val: ImageBank | None
@@ -51,7 +51,7 @@ def prepare(
     """
     loaded = source.load(progress)
     classes = loaded.class_names
-    # Again, though the size was checked before: unreadable images may have been left out.
+    # Checked before the run too, but by the listed files: unreadable images may have been left out since.
     check_fit(DataSize(len(loaded.train), len(classes)), settings, batch_size)
     train, val = split(loaded.train, settings, seed, len(classes))
     splits = {"train": train, "test": loaded.test} | ({"val": val} if val is not None else {})
@@ -64,7 +64,7 @@ def prepare(
         num_val=0 if val is None else len(val),
         num_test=len(loaded.test),
     )
-    normalisation = Normalisation.of(train.images)
+    normalisation = Normalisation.of(train.images)  # of the training images alone: nothing may leak from the others
     banks = {
         which: ImageBank(images, normalisation, device, padding if which == "train" else 0)
         for which, images in splits.items()
@@ -97,13 +97,13 @@ def prepare_test(
 
 
 _RESIDENT: OrderedDict[str, Data] = OrderedDict()
-_MOST_RESIDENT = 4  # the seeds of a sweep take turns, and each splits the images in its own way
+_MOST_RESIDENT = 4  # data sets; the seeds of a sweep take turns, and each seed has its own split
 
 
 def resident(source: DataSource, name: str, settings: SplitConfig, **how: Any) -> Data:
-    """The same as `prepare`, kept for the next run of this process: nothing that runs changes it."""
-    quiet = {key: value for key, value in how.items() if key != "progress"}
-    key = repr((type(source), source.identity(), name, asdict(settings), sorted(quiet.items(), key=str)))
+    """What `prepare` returns, cached for later runs of this process; runs only read it, so they can share it."""
+    determines = {key: value for key, value in how.items() if key != "progress"}
+    key = repr((type(source), source.identity(), name, asdict(settings), sorted(determines.items(), key=str)))
     if key not in _RESIDENT:
         while len(_RESIDENT) >= _MOST_RESIDENT:
             _RESIDENT.popitem(last=False)

@@ -1,7 +1,7 @@
 """Random numbers as a function of (seed, epoch, index), never drawn from a stream.
 
-A run that goes on after a kill, in whatever epoch, then sees the same images in the same order as one that was never
-killed, and nothing that happens in between (a range test, another job of a sweep) can shift it.
+A run that is resumed after a kill, in whatever epoch, then sees the same images in the same order as one that was never
+killed, and nothing that happens in between (a range test, another job of a sweep) can change them.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# splitmix64's own constants.
 _GAMMA, _M1, _M2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _MASK = (1 << 64) - 1
 
-# What a key is for: two purposes never share a random number.
+# The purpose of a key is part of its salt, so that no two purposes share a random number.
 INIT, ORDER, VIEW, LAYERS, RANGE_TEST = 1, 2, 3, 4, 6
 
 
@@ -24,7 +25,7 @@ def mix(*values: int) -> int:
     state = 0
     for value in values:
         state = _splitmix(state ^ (value & _MASK))
-    return state >> 1
+    return state >> 1  # a torch scalar is an int64: the 64th bit would be its sign
 
 
 def keys(indices: Tensor, *salt: int) -> Tensor:
@@ -42,6 +43,7 @@ def below(keys: Tensor, stream: int, n: int) -> Tensor:
 
 def permutation(n: int, *salt: int, device: torch.device | str = "cpu") -> Tensor:
     """A random order of 0 .. n-1, `[n], int64`."""
+    # By sorting keys, since `randperm` draws from a stream, and another one on each device.
     return torch.argsort(keys(torch.arange(n, device=device), *salt), stable=True)
 
 
@@ -53,7 +55,7 @@ def _splitmix(x: int) -> int:
 
 
 def _splitmix_tensor(x: Tensor) -> Tensor:
-    """The same function on int64 tensors, whose products wrap and whose shifts must be made logical."""
+    """The same function on int64 tensors (torch has no uint64 arithmetic): products wrap, `_shift` fills with zeros."""
     z = x + _signed(_GAMMA)
     z = (z ^ _shift(z, 30)) * _signed(_M1)
     z = (z ^ _shift(z, 27)) * _signed(_M2)

@@ -1,4 +1,4 @@
-"""The training images, divided into those trained on and those held out; and settings that cannot fit them refused."""
+"""Splits the training images into those trained on and those held out, and refuses settings that do not fit them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from resnet_exp.config.schema import SplitConfig
 from resnet_exp.config.validation import VALIDATION
 from resnet_exp.interfaces import ConfigError, DataSize, LabelledImages
 
-# What is held out where the config does not say.
+# Held out where the config does not say: 5,000 of 50,000 images or more, else a tenth.
 HOLDOUT, HOLDOUT_SHARE = 5_000, 0.1
 _SMALL = 50_000
 _OTHERWISE = "take data.validation=none, or test"
@@ -20,7 +20,7 @@ _OTHERWISE = "take data.validation=none, or test"
 def check_fit(size: DataSize, settings: SplitConfig, batch_size: int) -> int:
     """The number of images that will be trained on, if the settings fit a data set of this size.
 
-    Few held-out images are no fault: where a class has none among them, the choice of the best epoch is only coarser.
+    Few held-out images are allowed: if some classes have none among them, the choice of the best epoch is only coarser.
 
     Raises:
         ConfigError: more images are used, held out or put into a batch than there are; a class would have none to
@@ -38,7 +38,7 @@ def check_fit(size: DataSize, settings: SplitConfig, batch_size: int) -> int:
 
 
 def count_split(size: DataSize, settings: SplitConfig) -> tuple[int, int]:
-    """How many of the training images are used, and how many of these are held out.
+    """The number of training images that are used, and how many of these are held out.
 
     Raises:
         ConfigError: more than there are, or so many that not every class keeps an image to train on.
@@ -69,15 +69,15 @@ def split(
     """
     used, held = count_split(DataSize(len(train), num_classes), settings)
     if used < len(train):
-        # By what is left out, so that a rare class keeps one; from the other end, so that the first classes gain by
-        # the rounding.
+        # `_shares` never takes a class's last image, so it counts what is left out: a rare class then keeps one. In
+        # reverse order, so that a rounding favours the first classes in what is used.
         sizes = np.bincount(train.labels, minlength=num_classes)
-        kept = sizes - _shares(sizes[::-1], len(train) - used)[::-1]
-        train = _take(train, _drawn(train.labels, kept, seed, "limit"))
+        per_class = sizes - _shares(sizes[::-1], len(train) - used)[::-1]
+        train = _take(train, _draw(train.labels, per_class, seed, "limit"))
     if not held:
         return train, None
     sizes = np.bincount(train.labels, minlength=num_classes)
-    out = _drawn(train.labels, _shares(sizes, held), seed, "holdout")
+    out = _draw(train.labels, _shares(sizes, held), seed, "holdout")
     return _take(train, ~out), _take(train, out)
 
 
@@ -94,13 +94,13 @@ def _default_holdout(used: int, classes: int) -> int:
 
 
 def _too_many_held_out(settings: SplitConfig, held: int, used: int, classes: int) -> str:
-    asked = f"data.holdout={shown(settings.holdout)}"
+    setting = f"data.holdout={shown(settings.holdout)}"
     images = f"{used:,} training images" + (" (data.limit_train)" if settings.limit_train else "")
     if used == classes:
-        return f"{asked}: none of the {images} can be held out, one for each class is trained on; {_OTHERWISE}"
+        return f"{setting}: none of the {images} can be held out, one for each class is trained on; {_OTHERWISE}"
     meant = f", here {held:,}" if settings.holdout is None else ""
     return (
-        f"{asked}{meant}: a whole number from 1 to {used - classes:,} is needed, so that of the {images} one of each "
+        f"{setting}{meant}: a whole number from 1 to {used - classes:,} is needed, so that of the {images} one of each "
         f"class is trained on; or {_OTHERWISE}"
     )
 
@@ -118,12 +118,12 @@ def _take(split: LabelledImages, which: np.ndarray) -> LabelledImages:
 
 
 def _shares(sizes: np.ndarray, count: int) -> np.ndarray:
-    """Of each class, of `sizes` images `[C]`, how many are among `count`: its share, to within one image.
+    """How many of `count` images each class gives, `[C]`: in proportion to its `sizes` images, to within one image.
 
-    A class does not give its last image; where its share would take it, others give more.
+    No class gives its last image; where its share would take that, others give more.
     """
     assert count <= np.maximum(sizes - 1, 0).sum(), "every class can keep an image"
-    # The largest remainders: whole shares first, and what is left one by one to where the rounding took most.
+    # The method of largest remainders: whole shares first, then one image each where rounding down took most.
     share, remainder = np.divmod(sizes * count, sizes.sum())
     order = np.argsort(-remainder, kind="stable")
     while left := count - share.sum():
@@ -131,8 +131,8 @@ def _shares(sizes: np.ndarray, count: int) -> np.ndarray:
     return share
 
 
-def _drawn(labels: np.ndarray, share: np.ndarray, seed: int, salt: str) -> np.ndarray:
-    """A mask `[N], bool` of `share[label]` images of each class, drawn by the seed."""
+def _draw(labels: np.ndarray, share: np.ndarray, seed: int, salt: str) -> np.ndarray:
+    """A mask `[N], bool` that is true for `share[label]` random images of each class."""
     rank = np.argsort(_noise(len(labels), seed, salt), kind="stable")
     mask = np.zeros(len(labels), dtype=bool)
     for label, count in enumerate(share):
@@ -141,5 +141,7 @@ def _drawn(labels: np.ndarray, share: np.ndarray, seed: int, salt: str) -> np.nd
 
 
 def _noise(count: int, seed: int, salt: str) -> np.ndarray:
+    """Numbers `[count], float64`, 0..1, that depend on seed and salt alone."""
+    # Python's hash() of a text differs from process to process.
     key = int.from_bytes(hashlib.sha256(f"{salt}{seed}".encode()).digest()[:8], "big")
     return np.random.Generator(np.random.Philox(key=key)).random(count)

@@ -1,1 +1,1 @@
-"""Networks: one file and one yaml each. All return logits `[B, num_classes]`."""
+"""The models, one file and one yaml each; all return logits `[B, num_classes]`."""

@@ -15,14 +15,14 @@ class CustomResNet(nn.Sequential):
     Args:
         num_classes: logits per image.
         in_channels: 1 for grey, 3 for colour images.
-        image_size: pixels, a multiple of 8: three poolings halve it, a last one pools what is left to one pixel.
+        image_size: pixels of a side, a multiple of 8: three poolings halve it, a last one reduces it to one pixel.
         width: channels after the first convolution; the later ones have 2, 4 and 8 times as many.
 
     Raises:
-        ConfigError: an image size that is no multiple of 8.
+        ConfigError: an image size that is not a multiple of 8.
 
     Source: the reference notebooks, after D. Page's ResNet9 (davidcpage/cifar10-fast). The softmax that the notebooks
-    name belongs to the loss and to predictions: the network itself returns logits.
+    mention belongs to the loss and to predictions: the model itself returns logits.
     """
 
     def __init__(self, *, num_classes: int, in_channels: int, image_size: int, width: Count = 64) -> None:
@@ -38,12 +38,14 @@ class CustomResNet(nn.Sequential):
             _Residual(8 * w),
             nn.MaxPool2d(image_size // 8),
             nn.Flatten(),
-            nn.Linear(8 * w, num_classes, bias=False),
+            nn.Linear(8 * w, num_classes, bias=False),  # without bias: the references' 6,573,120 parameters
         )
 
 
 def _conv_bn(in_channels: int, out_channels: int, pool: bool = False) -> nn.Sequential:
-    """Conv, MaxPool2 where asked, BN, ReLU. Nothing in place: Grad-CAM reads these activations."""
+    """Conv, MaxPool2 if `pool`, BN, ReLU."""
+    # The pooling comes before BN, as in the reference; davidcpage's network pools after the ReLU. No in-place ReLU:
+    # Grad-CAM's maps of a layer that feeds one are wrong.
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
         *([nn.MaxPool2d(2)] if pool else []),

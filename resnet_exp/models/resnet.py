@@ -1,4 +1,4 @@
-"""ResNet18 and ResNet34 for small images: the first convolution keeps every pixel."""
+"""ResNet18 and ResNet34 for small images: the first convolution has stride 1."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class ResNet(nn.Module):
     Args:
         num_classes: logits per image.
         in_channels: 1 for grey, 3 for colour images.
-        image_size: pixels, any from 8; what is left after three halvings is averaged.
+        image_size: pixels of a side, 8 or more; any is taken, since a global average pooling ends the network.
         blocks: basic blocks of each of the four stages; [2,2,2,2] is ResNet18, [3,4,6,3] ResNet34.
         width: channels of the first stage; the later ones have 2, 4 and 8 times as many.
 
-    The initial weights are torch's own, as in the notebooks' networks: a BatchNorm after each convolution makes their
-    scale immaterial.
+    The initial weights are torch's defaults, as in the notebooks' networks: with a BatchNorm after each convolution
+    their scale does not matter.
 
     Source: He, Zhang, Ren, Sun: Deep Residual Learning (2016), table 1 and section 3.3, shortcuts of option B. The stem
     for small images, one 3x3 convolution instead of 7x7 with stride 2 and a pooling, is that of section 4.2 there.
@@ -47,7 +47,7 @@ class ResNet(nn.Module):
 
 
 class _BasicBlock(nn.Module):
-    """The ReLU of x plus Conv-BN-ReLU-Conv-BN of x. Nothing in place: Grad-CAM reads these activations."""
+    """The ReLU of x plus Conv-BN-ReLU-Conv-BN of x; not in place, since Grad-CAM would read wrong activations."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -66,13 +66,13 @@ class _BasicBlock(nn.Module):
 
 
 def _stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
-    """The first of its blocks changes the channels and halves the sides."""
+    """Basic blocks one after another; the first changes the channels and, with stride 2, halves the sides."""
     first = _BasicBlock(in_channels, out_channels, stride)
     return nn.Sequential(first, *(_BasicBlock(out_channels, out_channels, 1) for _ in range(blocks - 1)))
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """The input itself, or where the block changes its shape, a projection of it."""
+    """The identity, or a 1x1 projection where the block changes the shape (option B of the paper)."""
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
     return nn.Sequential(

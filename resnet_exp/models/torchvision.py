@@ -1,4 +1,4 @@
-"""The classification networks of torchvision, by name, for images of any size and any number of channels."""
+"""torchvision's classification models by name, for images of any size and any number of channels."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ from torch import Tensor, nn
 from resnet_exp.config.suggest import nearest
 from resnet_exp.interfaces import ConfigError
 
-_COLOURS = 3  # channels that every network of torchvision is made for
-# Builders that would add auxiliary outputs, and warn unless told how to draw their first weights.
+_COLOURS = 3  # channels that every model of torchvision is made for
+# Builders that would add auxiliary outputs, and warn unless `init_weights` says how to initialise.
 _WITH_AUXILIARY = ("googlenet", "inception_v3")
 
 
 class TorchvisionModel(nn.Module):
-    """A network of torchvision with random weights, which returns logits alone.
+    """A torchvision model with random weights, which returns logits only.
 
     Auxiliary classifiers (googlenet, inception_v3) are not built: the loop has one loss, and they would get no
     gradient. The first convolution takes `in_channels`: for grey images its weights are summed over colours, so that
-    the network begins as torchvision's own would on the grey image given three times. vit_* and maxvit_* are built for
-    `image_size`; the others take what comes. No module works in place, since Grad-CAM reads activations; calls of
-    functions in place remain in a few networks (densenet, googlenet, inception_v3: ReLU; resnet and others: `+=`).
+    at first the network computes what torchvision's own would on the grey image repeated three times. vit_* and
+    maxvit_* are built for `image_size`; the others take any size that they do not reduce to nothing. No module works in
+    place, since Grad-CAM reads activations; in-place function calls remain in a few networks (densenet, googlenet,
+    inception_v3: ReLU; resnet and others: `+=`).
 
     Args:
         num_classes: logits per image.
         in_channels: 1 for grey, 3 for colour images, or any other number.
         image_size: pixels of a side.
-        name: as `torchvision.models.list_models()` has it.
-        kwargs: what torchvision's builder of this network takes beside, such as `dropout`.
+        name: one of `torchvision.models.list_models()`.
+        kwargs: further arguments of torchvision's builder of this network, such as `dropout`.
 
     Raises:
-        ConfigError: a name that torchvision does not have, or kwargs that its builder does not take or that are not
-            the user's to set.
+        ConfigError: a name that torchvision does not have, or kwargs that its builder does not take or that the run
+            sets itself.
     """
 
     def __init__(
@@ -49,16 +50,17 @@ class TorchvisionModel(nn.Module):
     ) -> None:
         super().__init__()
         _check_name(name)
-        given = {"num_classes": num_classes, **_fixed(name, image_size)}
-        _check_kwargs(kwargs, [*given, "weights", "progress"])
+        fixed = {"num_classes": num_classes, **_fixed(name, image_size)}
+        _check_kwargs(kwargs, [*fixed, "weights", "progress"])
         if name in _WITH_AUXILIARY:
-            given["init_weights"] = True  # torchvision's default, without its warning
+            fixed["init_weights"] = True  # torchvision's own default; without it a FutureWarning is printed
         try:
-            self.network = torchvision.models.get_model(name, **{**given, **kwargs})
+            self.network = torchvision.models.get_model(name, **{**fixed, **kwargs})
         except TypeError as error:
             raise ConfigError(f"model.kwargs={kwargs}: {name} does not take them ({error})") from error
         if in_channels != _COLOURS:
             _take_channels(self.network, in_channels)
+        # Done after building: the builders have no argument for it.
         for module in self.network.modules():
             if getattr(module, "inplace", False):
                 module.inplace = False
@@ -84,7 +86,7 @@ def _check_kwargs(kwargs: dict[str, Any], ours: Iterable[str]) -> None:
 
 
 def _fixed(name: str, image_size: int) -> dict[str, Any]:
-    """What a network of this name must be told, and is not the user's choice."""
+    """The arguments that the builder of this network needs and that the user may not set."""
     if name.startswith("vit_"):
         return {"image_size": image_size}
     if name.startswith("maxvit_"):
@@ -93,10 +95,10 @@ def _fixed(name: str, image_size: int) -> dict[str, Any]:
 
 
 def _take_channels(network: nn.Module, in_channels: int) -> None:
-    """Makes the first convolution one for images of so many channels.
+    """Replaces the weights of the first convolution by ones for `in_channels` channels.
 
-    For one channel its weights are summed over colours. For others each channel has the weights of a colour in turn,
-    scaled so that the sum over all is as large as before.
+    For one channel they are summed over the colours. For other numbers each channel gets the weights of a colour in
+    turn, scaled so that the sum over all channels keeps its size.
     """
     first = next(layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
     weight = first.weight.detach()

@@ -1,1 +1,1 @@
-"""Optimizers: one file and one yaml each. None has an lr: the schedule sets it before every step."""
+"""The optimizers, one file and one yaml each. None has an lr: the schedule sets it before every step."""

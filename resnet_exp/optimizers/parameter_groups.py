@@ -1,4 +1,4 @@
-"""An optimizer's parameter groups: which parameters decay, and where the momentum stands; torch comes with a model."""
+"""An optimizer's parameter groups: which parameters get weight decay, and how their momentum is read and set."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-def check_spared(weight_decay: float, decay_norms_and_biases: bool) -> None:
-    """Raises ConfigError where norms and biases would be spared a weight decay that there is not."""
+def check_excluded(weight_decay: float, decay_norms_and_biases: bool) -> None:
+    """Raises ConfigError if norms and biases are excluded from a weight decay of 0, which would change nothing."""
     if weight_decay == 0 and not decay_norms_and_biases:
         raise ConfigError(
             "optimizer.decay_norms_and_biases=false would be ignored: optimizer.weight_decay=0 decays nothing; set a "
@@ -23,8 +23,8 @@ def check_spared(weight_decay: float, decay_norms_and_biases: bool) -> None:
 def decay_groups(model: nn.Module, weight_decay: float, decay_norms_and_biases: bool) -> list[dict[str, Any]]:
     """All parameters of a model: in one group that decays, or in two, the second without weight decay.
 
-    Spared are the parameters of normalisation layers, what bears `bias` in its name (`in_proj_bias` and
-    `relative_position_bias_table` of transformers too), and what has one axis or none: layer scales, PReLU's slopes.
+    In the second are the parameters of normalisation layers, those with `bias` in their name (`in_proj_bias` and
+    `relative_position_bias_table` of transformers too), and those with one axis or none: layer scales, PReLU's slopes.
     Class tokens and position embeddings of a ViT are none of these and decay; so do layer scales of three axes
     (torchvision's ConvNeXt).
 
@@ -33,14 +33,14 @@ def decay_groups(model: nn.Module, weight_decay: float, decay_norms_and_biases: 
     """
     if decay_norms_and_biases:
         return [{"params": list(model.parameters()), "weight_decay": weight_decay}]
-    spared = _norms_and_biases(model)
-    decayed = [parameter for parameter in model.parameters() if id(parameter) not in spared]
-    groups = [(decayed, weight_decay), (list(spared.values()), 0.0)]
+    excluded = _norms_and_biases(model)
+    decayed = [parameter for parameter in model.parameters() if id(parameter) not in excluded]
+    groups = [(decayed, weight_decay), (list(excluded.values()), 0.0)]
     return [{"params": parameters, "weight_decay": decay} for parameters, decay in groups if parameters]
 
 
 def check_momentum_is_there(optimizer: Optimizer) -> None:
-    """Raises ConfigError where a momentum is to be cycled and the optimizer has none."""
+    """Raises ConfigError if the optimizer has no momentum that a schedule could cycle."""
     if not all(momentum_of(group) for group in optimizer.param_groups):
         raise ConfigError(
             f"scheduler.cycle_momentum=true needs a momentum, and this {type(optimizer).__name__} has none; set "
@@ -57,15 +57,16 @@ def set_momentum(group: dict[str, Any], momentum: float) -> None:
 
 
 def momentum_of(group: dict[str, Any]) -> float:
-    """The group's momentum, where `set_momentum` sets it; 0 where it has none."""
+    """The momentum that `set_momentum` sets; 0 if the group has none."""
     return group["betas"][0] if "betas" in group else group.get("momentum", 0.0)
 
 
 def _norms_and_biases(model: nn.Module) -> dict[int, nn.Parameter]:
-    """Those parameters by id: a parameter that two modules share is there once."""
+    """Those parameters by id; a parameter that two modules share is there once."""
+    # torch is imported here alone: the optimizers' settings are checked without it.
     from torch import nn
 
-    several_axes = (nn.LayerNorm, nn.RMSNorm)  # the norms whose weight may have more than one
+    several_axes = (nn.LayerNorm, nn.RMSNorm)  # other norms' weights have one axis, and are excluded by that
     of_norms = {
         id(parameter)
         for module in model.modules()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_exp.config.ranges import Factor, Fraction, NotNegative
 from resnet_exp.interfaces import OptimizerFactory
-from resnet_exp.optimizers.parameter_groups import check_spared, decay_groups
+from resnet_exp.optimizers.parameter_groups import check_excluded, decay_groups
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,37 +25,37 @@ def rmsprop(
     torch has no fused kernel for it: in fp16 the host waits for the device at every step, to know whether to skip it.
 
     Args:
-        alpha: how much of the running mean of the gradient's square is kept.
-        eps: added to the root of that mean; 0 would divide 0 by 0 where a gradient vanishes.
-        momentum: the share of the last update that is kept; a schedule may cycle it.
+        alpha: decay rate of the running mean of the gradient's square.
+        eps: added to the square root of that mean; with 0 a gradient of 0 would give 0 / 0.
+        momentum: the share of the last update that enters the next; a schedule may cycle it.
         weight_decay: the L2 penalty's factor, added to the gradient and scaled with it.
-        decay_norms_and_biases: false spares them the weight decay.
+        decay_norms_and_biases: false excludes norm layers and biases from the weight decay.
 
     Raises:
-        ConfigError: norms and biases spared a weight decay of 0.
+        ConfigError: norms and biases are excluded from a weight decay of 0.
 
     Source: Tieleman, Hinton: Neural Networks for Machine Learning (Coursera, 2012), lecture 6.5. The defaults are those
     with which torchvision trained MobileNetV3 (references/classification); torch's: 0.99, 1e-8 and 0.
     """
-    check_spared(weight_decay, decay_norms_and_biases)
+    check_excluded(weight_decay, decay_norms_and_biases)
 
     def make(model: nn.Module) -> RMSprop:
         import torch
 
-        form = _form(next(model.parameters()).is_cuda)
+        implementation = _implementation(next(model.parameters()).is_cuda)
         groups = decay_groups(model, weight_decay, decay_norms_and_biases)
-        optimizer = torch.optim.RMSprop(groups, lr=0.0, alpha=alpha, eps=eps, momentum=momentum, **form)
+        optimizer = torch.optim.RMSprop(groups, lr=0.0, alpha=alpha, eps=eps, momentum=momentum, **implementation)
 
-        def keep_form(_: Any, state: dict[str, Any]) -> dict[str, Any]:
-            return {**state, "param_groups": [{**group, **form} for group in state["param_groups"]]}
+        def keep_implementation(_: Any, state: dict[str, Any]) -> dict[str, Any]:
+            return {**state, "param_groups": [{**group, **implementation} for group in state["param_groups"]]}
 
-        # torch takes the form from the state that it loads; that may come from the other device.
-        optimizer.register_load_state_dict_pre_hook(keep_form)
+        # Loading a state overwrites these flags with those of the device that it was saved on.
+        optimizer.register_load_state_dict_pre_hook(keep_implementation)
         return optimizer
 
     return make
 
 
-def _form(on_cuda: bool) -> dict[str, bool]:
-    """How torch computes a step. On CUDA only a capturable one leaves an LR that is a tensor on the device."""
+def _implementation(on_cuda: bool) -> dict[str, bool]:
+    """torch's flags for how a step is computed: on CUDA only `capturable` reads an LR tensor without the host."""
     return {"foreach": on_cuda, "capturable": on_cuda}

@@ -1,1 +1,1 @@
-"""What people look at after a run: figures, tables and one page that holds them."""
+"""The report of a run: its figures and tables, and the page that shows them."""

@@ -1,6 +1,7 @@
-"""What the figures share: colours, how they are saved, and images set side by side.
+"""What all figures share: colours, saving, and images side by side.
 
-Drawn through matplotlib's object interface, never pyplot, so that no window system and no global state is involved.
+Figures are drawn through matplotlib's object interface, never pyplot, so that no window system and no global state is
+involved.
 """
 
 from __future__ import annotations
@@ -16,17 +17,18 @@ from matplotlib.figure import Figure
 ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
 INK, GREY = "#222222", "#777777"
 DPI = 150
-# It warns of each font of its own that this machine lacks; the one that is drawn is always there.
+# matplotlib warns of each font in its list that the machine lacks; the one that it draws with is always there.
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 
 def save(figure: Figure, path: Path, *, svg: bool = False) -> Path:
-    """The picture at `path`, a `.png`, and with `svg` the same as SVG beside it; equal figures give equal bytes.
+    """Saves the figure as a PNG at `path`, with `svg` as SVG too; equal figures give equal bytes.
 
     Returns:
-        The SVG where there is one, else the PNG.
+        The path of the SVG if there is one, else of the PNG.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Fixed ids instead of random ones; text stays text instead of outlines.
     with mpl.rc_context({"svg.hashsalt": "resnet_exp", "svg.fonttype": "none"}):
         figure.savefig(path, format="png", dpi=DPI)
         if not svg:
@@ -37,7 +39,7 @@ def save(figure: Figure, path: Path, *, svg: bool = False) -> Path:
 
 
 def as_rgb(images: np.ndarray) -> np.ndarray:
-    """Images `[..., H, W, 3], uint8` of grey or colour ones `[..., H, W, C], uint8`; of others the first channel."""
+    """RGB images `[..., H, W, 3], uint8` from `[..., H, W, C]`: colour as it is, else the first channel as grey."""
     return images if images.shape[-1] == 3 else np.repeat(images[..., :1], 3, axis=-1)
 
 

@@ -1,4 +1,4 @@
-"""report.html: a run as one page that needs nothing else, neither other files nor a network nor scripts."""
+"""Writes report.html: one page that needs no other file, no network and no scripts."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ BLANK = ("", NOTHING)
 
 @dataclass(frozen=True)
 class Page:
-    """What stands on the page, from top to bottom."""
+    """The contents of the page, from top to bottom."""
 
     name: str  # of the run
     headline: str  # the result in one line
-    facts: Mapping[str, str]  # the first line of each is shown large, further ones small
-    command: str  # does the run again
+    facts: Mapping[str, str]  # by name; the first line of each is large, further ones small
+    command: str  # repeats the run
     sections: Sequence[Section]
     config: Mapping[str, Any]
     environment: Mapping[str, Any]
-    kind: str = "run"  # or sweep: what the command does again
+    kind: str = "run"  # or "sweep": what the command repeats
 
 
 def write_html(page: Page, path: Path) -> Path:
-    """The page at `path`; equal pages give equal bytes."""
-    # A name that is no text, as a folder's can be, is shown with its bytes escaped.
+    """Writes the page to `path` and returns the path; equal pages give equal bytes."""
+    # Names of folders, and so of classes, may have bytes that are not text; they are shown escaped.
     write_durably(path, page_html(page).encode("utf-8", "backslashreplace"))
     return path
 
 
 def page_html(page: Page) -> str:
-    """The page's HTML; all texts in it are escaped, and the passwords of addresses replaced by ***."""
+    """The page's HTML; all texts in it are escaped, and passwords in addresses are replaced by ***."""
     environment = Environment(
         loader=PackageLoader("resnet_exp", "report"),
         autoescape=True,
-        undefined=StrictUndefined,
+        undefined=StrictUndefined,  # a misspelt name raises instead of leaving a hole in the page
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -69,16 +69,16 @@ def page_html(page: Page) -> str:
 
 
 def data_uri(image: Path) -> str:
-    """The picture itself as an address."""
+    """The picture's bytes as a data URI."""
     return f"data:{MEDIA_TYPES[image.suffix]};base64,{base64.b64encode(image.read_bytes()).decode()}"
 
 
 def size(image: Path) -> tuple[int, int]:
-    """Width and height in CSS pixels, as large as it was drawn: a PNG of 150 dots an inch has more pixels than that."""
+    """Width and height in CSS pixels, 96 to an inch of the figure; a PNG of 150 dots an inch has more pixels."""
     if image.suffix == ".svg":
         opening = image.read_bytes()[:2000].decode(errors="replace")
         found = re.search(r'<svg[^>]*? width="([\d.]+)pt" height="([\d.]+)pt"', opening)
-        assert found, f"{image} does not begin as matplotlib's do"
+        assert found, f"{image} does not begin as matplotlib's SVGs do"
         width, height = (float(points) / 72 * CSS_DPI for points in found.groups())
     else:
         with Image.open(image) as picture:
@@ -88,12 +88,12 @@ def size(image: Path) -> tuple[int, int]:
 
 
 def cells(table: Table) -> list[list[str]]:
-    """The rows as they are shown: whole numbers with thousands, others to four digits."""
+    """The rows as texts: whole numbers with separators, others to four digits."""
     return [[_shown(value) for value in row] for row in table.rows]
 
 
 def numeric_columns(table: Table) -> list[bool]:
-    """Whether each column holds numbers alone, or texts that are numbers, and is aligned on the right."""
+    """For each column, whether it holds only numbers, or texts of numbers, and is aligned on the right."""
     columns = zip(*cells(table), strict=True) if table.rows else [() for _ in table.columns]
     return [
         any(cell not in BLANK for cell in column) and all(cell in BLANK or NUMBER.fullmatch(cell) for cell in column)

@@ -1,4 +1,4 @@
-"""What a part of a report gives: figures with their data beside them, a table, or the reason why it has none."""
+"""`Section`: what a part of a report returns, its figures and tables, or the reason why it has none."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class Gap(Exception):
-    """Why a part cannot be drawn, in a sentence for the report's reader. It never loses the run."""
+    """Raised by a part that cannot be drawn, with the reason in a sentence for the reader; the run goes on."""
 
 
 @dataclass(frozen=True)
@@ -15,10 +15,10 @@ class Figure:
     """A picture in `report/`."""
 
     image: Path  # PNG, or SVG for curves
-    alt: str  # what can be seen, with its main numbers, for those who do not see it
-    caption: str = ""  # how to read it, in a sentence or two
-    data: Path | None = None  # the CSV or JSON it is drawn from
-    wide: bool = False  # on a narrow screen it is scrolled rather than shrunk
+    alt: str  # describes the picture, with its main numbers, for those who do not see it
+    caption: str = ""  # how to read the picture, in a sentence or two
+    data: Path | None = None  # the CSV or JSON that it is drawn from
+    wide: bool = False  # on a narrow screen it scrolls instead of shrinking
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """One part of the report, as it was drawn; or, with a gap, why it was not."""
+    """One part of the report: its figures and tables, or in `gap` the reason why it was not drawn."""
 
     title: str
     text: str = ""  # above the figures

@@ -1,4 +1,4 @@
-"""Images side by side, each with a few words under it, as one picture."""
+"""`draw_tiles`: images side by side in one figure, each with a few lines of text below it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from matplotlib.patches import Rectangle
 from resnet_exp.report.drawing import DPI, GREY, INK, as_rgb
 
 _SIDE = 1.16  # inches of an image
-_GAP = 0.13  # between images
-_LINE = 0.155  # of a line of words
+_GAP = 0.13  # inches between images
+_LINE = 0.155  # inches of a line of text
 _FONT = 8.5  # points
-_WORDS = 1.2  # inches of a line under an image
-_LEAST_PIXELS = 96  # of a side: a smaller image is enlarged by a whole factor, its pixels stay sharp
+_WORDS = 1.2  # inches of a line below an image
+_LEAST_PIXELS = 96  # of a side: smaller images are enlarged by a whole factor, so that their pixels stay sharp
 
 
 @dataclass(frozen=True)
 class Tile:
-    """An image `[H, W, C], uint8`, lines of words with their colours, and the colour of its frame."""
+    """An image `[H, W, C], uint8`, lines of (text, colour) below it, and the colour of its frame."""
 
     image: np.ndarray
     lines: tuple[tuple[str, str], ...] = ()
@@ -36,26 +36,26 @@ class Tile:
 
 @cache
 def short(text: str, inches: float = _WORDS, points: float = _FONT) -> str:
-    """The text in one line of so many inches; where it is wider, its beginning and its end: names often differ there.
+    """The text in one line of at most `inches`; a wider text loses its middle, since names often differ at the ends.
 
-    Bytes of a file name that are no text become `?`. Draw it with `parse_math=False`: a `$` is a `$`.
+    Bytes of a file name that are not text become `?`. Draw it with `parse_math=False`, so that a `$` stays a `$`.
     """
     line = " ".join(text.encode(errors="replace").decode().splitlines())
     if _width(line, points) <= inches:
         return line
-    kept = bisect_right(range(2, len(line)), inches, key=lambda most: _width(_without_middle(line, most), points))
-    return _without_middle(line, kept + 1)
+    letters = bisect_right(range(2, len(line)), inches, key=lambda most: _width(_without_middle(line, most), points))
+    return _without_middle(line, letters + 1)
 
 
 def _without_middle(text: str, most: int) -> str:
-    """So many characters of a longer text, two at least."""
+    """The text cut to `most` characters, an ellipsis in its middle; two are left at least."""
     end = max((most - 1) // 2, 1)
     beginning = text[: max(most, 2) - 1 - end]
-    return f"{beginning.rstrip() or beginning}…{text[-end:].lstrip()}"  # a beginning of blanks alone is one too
+    return f"{beginning.rstrip() or beginning}…{text[-end:].lstrip()}"  # a beginning of blanks alone is not stripped
 
 
 def _width(line: str, points: float) -> float:
-    """Inches that a line takes."""
+    """The width of a line in inches."""
     pixels, _, _ = RendererAgg(1, 1, DPI).get_text_width_height_descent(line, FontProperties(size=points), False)
     return pixels / DPI
 
@@ -63,13 +63,13 @@ def _width(line: str, points: float) -> float:
 def draw_tiles(
     rows: Sequence[Sequence[Tile]], *, heads: Sequence[str] = (), sides: Sequence[str] = (), side_inches: float = 1.9
 ) -> Canvas:
-    """The tiles, row by row, on one axes.
+    """The figure of the tiles, row by row.
 
     Args:
         rows: at least one, each with a tile; they may be of different lengths.
-        heads: what stands over each column.
-        sides: what stands left of each row; may have several lines.
-        side_inches: room for these.
+        heads: the text above each column.
+        sides: the text left of each row, of one line or several.
+        side_inches: their width.
     """
     lines = max(len(tile.lines) for row in rows for tile in row)
     left, top = (side_inches if sides else 0.08), (0.3 if heads else 0.08)
@@ -96,7 +96,7 @@ def draw_tiles(
 def _draw_images(
     axes: Axes, rows: Sequence[Sequence[Tile]], left: float, top: float, step_x: float, step_y: float
 ) -> None:
-    """All images as one: hundreds of axes, or of pictures, would take seconds."""
+    """Draws all images as one picture, since hundreds of axes would take seconds."""
     first = enlarged(rows[0][0].image)
     dots = len(first) / _SIDE  # pixels an inch
     columns = max(map(len, rows))
@@ -121,11 +121,11 @@ def _write_under(axes: Axes, tile: Tile, x: float, y: float) -> None:
 
 
 def enlarged(image: np.ndarray) -> np.ndarray:
-    """The image in colour, each pixel repeated so that it is of a size to be looked at."""
+    """The image in RGB, each pixel repeated until the side has at least 96 pixels."""
     factor = math.ceil(_LEAST_PIXELS / len(image))
     return as_rgb(image).repeat(factor, 0).repeat(factor, 1)
 
 
 def in_rows(tiles: Sequence[Tile], columns: int) -> list[Sequence[Tile]]:
-    """The tiles in rows of so many."""
+    """The tiles in rows of `columns`, the last one perhaps shorter."""
     return [tiles[first : first + columns] for first in range(0, len(tiles), columns)]

@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill at any moment and a flipped bit."""
+"""Saves and loads checkpoints, so that a kill at any moment or a flipped bit costs one checkpoint at most."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ import torch
 
 from resnet_exp.run_dir.files import write_durably
 
-_KEEP = 2
+_KEEP = 2  # the last, and the one before it in case the last is damaged
 _NAME = re.compile(r"epoch-(\d{5})-([0-9a-f]{16})\.pt")
 _log = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The checkpoints of one run: written aside, flushed, renamed; each named after its checksum; the last two kept."""
+    """The last two checkpoints of one run, each written to a temporary file, renamed, and named by its checksum."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def save(self, epoch: int, state: dict[str, Any]) -> Path:
-        """The file that now holds the state after `epoch` epochs."""
+        """Saves the state after `epoch` epochs, deletes older checkpoints, and returns the file."""
+        # In memory first: the checksum, which the name contains, is one of the whole content.
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getbuffer()
@@ -36,34 +37,35 @@ class Checkpoints:
         return path
 
     def latest(self, device: torch.device) -> dict[str, Any] | None:
-        """The newest state whose bytes are those written, on `device`; None where there is none."""
+        """The newest state whose checksum is right, on `device`; None if there is none."""
         for _, content in self._undamaged():
             return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
         return None
 
     def latest_epoch(self) -> int:
-        """The epochs done in the state that `latest` returns; 0 where there is none."""
+        """The number of epochs trained in the state that `latest` returns; 0 if there is none."""
         for path, _ in self._undamaged():
             return int(path.stem.split("-")[1])
         return 0
 
     def _undamaged(self) -> Iterator[tuple[Path, bytes]]:
-        """The sound files, the newest first. Damaged ones are set aside: kept, they would crowd out sound ones."""
+        """Yields path and content of undamaged files, the newest first; renames damaged ones."""
         for path in self._files():
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest()[:16] == path.stem.rpartition("-")[2]:
                 yield path, content
             else:
                 _log.warning("%s is damaged (its checksum differs); falling back to the checkpoint before it", path)
+                # Under its old name it would count as one of the last two, and `_prune` delete a good one.
                 path.rename(path.with_name(path.name + ".damaged"))
 
     def _files(self) -> list[Path]:
         found = [path for path in self.folder.glob("epoch-*.pt") if _NAME.fullmatch(path.name)]
-        return sorted(found, reverse=True)
+        return sorted(found, reverse=True)  # by epoch, which names have with leading zeros
 
     def _prune(self) -> None:
         for path in self._files()[_KEEP:]:
             path.unlink()
-        for pattern in ("*.partial", "*.damaged"):  # what a kill left behind, and a flipped bit
+        for pattern in ("*.partial", "*.damaged"):  # left by a kill, or by a flipped bit
             for path in self.folder.glob(pattern):
                 path.unlink()

@@ -1,4 +1,4 @@
-"""The run directory: which one a command means, and whether it is new, unfinished or finished."""
+"""Finds and locks the run directory that a command means: a new, an unfinished or a finished one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from resnet_exp.run_dir.paths import RunPaths
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """A run directory that this process holds."""
+    """A run directory that this process has locked."""
 
     paths: RunPaths
     is_new: bool
@@ -32,14 +32,14 @@ class RunDirectory:
 def open_run_directory(
     output_dir: str, title: str, signature: str, rerun: bool, code_digest: str | None = None
 ) -> Iterator[RunDirectory]:
-    """The directory `<output_dir>/<title>-<signature>`, made where it is new; no other process has it meanwhile.
+    """The directory `<output_dir>/<title>-<signature>`, made if it is new and locked inside the block.
 
-    A finished run's is returned with its result; with `rerun` a new one beside it, numbered from 2, unless the newest
-    of these is unfinished and goes on. With a `code_digest` those that were begun by other code are passed over.
+    A finished run is returned with its result. With `rerun` finished ones are passed over: the first unfinished one is
+    returned, or a new one, numbered from 2. With a `code_digest` runs that other code started are passed over.
 
     Raises:
         ConfigError: the directory cannot be made.
-        RunError: another process works in it.
+        RunError: another process has locked it.
     """
     root = Path(output_dir).absolute() / f"{title}-{signature}"
     number = 1
@@ -53,12 +53,12 @@ def open_run_directory(
             f"output_dir={output_dir}: nothing can be written there ({error.strerror}); choose another folder"
         ) from error
     with held(paths.root):
-        is_new = not paths.environment.exists()  # the last file that a new run begins with
+        is_new = not paths.environment.exists()  # the last of the files that start a run
         yield RunDirectory(paths, is_new, _result(paths.root))
 
 
 def find_run(output_dir: str, title: str, signature: str, code_digest: str) -> tuple[RunPaths, dict[str, Any] | None]:
-    """Where a sweep's run of this signature and code is, or would be, and its result if it has finished."""
+    """The paths of a sweep's run of this signature and code, started or not, and its result if it has finished."""
     root = Path(output_dir).absolute() / f"{title}-{signature}"
     number = 1
     while _is_passed_over(_numbered(root, number), False, code_digest):
@@ -68,11 +68,11 @@ def find_run(output_dir: str, title: str, signature: str, code_digest: str) -> t
 
 @contextmanager
 def open_finished_run(run_dir: str) -> Iterator[RunDirectory]:
-    """The directory of a finished run, with its result; no other process has it meanwhile.
+    """The directory of a finished run, with its result, locked inside the block.
 
     Raises:
         ConfigError: there is no run in it, or one that has not finished.
-        RunError: another process works in it.
+        RunError: another process has locked it.
     """
     paths = RunPaths(Path(run_dir).expanduser().absolute())
     if not paths.journal.exists():
@@ -88,12 +88,12 @@ def open_finished_run(run_dir: str) -> Iterator[RunDirectory]:
 
 @contextmanager
 def held(root: Path) -> Iterator[None]:
-    """A block in which no other process works in this directory.
+    """A block in which this process has locked the directory.
 
     Raises:
-        RunError: one does.
+        RunError: another process has locked it.
     """
-    with (root / ".lock").open("w") as lock:  # the kernel lets go of it even when the process is killed
+    with (root / ".lock").open("w") as lock:  # the kernel unlocks it even when the process is killed
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -112,7 +112,7 @@ def _numbered(root: Path, number: int) -> Path:
 
 
 def _result(root: Path) -> dict[str, Any] | None:
-    """The result, if the run came to its end: its status is written after its result."""
+    """The result of a finished run, else None; the status is written last, so the file alone does not prove it."""
     paths = RunPaths(root)
     finished = paths.journal.exists() and last_status(paths.journal) == "FINISHED"
     return read_json(paths.result) if finished else None

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever the process is killed."""
+"""Writes files that exist whole or not at all, whenever the process is killed; and reads them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from typing import Any
 
 
 def write_durably(path: Path, content: bytes | memoryview) -> None:
-    """Puts the content at `path` whole or not at all, on the disk when this returns."""
+    """Writes the content to `path`, whole or not at all; it is on the disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Another name in the same folder: only a rename within a file system is atomic.
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+    # The new name is an entry of the folder, which must reach the disk too.
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -29,21 +31,22 @@ def write_durably(path: Path, content: bytes | memoryview) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Puts the value at `path` as JSON; a number that is not finite becomes null, for which JSON has no other word."""
+    """Writes the value to `path` as JSON; NaN and infinity, which JSON does not have, become null."""
     write_durably(path, (json.dumps(_finite(value), indent=1, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path) -> Any | None:
-    """What stands at `path`, or None where nothing does."""
+    """The value in the JSON file at `path`, or None if there is no such file."""
     return json.loads(path.read_text()) if path.exists() else None
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
-    """Puts a table at `path` and returns the path; file names of any bytes are kept as they are."""
+    """Writes a table to `path` and returns the path; file names in it may be of any bytes."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(columns)
     table.writerows(rows)
+    # Python represents undecodable bytes of a file name as surrogates; this writes the bytes themselves.
     write_durably(path, text.getvalue().encode("utf-8", "surrogateescape"))
     return path
 

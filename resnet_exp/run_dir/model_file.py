@@ -1,4 +1,4 @@
-"""A trained network as a run leaves it: weights in safetensors, with all that using them needs."""
+"""`model.safetensors`: reads a trained network's weights, and what is saved with them to use it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,17 @@ from resnet_exp.data.bank import Normalisation
 from resnet_exp.interfaces import ConfigError, DatasetInfo
 
 _MODEL = "model.safetensors"
-_OF_TRAINING = ("augmentation", "optimizer", "scheduler", "range_test")  # nothing that its use depends on
+_OF_TRAINING = (
+    "augmentation",
+    "optimizer",
+    "scheduler",
+    "range_test",
+)  # not needed to use a network
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """What a `model.safetensors` says of its network; the weights are read when they are asked for."""
+    """The facts in a `model.safetensors`; the weights are read by `load_into` alone."""
 
     path: Path
     digest: str  # sixteen hex digits of the file
@@ -37,14 +42,14 @@ class ModelFile:
 
     @property
     def info(self) -> DatasetInfo:
-        """The data that its network is made for; how many images there were it does not know."""
+        """The data that the network was trained for; the file does not say how many images, so these counts are 0."""
         return DatasetInfo(self.path.parent.name, self.class_names, self.image_size, self.in_channels, 0, 0, 0)
 
     def load_into(self, model: nn.Module) -> nn.Module:
         """The network with the trained weights, in eval mode.
 
         Raises:
-            ConfigError: the weights are not of this network.
+            ConfigError: the weights are those of another network.
         """
         try:
             model.load_state_dict(load_file(self.path))
@@ -55,10 +60,10 @@ class ModelFile:
 
 
 def read_model_file(checkpoint: str) -> ModelFile:
-    """The trained network of a run directory, or of a `model.safetensors`.
+    """The facts of the trained network in a run directory, or in a `model.safetensors`.
 
     Raises:
-        ConfigError: there is none, or it is none of ours.
+        ConfigError: there is no such file, or resnet_exp did not write it.
     """
     given = Path(checkpoint).expanduser().absolute()
     path = given / _MODEL if given.is_dir() else given
@@ -66,6 +71,7 @@ def read_model_file(checkpoint: str) -> ModelFile:
         found = "the run has not finished" if (given / "journal.jsonl").exists() else "there is no such file"
         raise ConfigError(f"checkpoint={given}: {found}; a run directory, or its {_MODEL}, is needed")
     try:
+        # safetensors holds numbers and texts alone: reading somebody else's file runs no code, as a pickle would.
         with safe_open(path, "pt") as file:
             values = json.loads((file.metadata() or {})["resnet_exp"])
         channels, height, _ = values["input_shape"]
@@ -80,21 +86,22 @@ def read_model_file(checkpoint: str) -> ModelFile:
         )
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"checkpoint={path}: this is no {_MODEL} of resnet_exp ({type(error).__name__}: {error})"
+            f"checkpoint={path}: this is not a {_MODEL} of resnet_exp ({type(error).__name__}: {error})"
         ) from error
 
 
 def with_model_of(config: Config, model_file: ModelFile) -> Config:
-    """The config with the checkpoint's model: whoever names a checkpoint need not name its model again.
+    """The config with the checkpoint's model, so that a command with a checkpoint need not name the model.
 
     Raises:
-        ConfigError: the command line names another model, or the file one that no config may name.
+        ConfigError: the command line names another model, or the file names one that no config may name.
     """
     if config.is_set("model") and config.plugins["model"] != model_file.plugin:
         raise ConfigError(
-            f"checkpoint={model_file.path} is of another model ({_told(model_file.plugin)}) than the command line's "
-            f"({_told(config.plugins['model'])}); leave model out: the checkpoint knows it"
+            f"checkpoint={model_file.path} is of another model ({_as_text(model_file.plugin)}) than the command line's "
+            f"({_as_text(config.plugins['model'])}); leave model out: it is saved in the checkpoint"
         )
+    # Checked like a setting of the user's: the file may come from somebody else, and its `_target_` will be called.
     plugin = checked_plugin("model", model_file.plugin, config.plugin_modules)
     names = {**config.short_names, "model": module_of(model_file.plugin)}
     tree = {key: value for key, value in config.tree.items() if key not in _OF_TRAINING}
@@ -114,23 +121,23 @@ def network(config: Config, model_file: ModelFile, device: torch.device) -> nn.M
 
 
 def check_classes(model_file: ModelFile, num_classes: int, class_names: tuple[str, ...] = ()) -> None:
-    """Raises ConfigError unless the data have the checkpoint's classes; names are compared where they are known."""
+    """Raises ConfigError unless the data have the checkpoint's classes; names are compared if they are given."""
     ours = model_file.class_names
     if num_classes != len(ours):
         raise ConfigError(
-            f"checkpoint={model_file.path} tells {len(ours)} classes apart, and the data have {num_classes}; "
+            f"checkpoint={model_file.path} is of {len(ours)} classes, and the data have {num_classes}; "
             f"give data with these classes: {_some(ours)}"
         )
     if class_names and class_names != ours:
         theirs = [name for name in class_names if name not in ours]
         raise ConfigError(
-            f"checkpoint={model_file.path} knows the classes {_some(ours)}, and the data's are "
+            f"checkpoint={model_file.path} has the classes {_some(ours)}, and the data's are "
             f"{'others: ' + _some(theirs) if theirs else 'in another order: ' + _some(class_names)}"
         )
 
 
 def check_images(model_file: ModelFile, image_size: int, in_channels: int | None = None) -> None:
-    """Raises ConfigError unless the images are as the checkpoint's were; channels count where they are known."""
+    """Raises ConfigError unless the images have the checkpoint's size and channels; None: channels not known yet."""
     side = model_file.image_size
     if image_size != side:
         raise ConfigError(
@@ -145,7 +152,7 @@ def check_images(model_file: ModelFile, image_size: int, in_channels: int | None
         )
 
 
-def _told(plugin: dict[str, Any]) -> str:
+def _as_text(plugin: dict[str, Any]) -> str:
     return " ".join([str(plugin.get("_target_")).rpartition(".")[2], *shown_settings(plugin)])
 
 

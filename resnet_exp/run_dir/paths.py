@@ -1,4 +1,4 @@
-"""Where each file of a run directory lies."""
+"""`RunPaths`: the path of each file in a run directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What makes two runs, or two range tests, the same: a hash of all that determines their result."""
+"""Signatures of runs and range tests: a hash of all that determines the result, equal for equal ones."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Any
 
 from resnet_exp.config.config import Config
 
-# Raised when the same config would give another result.
+# Raise it when a change of the code makes the same config give another result.
 SIGNATURE_VERSION = 1
-# What of the environment a range test's curves depend on.
+# The facts of the environment that a range test's curves depend on.
 _CURVES_DEPEND_ON = ("device", "precision", "threads", "cuda", "cudnn", "code_digest")
 _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pillow", "scikit-learn")
 
 
 def signature(config: Config, data_identity: str, precision: str) -> str:
-    """Twelve hex digits that are equal where two configs must give the same result on the same kind of device.
+    """Twelve hex digits, equal if two configs must give the same result on the same kind of device.
 
-    The data stand in it by their identity, `train.precision` by what it comes to on this device. What does not touch
-    the result does not: paths, tracker, device, name, how often checkpoints are written.
+    Of the data their identity enters, of `train.precision` the one that `auto` becomes on this device. What does not
+    change the result does not enter: paths, tracker, device, name, how often checkpoints are written.
     """
     train = {key: value for key, value in asdict(config.train).items() if key != "checkpoint_interval"}
     groups = ["model", "augmentation", "optimizer", "scheduler"]
-    if config.task == "range_test":  # what comes after it
+    if config.task == "range_test":  # it ends before these have an effect
         train.pop("epochs")
         groups.remove("scheduler")
     determines = {
         "version": SIGNATURE_VERSION,
         "task": config.task,
-        "seed": str(config.seed),
+        "seed": str(config.seed),  # as text, since `_plain` makes floats, which merge seeds above 2^53
         "data": data_identity,
         "split": asdict(config.split),
         "range_test": asdict(config.range_test) if config.needs_range_test else None,
@@ -38,13 +38,13 @@ def signature(config: Config, data_identity: str, precision: str) -> str:
         **{group: config.plugins[group] for group in groups},
         **_extra_metrics(config),
     }
-    if not config.needs_range_test:  # then nothing is multiplied by it
+    if not config.needs_range_test:  # find_factor multiplies the LR of a range test, and there is none
         determines["scheduler"] = {k: v for k, v in config.plugins["scheduler"].items() if k != "find_factor"}
     return _hash(determines)
 
 
 def evaluation_signature(config: Config, data_identity: str, checkpoint_digest: str, precision: str) -> str:
-    """Twelve hex digits that are equal where one network is measured on the same images in the same precision."""
+    """Twelve hex digits, equal if the same trained network is measured on the same images in the same precision."""
     determines = {
         "version": SIGNATURE_VERSION,
         "task": config.task,
@@ -62,10 +62,12 @@ def _extra_metrics(config: Config) -> dict[str, Any]:
 
 
 def range_test_signature(config: Config, data_identity: str, environment: dict[str, Any]) -> str:
-    """Twelve hex digits that are equal where two range tests must read the same curves, to the last digit.
+    """Twelve hex digits, equal if two range tests must record the same curves, to the last digit.
 
-    Of the environment, `runtime.environment`, counts what the curves depend on: device, precision, code, versions.
+    A run may differ in its last digits between devices and versions; a cached range test may not. So here facts of the
+    environment (`runs.environment`) enter too: device, precision, threads, code, versions.
     """
+    # Without the schedule and the epochs: jobs of a sweep over these share one range test.
     train = {key: value for key, value in asdict(config.train).items() if key not in ("epochs", "checkpoint_interval")}
     determines = {
         "version": SIGNATURE_VERSION,
@@ -86,7 +88,7 @@ def _hash(determines: dict[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The value with whole numbers as floats: `max_lr=1` and `max_lr=1.0` are one setting."""
+    """The value with whole numbers as floats, since `max_lr=1` and `max_lr=1.0` are one setting."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""What fastai's rules would suggest for a curve, for comparison with ours."""
+"""The LRs that fastai's rules suggest for a curve, for comparison with ours."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ FASTAI_BETA, FASTAI_STOP = 0.98, 4.0  # Source: fastai Recorder and LRFinder (ca
 def suggestions(curve: Curve) -> dict[str, float | None]:
     """Returns the LRs that fastai's four rules would suggest for this curve; None where one is undefined.
 
-    They are computed as fastai does: on the debiased moving average of the losses (beta 0.98), up to where it passes 4×
-    its best, without the first tenth of the sweep, the last 5 points, and whatever follows a NaN.
+    They are computed as fastai does: on the debiased moving average of the losses (beta 0.98), up to where it exceeds
+    4× its best, without the first tenth of the LRs, the last 5 points, and all that follows a NaN.
 
     Source: fastai callback/schedule.py, `valley`, `slide`, `minimum`, `steep`, `Learner.lr_find`.
     """
-    lrs, losses = _as_fastai_sees(curve)
+    lrs, losses = _as_fastai_reads(curve)
     return {
         "valley": _valley(lrs, losses),
         "steep": _steep(lrs, losses),
@@ -28,7 +28,8 @@ def suggestions(curve: Curve) -> dict[str, float | None]:
     }
 
 
-def _as_fastai_sees(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
+def _as_fastai_reads(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
+    """The LRs and smoothed losses that fastai's rules would be given, float64."""
     averages, average, best, stop = [], 0.0, math.inf, len(curve.losses)
     for i, loss in enumerate(curve.losses):
         loss = loss if abs(loss) <= FLOAT32_MAX or math.isnan(loss) else math.inf
@@ -39,14 +40,14 @@ def _as_fastai_sees(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
             stop = i + 1
             break
     start = len(curve.lrs) // 10
-    kept = np.asarray(averages)[start : max(stop - 5, 0)]
-    if (bad := ~np.isfinite(kept)).any():
-        kept = kept[: int(np.argmax(bad))]
-    return np.asarray(curve.lrs[start : start + len(kept)]), kept
+    averages_read = np.asarray(averages)[start : max(stop - 5, 0)]
+    if (bad := ~np.isfinite(averages_read)).any():
+        averages_read = averages_read[: int(np.argmax(bad))]
+    return np.asarray(curve.lrs[start : start + len(averages_read)]), averages_read
 
 
 def _valley(lrs: np.ndarray, losses: np.ndarray) -> float | None:
-    """Returns the LR half way along the longest falling subsequence, taken as contiguous. Source: fastai `valley`."""
+    """Returns the LR in the middle of the longest falling subsequence, taken as contiguous. Source: fastai `valley`."""
     if len(losses) < 2:
         return None
     lengths = np.ones(len(losses), dtype=int)
@@ -62,7 +63,7 @@ def _steep(lrs: np.ndarray, losses: np.ndarray) -> float | None:
     """Returns the LR where the loss falls fastest per log LR. Source: fastai `steep`."""
     if len(losses) < 2:
         return None
-    with np.errstate(all="ignore"):  # neighbouring LRs may have one and the same logarithm
+    with np.errstate(all="ignore"):  # the logarithms of neighbouring LRs may be equal
         return float(lrs[np.argmin(np.diff(losses) / np.diff(np.log(lrs)))])
 
 

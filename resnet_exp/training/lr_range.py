@@ -1,7 +1,7 @@
-"""The LR range test: loss against LR on fresh networks, and the LR that the curves suggest.
+"""The LR range test: trains new networks at rising LRs and returns the LR that the losses suggest.
 
-Source: Smith, Cyclical Learning Rates for Training Neural Networks (2017), section 3.3; the exponential sweep is
-fastai's. How a curve is read is in `range_rules`.
+Source: Smith, Cyclical Learning Rates for Training Neural Networks (2017), section 3.3; the exponential rise is
+fastai's. `range_rules` reads the curves.
 """
 
 from __future__ import annotations
@@ -28,18 +28,20 @@ from resnet_exp.training.range_rules import (
     verdict_from_json,
 )
 
-# The host looks at the losses after this many steps: often enough not to go on long after a divergence.
+# The host reads the losses after this many steps. Each reading waits for the device; with fewer the
+# training would go on long after a divergence.
 _CHUNK = 10
+# A second try starts at this fraction of start_lr, or ends at this multiple of end_lr.
 _LOWER, _HIGHER = 100, 10
 
 
 @dataclass(frozen=True)
 class RangeTest:
-    """The curves of all repeats, and what they say together."""
+    """The curves of all repeats, and the verdict on them."""
 
     curves: tuple[Curve, ...]
     verdict: Verdict
-    history: tuple[str, ...]  # sweeps that had to be made again, and why
+    history: tuple[str, ...]  # why the repeats were run again with other LRs, one sentence each
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -79,52 +81,52 @@ def range_test(
     num_classes: int,
     progress: Progress,
 ) -> RangeTest:
-    """The LR that sweeps on fresh networks suggest, with a status and the curves.
+    """The LR that the repeats on new networks suggest, with a status and the curves.
 
-    A sweep that diverges at once is made again from start_lr / 100; one whose loss still falls at its end, up to
-    end_lr * 10. Both at the same density of steps.
+    If they diverge at once, they are run again from start_lr / 100; if the loss still falls at the last LR, up to
+    end_lr * 10; both with as many steps a decade as before.
 
     Args:
-        make_learner: makes a fresh network, the same each time, with its optimizer, for a schedule.
+        make_learner: makes a new network, the same each time, with its optimizer, for a schedule.
         batches: endless training batches of a repeat, counted from 0.
         settings: bounds, steps and repeats.
-        num_classes: for the loss of a guess.
-        progress: shows how far it is.
+        num_classes: for ln C, the loss of guessing.
+        progress: opens the progress display.
     """
     start, end = settings.start_lr, settings.end_lr
     history: list[str] = []
 
-    def sweeps() -> RangeTest:
+    def run_repeats() -> RangeTest:
         lrs = _exponential(start, end, _steps(settings, start, end))
         with progress("LR range test", settings.repeats * len(lrs)) as advance:
-            curves = tuple(_sweep(make_learner, batches(r), lrs, advance) for r in range(settings.repeats))
+            curves = tuple(_repeat(make_learner, batches(r), lrs, advance) for r in range(settings.repeats))
         return RangeTest(curves, judge(curves, num_classes), tuple(history))
 
-    result = sweeps()
+    result = run_repeats()
     if diverged_at_once(result.verdict):
         history.append(f"diverged at once from LR {start:g}: again from {start / _LOWER:g}")
         start /= _LOWER
-        result = sweeps()
+        result = run_repeats()
     if minimum_at_end(result.verdict):
         history.append(f"the loss still fell at LR {end:g}: again up to {end * _HIGHER:g}")
         end *= _HIGHER
-        result = sweeps()
+        result = run_repeats()
     return result
 
 
-def _sweep(
+def _repeat(
     make_learner: Callable[[Schedule], Learner], batches: Iterator[Batch], lrs: tuple[float, ...], advance: Advance
 ) -> Curve:
-    """One repeat's losses, as far as the sweep got; the first non-finite one is its last.
+    """The curve of one repeat, up to where it diverged; a non-finite loss is the last.
 
-    A step that fp16 skipped is left out: its loss is met again, at the same LR, by the next.
+    A step that fp16 skipped is left out: the next step has the same LR again.
     """
     learner = make_learner(Schedule(lrs=lrs, momenta=None, max_lr=lrs[-1], min_lr=lrs[0]))
     applied: list[float] = []
     losses: list[float] = []
     for first in range(0, len(lrs), _CHUNK):
         chunk = itertools.islice(batches, min(_CHUNK, len(lrs) - first))
-        steps = learner.train(chunk, first, lambda n=1: None)
+        steps = learner.train(chunk, first, lambda n=1: None)  # progress counts the losses below instead
         losses += steps.losses.tolist()
         applied += steps.lrs.tolist()
         advance(len(losses) - first)
@@ -133,7 +135,7 @@ def _sweep(
         except NonFinite as fault:
             advance(len(lrs) - len(losses))
             return Curve(lrs, (*_once_each(applied, losses[: fault.step]), math.nan))
-        # A whole chunk above what the rule caps losses at: it would see no difference between them and more of them.
+        # Once a whole chunk is above the rule's cap it is diverging: the rule caps these losses, and all later ones.
         if min(losses[first:]) > loss_ceiling(np.array(losses)):
             advance(len(lrs) - len(losses))
             break
@@ -141,12 +143,12 @@ def _sweep(
 
 
 def _once_each(applied: list[float], losses: list[float]) -> tuple[float, ...]:
-    """The losses of the LRs in their order, of equal LRs the last one's."""
+    """The losses in the order of the LRs; of equal LRs the last one's."""
     return tuple(dict(zip(applied, losses, strict=False)).values())
 
 
 def _steps(settings: RangeTestConfig, start: float, end: float) -> int:
-    """The steps between start and end at the density of those that the config names."""
+    """The number of steps from start to end, with as many a decade as the config has from start_lr to end_lr."""
     density = (settings.num_steps - 1) / math.log10(settings.end_lr / settings.start_lr)
     return 1 + round(density * math.log10(end / start))
 

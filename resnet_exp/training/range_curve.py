@@ -1,4 +1,4 @@
-"""One recorded sweep of an LR range test."""
+"""`Curve`: the recorded losses of one repeat of an LR range test."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from itertools import pairwise
 
 import numpy as np
 
-FLOAT32_MAX = 3.4028235e38  # a loss beyond it has overflowed in training, whatever type recorded it
+FLOAT32_MAX = 3.4028235e38  # a loss above it overflowed in training, whatever type it was recorded in
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One repeat of the sweep: `lrs` as planned, rising, and the training loss (mean per image) met at each.
+    """One repeat: the planned `lrs`, rising, and the training loss at each, in nats, mean per image.
 
-    Losses that end before the LRs do, or that turn non-finite, are the divergence.
+    Losses that end before the LRs do, or that become non-finite, mean that training diverged there.
 
     Raises:
-        ValueError: there is no LR, or one that is not positive and finite, they do not rise, or losses outnumber them.
+        ValueError: there is no LR, one is not positive and finite, they do not rise, or there are more losses than LRs.
     """
 
     lrs: tuple[float, ...]

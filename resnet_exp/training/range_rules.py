@@ -1,7 +1,7 @@
-"""Reading of LR range tests: recorded losses in, one suggested LR and a verdict on it out.
+"""Reads the curves of an LR range test: recorded losses in, a suggested LR and a verdict on it out.
 
-Pure functions over recorded curves: no model, no device. The default rule and its
-constants were measured by this project (decision 4); the rules of others are computed beside it, for comparison.
+Pure functions of recorded curves: no model, no device. This project measured the rule and its constants
+(docs/decisions/0004); the rules of others are computed for comparison.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from resnet_exp.training.fastai_rules import suggestions
 from resnet_exp.training.range_curve import Curve, finite_start
 
 # The rule's constants. Source, where no other is named: measured, docs/decisions/0004-reading-a-range-test.md.
-SIGMA_DECADES = 0.18  # width of the Gaussian in log10 LR; centred, hence without lag
-CAP = 4.0  # losses count as at most this many times the least one. Source: fastai LRFinder, which stops there
-SKIP = 5  # the first points, which cannot be the minimum
+SIGMA_DECADES = 0.18  # width of the Gaussian in log10 LR; it is centred, so that the minimum does not lag
+CAP = 4.0  # larger losses are capped at this many times the least one. Source: fastai LRFinder, which stops there
+SKIP = 5  # first points, which cannot be the minimum
 RISE, PATIENCE = 1.25, 5  # the valley ends where the smoothed loss stays above RISE x its best for this many points
 MIN_POINTS = 15  # a valley of fewer points is an early divergence
-# The minimum must lie below ln C by more than this fraction of it: a collapsed sweep of ours (lin100, seed 1) has a
-# median loss within 0.01 % of ln C, the good ones (exp100, exp170) have minima 4.5 % or more below it.
+# The minimum must be below ln C by more than this fraction of it: a collapsed repeat that we measured has a median loss
+# within 0.01 % of ln C, good ones have minima 4.5 % or more below it.
 CHANCE_MARGIN = 0.01
 MAX_SPREAD_DECADES = 0.5  # repeats further apart lower the confidence
 
@@ -32,7 +32,7 @@ USABLE = ("ok", "at_end", "cliff")  # statuses of a reading that carries an LR; 
 
 @dataclass(frozen=True)
 class CurveReading:
-    """What one repeat says.
+    """What the rule reads in the curve of one repeat.
 
     Attributes:
         status: usable: `ok`; `at_end` (still falling at the sweep's end); `cliff` (still falling when the loss turned
@@ -57,10 +57,10 @@ class CurveReading:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What all repeats together say.
+    """The verdict on all repeats together.
 
     Attributes:
-        status: `ok`, `low_confidence` (there is one, and it should be doubted) or `failed`.
+        status: `ok`, `low_confidence` (there is a suggestion, with a reason to doubt it) or `failed`.
         reason: a sentence for the user.
         suggestion: the LR; geometric mean over the usable repeats (see `judge` for the exception); None if failed.
         spread_decades: log10 of the largest over the smallest usable LR; None if failed.
@@ -79,16 +79,16 @@ class Verdict:
 
 
 def read_curve(curve: Curve, num_classes: int) -> CurveReading:
-    """Returns where the smoothed loss is least within its first valley, or why that would mean nothing.
+    """Returns the LR of the least smoothed loss in the first valley, or why that would mean nothing.
 
-    A non-finite loss counts as a loss at the cap, there and from there on: a cliff pulls the minimum back by about
-    1.5 SIGMA_DECADES instead of being invisible. Where the loss still fell when it happened, the status is `cliff`.
-    The valley is held against the untrained network's loss too, so that a sweep that diverges at once is not read
-    from its recovery.
+    A non-finite loss, and all after it, count as losses at the cap: such a cliff moves the minimum back by about 1.5
+    SIGMA_DECADES, and would have no effect otherwise. If the loss still fell before it, the status is `cliff`. The
+    untrained network's loss belongs to the valley too, so that a repeat that diverges at once and then recovers is not
+    read as a good one.
 
     Args:
         curve: one repeat.
-        num_classes: C; chance is a loss of ln C.
+        num_classes: C; guessing has a loss of ln C.
 
     Raises:
         ValueError: num_classes is below 2.
@@ -115,9 +115,9 @@ def read_curve(curve: Curve, num_classes: int) -> CurveReading:
         status = "not_better_than_chance"
         reason = f"the least loss, {smoothed[index]:.3f}, does not beat guessing, ln {num_classes} = {chance:.3f}"
     else:
-        # The pull of a cliff hides whether the curve itself still fell: ask it without the cliff.
-        bare = _smooth(curve, losses, cliff=False)
-        status, reason = _how_it_ends(curve, len(losses), _falls_to_the_end(bare))
+        # The points at the cap would hide whether the curve itself still fell.
+        without_cliff = _smooth(curve, losses, cliff=False)
+        status, reason = _how_it_ends(curve, len(losses), _falls_to_the_end(without_cliff))
     lr = float(curve.lrs[index]) if status in USABLE else None
     return CurveReading(status, reason, lr, index, float(smoothed[index]), shown, end)
 
@@ -126,8 +126,8 @@ def judge(curves: Sequence[Curve], num_classes: int) -> Verdict:
     """Returns the verdict over all repeats; `suggestion` is the geometric mean of the usable ones.
 
     Low confidence: fewer than two usable repeats (also when only one was run), repeats further apart than
-    MAX_SPREAD_DECADES, one that still fell at the sweep's end or off a cliff, or one that had ended (non-finite, or
-    stopped) at the mean of all: it is then the lowest suggestion instead. Failed: none usable.
+    MAX_SPREAD_DECADES, one whose loss still fell at the last LR or before a cliff, or one that had ended (non-finite,
+    or stopped) at the mean of all: the lowest suggestion is then taken instead. Failed: none is usable.
 
     Raises:
         ValueError: there is no curve, or num_classes is below 2.
@@ -153,18 +153,18 @@ def judge(curves: Sequence[Curve], num_classes: int) -> Verdict:
 
 
 def diverged_at_once(verdict: Verdict) -> bool:
-    """Returns whether nothing is usable and a repeat diverged early: a sweep from a lower LR may still work."""
+    """Returns whether no repeat is usable and one diverged early: starting from a lower LR may still work."""
     statuses = [reading.status for reading in verdict.readings]
     return "diverged_early" in statuses and not any(status in USABLE for status in statuses)
 
 
 def minimum_at_end(verdict: Verdict) -> bool:
-    """Returns whether a repeat still fell at the sweep's end: the sweep should go on upward."""
+    """Returns whether the loss of a repeat still fell at the last LR: higher ones should be tried."""
     return any(reading.status == "at_end" for reading in verdict.readings)
 
 
 def verdict_from_json(data: Mapping[str, Any]) -> Verdict:
-    """Returns the verdict that `dataclasses.asdict` took apart (all its numbers are finite or None)."""
+    """Returns the verdict whose `dataclasses.asdict` this is."""
     readings = (CurveReading(**{**reading, "smoothed": tuple(reading["smoothed"])}) for reading in data["readings"])
     return Verdict(**{**data, "readings": tuple(readings)})
 
@@ -191,12 +191,12 @@ def _how_it_ends(curve: Curve, num_finite: int, falls: bool) -> tuple[str, str]:
 
 
 def loss_ceiling(losses: np.ndarray) -> float:
-    """Returns the loss above which the rule looks no further: CAP × the least one.
+    """Returns the cap on losses: CAP × the least one, but never less than the mean of the first losses.
 
-    It is for the divergence. Where the least loss is under a fourth of the first, as on easy data, it stays at the
-    first losses' mean: lower it would flatten the fall itself.
+    The cap is meant for the divergence. On easy data the least loss is under a fourth of the first ones: a cap below
+    these would flatten the fall itself (digits: repeats 0.24 decade apart, with this lower bound 0.06).
     """
-    capped = losses.min() + (CAP - 1) * abs(losses.min())  # CAP × least, for a loss that is not negative
+    capped = losses.min() + (CAP - 1) * abs(losses.min())  # CAP × least if that is positive; above it if not
     return float(max(capped, losses[: SKIP + 1].mean()))
 
 
@@ -206,11 +206,12 @@ def _smooth(curve: Curve, losses: np.ndarray, *, cliff: bool) -> np.ndarray:
     x = np.log10(np.asarray(curve.lrs[: n + 1]))
     ceiling = loss_ceiling(losses)
     values = np.minimum(losses, ceiling)
-    if cliff and n < len(curve.lrs):  # a mirror image is as dense past the cliff as the sweep is before it
+    if cliff and n < len(curve.lrs):  # mirrored LRs are as dense past the cliff as those before it
         x = np.concatenate([x[:n], x[n - 1] + x[n] - x[n - 1 :: -1]])
         values = np.concatenate([values, np.full(n, ceiling)])
     else:
         x = x[:n]
+    # Divided by the weights' sum, so that the ends, with points on one side only, are means too.
     weights = np.exp(-0.5 * ((x[:, None] - x[None, :]) / SIGMA_DECADES) ** 2)
     return weights @ values / weights.sum(axis=1)
 
@@ -220,6 +221,7 @@ def _valley_end(smoothed: np.ndarray) -> int:
     best, above = smoothed[0], 0
     for i, value in enumerate(smoothed):
         best = min(best, value)
+        # For a positive loss this is RISE × best; `abs` makes it hold for a negative one too.
         above = above + 1 if value > best + (RISE - 1) * abs(best) else 0
         if above == PATIENCE:
             return i - PATIENCE + 1
@@ -232,11 +234,12 @@ def _falls_to_the_end(smoothed: np.ndarray) -> bool:
 
 
 def _is_flat(losses: np.ndarray, first: float, least: float) -> bool:
-    """Returns whether the fall is under 5 % and lost in the noise: 2× its robust sigma, from the step differences.
+    """Returns whether the loss falls by less than 5 % and less than 2 sigma of its noise, from step differences.
 
     Source: 1.4826 × MAD is sigma for a Gaussian; both limits: measured by this project, on scripted curves.
     """
     steps = np.diff(losses)
+    # Medians ignore the few large steps of the fall itself; the difference of two losses has sqrt(2) times their sigma.
     noise = 1.4826 * np.median(np.abs(steps - np.median(steps))) / math.sqrt(2)
     drop = first - least
     return bool(drop <= 0 or (drop < 2 * noise and drop < 0.05 * abs(first)))

@@ -1,1 +1,1 @@
-"""What is found out about a network: its layers, receptive fields and class activation maps."""
+"""Analyses of a network: its layers, their receptive fields and class activation maps."""

@@ -1,4 +1,4 @@
-"""Class activation maps: at which places a layer's activations speak for a class."""
+"""Class activation maps: where in an image a layer's activations are evidence for a class."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from resnet_exp.config.schema import GradCamMethod
 
-# pytorch-grad-cam's class of each method, and how its paper writes it.
+# By method: the class of pytorch-grad-cam, and the name that the method's paper gives it.
 NAMES: dict[GradCamMethod, tuple[str, str]] = {
     "gradcam": ("GradCAM", "Grad-CAM"),
     "gradcam++": ("GradCAMPlusPlus", "Grad-CAM++"),
@@ -22,17 +22,17 @@ NAMES: dict[GradCamMethod, tuple[str, str]] = {
     "eigengradcam": ("EigenGradCAM", "Eigen-Grad-CAM"),
 }
 assert set(NAMES) == set(get_args(GradCamMethod))
-WITHOUT_CLASS = "eigencam"  # the one that knows no class
+WITHOUT_CLASS = "eigencam"  # the one method whose maps do not depend on a class
 _SIGNED = ("eigencam", "eigengradcam")
-_LEVEL = 1e-5  # of its largest value: a map that varies less is even, all else would be rounding
+_EVEN = 1e-5  # a map that varies by less, relative to its largest value, counts as even: the rest is rounding
 
 
 @dataclass(frozen=True)
 class ClassMaps:
-    """What one layer's activations say about each image and its class."""
+    """The maps of one layer, one for each image and its class."""
 
-    values: np.ndarray  # [B, S, S], float32: each map from its own least to its own largest value, 0..1
-    largest: np.ndarray  # [B], float32: that largest value, in the method's own unit; 0: nothing speaks for the class
+    values: np.ndarray  # [B, S, S], float32: each map scaled from its own least and largest value to 0..1
+    largest: np.ndarray  # [B], float32: that largest value, in the method's unit; 0: no evidence for the class
 
     def __len__(self) -> int:
         return len(self.values)
@@ -47,44 +47,47 @@ class ClassMaps:
         return self.values.max((1, 2)) == 0
 
     def part(self, images: slice) -> ClassMaps:
-        """Those of some images."""
+        """The maps of these images alone."""
         return ClassMaps(self.values[images], self.largest[images])
 
 
 def class_maps(
     model: nn.Module, layer: nn.Module, images: Tensor, classes: Sequence[int], method: GradCamMethod
 ) -> ClassMaps:
-    """The maps of each image for its class, by pytorch-grad-cam, at the layer's own size.
+    """The map of each image for its class, by pytorch-grad-cam, at the layer's own size.
 
     Args:
-        model: as `layers.measured` gives it.
+        model: from `layers.measurable_copy`.
         layer: one of its modules, which returns `[B, C, S, S]`.
         images: `[B, C, H, W], float32`, normalised.
         classes: one label for each image.
-        method: of the paper that it is named after.
+        method: each is named as in its paper; see NAMES.
     """
     raw = _raw(model, layer, images, classes, method)
     if method in _SIGNED:
         raw = _positive_peaks(raw)
+    # As in the library, negative values, evidence against the class, are not shown.
     return _scaled(np.nan_to_num(np.maximum(raw, 0), posinf=0))
 
 
 def _raw(
     model: nn.Module, layer: nn.Module, images: Tensor, classes: Sequence[int], method: GradCamMethod
 ) -> np.ndarray:
-    """The maps `[B, S, S]` before the library scales them and makes them as large as the image."""
+    """The maps `[B, S, S]` before the library scales them and enlarges them to the size of the image."""
+    # Importing the library takes 4 to 5 s.
     import pytorch_grad_cam
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    class Kept(getattr(pytorch_grad_cam, NAMES[method][0])):  # type: ignore[misc]
+    class RawMaps(getattr(pytorch_grad_cam, NAMES[method][0])):  # type: ignore[misc]
         def get_cam_image(self, *given: Any) -> np.ndarray:
             self.raw = super().get_cam_image(*given)
             return self.raw
 
-    # The gradients begin at the layer: nothing before it need be differentiated.
+    # The layer's output becomes a leaf, so that nothing before it is differentiated.
     begin = layer.register_forward_hook(lambda _, __, output: output.detach().requires_grad_())
-    cam = Kept(model=model, target_layers=[layer])
-    # The library has kept the output itself: what changes it in place afterwards must change another.
+    cam = RawMaps(model=model, target_layers=[layer])
+    # The library's hook has stored the output. The rest of the network gets a clone, since an in-place ReLU or += after
+    # the layer would change what is stored, and the map would be wrong.
     shield = layer.register_forward_hook(lambda _, __, output: output.clone())
     try:
         cam(input_tensor=images, targets=[ClassifierOutputTarget(int(label)) for label in classes])
@@ -96,7 +99,7 @@ def _raw(
 
 
 def _positive_peaks(raw: np.ndarray) -> np.ndarray:
-    """Maps turned over where their largest value is negative: a principal component has no sign of its own.
+    """Maps whose largest absolute value is negative get the other sign: a principal component has none of its own.
 
     Source: Chung, Ying: Seg-Eigen-CAM (Applied Sciences 15, 2025), equation 13, as pytorch-grad-cam quotes it.
     """
@@ -106,6 +109,6 @@ def _positive_peaks(raw: np.ndarray) -> np.ndarray:
 
 def _scaled(positive: np.ndarray) -> ClassMaps:
     least, largest = positive.min((1, 2), keepdims=True), positive.max((1, 2), keepdims=True)
-    even = largest - least <= _LEVEL * largest
+    even = largest - least <= _EVEN * largest
     values = np.where(even, 0, (positive - least) / np.where(even, 1, largest - least))
     return ClassMaps(values.astype(np.float32), largest[:, 0, 0])

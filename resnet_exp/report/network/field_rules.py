@@ -1,8 +1,7 @@
-"""What each operation of torch does to a receptive field, by the operation's name.
+"""The rules of receptive fields, by the name of a torch operation: from its arguments to the `Spread` of its output.
 
-A rule sees an operation's arguments, and returns where its output's positions look in the image. What is counted is
-which pixels a position can depend on, however weakly, through convolutions, poolings, sums and products; the mean and
-deviation that a normalisation takes from a whole map are not counted, as they are not by anyone who quotes a field.
+Counted are all pixels that a position can depend on, however weakly, through convolutions, poolings, sums and products.
+Not counted are the mean and deviation that a normalisation takes from a whole map, as is usual for receptive fields.
 
 Source: Araujo, Norris, Sim: Computing Receptive Fields of Convolutional Neural Networks (Distill 2019), the recurrences
 of "Solving for receptive field size" and "Computing receptive field region in input image", here for each side alone.
@@ -21,11 +20,11 @@ from resnet_exp.report.network.field_spread import NotUnderstoodError, Operation
 
 
 def _slide(op: Operation, kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> Spread:
-    """A window that slides over the last dimensions."""
+    """The spread after a window that slides over the last dimensions."""
     spread, count = op.first, len(kernel)
     steps = zip(each(stride, count), each(padding, count), each(dilation, count), strict=True)
     for along, size, (step, pad, dilate) in zip(spread.dims[-count:], kernel, steps, strict=True):
-        if spread.is_whole(along) and len(along) != 1:
+        if spread.is_whole(along) and len(along) != 1:  # already everything, and no single side to update
             continue
         side = only(along)
         spread = spread.with_side(side, spread.sides[side].window(size, step, pad, dilate))
@@ -33,6 +32,7 @@ def _slide(op: Operation, kernel: Sequence[int], stride: Any, padding: Any, dila
 
 
 def _convolution(op: Operation) -> Spread:
+    # A transposed one has a fractional stride; image sides along batch or channels come from an earlier reshape.
     if op.given["transposed"] or any(op.first.dims[:2]):
         raise NotUnderstoodError
     return _slide(op, op.given["weight"].shape[2:], op.given["stride"], op.given["padding"], op.given["dilation"])
@@ -40,19 +40,19 @@ def _convolution(op: Operation) -> Spread:
 
 def _pool(op: Operation) -> Spread:
     count = 2 if "2d" in op.name else 1
-    kernel = each(op.given["kernel_size"], count)
+    kernel = each(op.given["kernel_size"], count)  # the stride is empty where it equals the kernel
     return _slide(op, kernel, op.given["stride"] or kernel, op.given["padding"], op.given.get("dilation", 1))
 
 
 def _adaptive_pool(op: Operation) -> Spread:
-    """Windows of equal size, where the sides divide; one output is of all."""
+    """The spread after windows of equal size; an output size of 1 is one window over all."""
     sizes = list(op.given["output_size"])
     spread = op.first.summed([i - len(sizes) for i, size in enumerate(sizes) if size == 1])
     for dim in range(-len(sizes), 0):
         before, after = op.first_shape[dim], sizes[dim]
         if spread.is_whole(spread.dims[dim]):
             continue
-        if before % after:
+        if before % after:  # torch's windows then differ in size
             raise NotUnderstoodError
         side, window = only(spread.dims[dim]), before // after
         spread = spread.with_side(side, spread.sides[side].window(window, window, 0, 1))
@@ -61,6 +61,7 @@ def _adaptive_pool(op: Operation) -> Spread:
 
 def _pad(op: Operation) -> Spread:
     spread, pads = op.first, op.given.get("pad") or op.given["padding"]
+    # torch lists the pads of the last dimension first, each as (before, after).
     for dim, before in zip(range(-1, -len(pads), -1), pads[::2], strict=False):
         if any(pads[-2 * dim - 2 : -2 * dim]) and not spread.is_whole(spread.dims[dim]):
             side = only(spread.dims[dim])
@@ -89,7 +90,7 @@ def _cat(op: Operation) -> Spread:
     parts = []
     for tensor, spread in op.inputs:
         if len(spread.dims[dim]) == 1 and not spread.is_whole(spread.dims[dim]):
-            raise NotUnderstoodError  # rows after rows: of two maps, no longer of one stride
+            raise NotUnderstoodError  # rows of one map after those of another: no common stride
         parts.append(([*tensor.shape[:dim], op.shape[dim], *tensor.shape[dim + 1 :]], spread))
     return hull(parts, op.shape, op.image)
 
@@ -108,7 +109,7 @@ def _copy(op: Operation) -> Spread:
 
 
 def _product(op: Operation) -> Spread:
-    """A matrix product, batched or not: sums over the first's last dimension and the second's last but one."""
+    """The spread of a matrix product: sums over the first's last dimension and the second's last but one."""
     left, right = [value for key, value in op.given.items() if isinstance(value, Tensor) and key != "bias"][-2:]
     spreads = {id(tensor): spread for tensor, spread in op.inputs}
     parts = []
@@ -116,13 +117,13 @@ def _product(op: Operation) -> Spread:
         parts.append(([*left.shape[:-1], 1], spreads[id(left)].summed([-1])))
     if id(right) in spreads:
         parts.append(([*right.shape[:-2], 1, right.shape[-1]], spreads[id(right)].summed([-2])))
-    if len(parts) == 2:  # queries times keys: a softmax over all of them follows
+    if len(parts) == 2:  # queries times keys: the softmax that follows mixes all of them
         parts = [(size, spread.mixed(range(len(spread.dims)))) for size, spread in parts]
     return hull(parts, op.shape, op.image)
 
 
 def _attention(op: Operation) -> Spread:
-    """Every query sees all keys."""
+    """The spread of attention: every query depends on all keys."""
     return hull([(tensor.shape, spread.mixed([-2])) for tensor, spread in op.inputs], op.shape, op.image)
 
 
@@ -148,16 +149,17 @@ RULES: dict[str, Rule] = {
                     "_native_batch_norm_legit _native_batch_norm_legit_no_training native_layer_norm "
                     "native_group_norm _fused_rms_norm native_dropout native_channel_shuffle detach alias "
                     "contiguous _to_copy"),
-    **named(_join, "expand hardswish hardsigmoid hardtanh"),  # torch does not tag the last ones as pointwise
+    **named(_join, "expand hardswish hardsigmoid hardtanh"),  # torch does not tag the last three as pointwise
 }  # fmt: skip
 
 
 def after(op: Operation, pointwise: bool) -> Spread:
-    """Where the output of an operation looks.
+    """The spread of an operation's output.
 
     Raises:
         NotUnderstoodError: it has no rule, or its rule does not hold here.
     """
+    # Operations that torch tags as pointwise need no rule of their own.
     rule = RULES.get(op.name, _join if pointwise else None)
     if rule is None:
         raise NotUnderstoodError

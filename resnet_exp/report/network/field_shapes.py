@@ -1,4 +1,4 @@
-"""What operations do to a receptive field that give a tensor another shape, or part of it, and compute nothing."""
+"""The rules of operations that reshape, permute or cut a tensor and compute nothing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _squeeze(op: Operation) -> Spread:
 
 
 def _view(op: Operation) -> Spread:
-    """A reshape: dimensions that keep their size keep what they run along; those that are joined run along all."""
+    """The spread after a reshape: a dimension that keeps its size keeps its sides; a joined one has those of all."""
     spread, old, new = op.first, list(op.first_shape), list(op.shape)
     dims: list[frozenset[int]] = []
     i = j = 0
@@ -49,14 +49,14 @@ def _view(op: Operation) -> Spread:
             i_end, j_end = _equal_products(old, new, i, j)
             along = frozenset().union(*(spread.dims[k] for k in range(i, i_end) if old[k] > 1))
             if j_end - j > 1 and not spread.is_whole(along):
-                raise NotUnderstoodError  # the map is cut up
+                raise NotUnderstoodError  # the map is cut into pieces, as swin does for its windows
             dims.extend([along] * (j_end - j))
             i, j = i_end, j_end
     return replace(spread, dims=tuple(dims))
 
 
 def _equal_products(old: Sequence[int], new: Sequence[int], i: int, j: int) -> tuple[int, int]:
-    """The ends of the shortest runs from i and from j that hold equally many elements."""
+    """The ends of the shortest runs of dimensions from i and from j with equal numbers of elements."""
     i_end, j_end = i + 1, j + 1
     while (a := math.prod(old[i:i_end])) != (b := math.prod(new[j:j_end])):
         i_end, j_end = (i_end + 1, j_end) if a < b else (i_end, j_end + 1)
@@ -75,14 +75,14 @@ def _slice(op: Operation) -> Spread:
 
 
 def _take(op: Operation) -> Spread:
-    """Parts of a tensor, or one position, along a dimension where they are all alike."""
+    """The spread of a part of a tensor, or of one position, along a dimension where all depend on the same pixels."""
     if not op.first.is_whole(op.first.dims[dim := op.given["dim"]]):
         raise NotUnderstoodError
     return op.first.without([dim]) if len(op.shape) < len(op.first.dims) else op.first
 
 
 def _restride(op: Operation) -> Spread:
-    """Another order in memory: understood where all positions are alike, as those of a pooled map are."""
+    """The spread after another layout in memory; known only if all positions depend on the whole image."""
     if len(op.shape) != len(op.first.dims) or not all(map(op.first.is_whole, op.first.dims)):
         raise NotUnderstoodError
     return op.first

@@ -1,4 +1,4 @@
-"""Where the positions of a tensor look in the image: the receptive field as it passes through a network."""
+"""`Spread`: which pixels of the image each position of a tensor depends on, and how operations change that."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from torch import Tensor
 
 
 class NotUnderstoodError(Exception):
-    """An operation whose effect on receptive fields is not known, or not one interval for each position."""
+    """An operation has no known effect on receptive fields, or one that is not a single interval for each position."""
 
 
 @dataclass(frozen=True)
 class Extent:
-    """Along one side of the image, the pixels seen: by position n, those from low + n * stride to high + n * stride.
+    """The pixels along one side of the image that position n depends on: low + n * stride to high + n * stride.
 
-    They may lie outside the image, in the padding. An infinite extent is the whole image, whatever its size.
+    They may be outside the image, in the padding. An infinite extent is the whole image, whatever its size.
     """
 
-    stride: int | None  # None: no side of the tensor's runs along this side of the image
+    stride: int | None  # pixels; None: no dimension of the tensor runs along this side of the image
     low: float
     high: float
 
     @property
     def size(self) -> int | None:
-        """Pixels seen; None for the whole image."""
+        """The number of pixels; None for the whole image."""
         return None if math.isinf(self.low) else int(self.high - self.low) + 1
 
     @property
@@ -36,11 +36,11 @@ class Extent:
         return self.stride or 0
 
     def shifted(self, positions: int) -> Extent:
-        """That of outputs whose position 0 is this one's `positions`."""
+        """The extent of outputs whose position 0 is position `positions` here."""
         return replace(self, low=self.low + positions * self.step, high=self.high + positions * self.step)
 
     def window(self, kernel: int, stride: int, padding: int, dilation: int) -> Extent:
-        """That of a convolution or pooling of this one."""
+        """The extent of the outputs of a convolution or pooling."""
         reach = dilation * (kernel - 1)
         return Extent(self.step * stride, self.low - self.step * padding, self.high + self.step * (reach - padding))
 
@@ -50,7 +50,7 @@ WHOLE = Extent(0, -math.inf, math.inf)
 
 @dataclass(frozen=True)
 class Spread:
-    """Where a tensor's positions look: for each of its dimensions the image's sides it runs along, and their extents.
+    """Pixels that a tensor's positions depend on: for each dimension the image's sides it runs along; their extents.
 
     Side 0 is the height, side 1 the width. An image `[B, C, H, W]` has dims ({}, {}, {0}, {1}); flattened from the
     second on, ({}, {0, 1}).
@@ -60,22 +60,22 @@ class Spread:
     sides: tuple[Extent, Extent]
 
     def is_whole(self, along: frozenset[int]) -> bool:
-        """Whether the positions see the whole of all these sides."""
+        """Whether every position depends on the whole of all these sides."""
         return all(math.isinf(self.sides[side].low) for side in along)
 
     def with_side(self, side: int, extent: Extent) -> Spread:
-        """The same but for the extent of one side."""
+        """The same with another extent of one side."""
         return replace(self, sides=(extent, self.sides[1]) if side == 0 else (self.sides[0], extent))
 
     def mixed(self, dims: Sequence[int]) -> Spread:
-        """That of outputs, each of all positions along these dimensions, which stay."""
+        """The spread of outputs that each depend on all positions along these dimensions, as in a softmax."""
         mixed = self
         for side in frozenset().union(*(self.dims[dim] for dim in dims)):
             mixed = mixed.with_side(side, replace(WHOLE, stride=self.sides[side].stride))
         return mixed
 
     def summed(self, dims: Sequence[int]) -> Spread:
-        """The same for outputs that have one position along these dimensions."""
+        """The spread of sums over these dimensions, which keep one position."""
         gone = {dim % len(self.dims) for dim in dims}
         left = tuple(frozenset() if i in gone else along for i, along in enumerate(self.dims))
         return replace(self.mixed(dims), dims=left)
@@ -88,20 +88,20 @@ class Spread:
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation as it ran."""
+    """One torch operation as it was executed."""
 
     name: str
     given: Mapping[str, Any]  # its arguments by name
-    inputs: Sequence[tuple[Tensor, Spread]]  # those of its tensors that depend on the image
+    inputs: Sequence[tuple[Tensor, Spread]]  # its tensors that depend on the image
     shape: torch.Size  # of its output
     image: tuple[int, int]  # height and width
 
     @property
     def first(self) -> Spread:
-        """The spread of its first tensor, the one it works on.
+        """The spread of its first tensor, the one that it works on.
 
         Raises:
-            NotUnderstoodError: the image enters elsewhere, as in weights that are computed.
+            NotUnderstoodError: another argument depends on the image, such as computed weights.
         """
         tensor = next(value for value in self.given.values() if isinstance(value, Tensor))
         if len(self.inputs) != 1 or self.inputs[0][0] is not tensor:
@@ -114,10 +114,10 @@ class Operation:
 
 
 def hull(parts: Sequence[tuple[Sequence[int], Spread]], shape: Sequence[int], image: tuple[int, int]) -> Spread:
-    """The spread of a tensor of this shape, each position of which sees what those of its broadcast parts do.
+    """The spread of a tensor of this shape whose positions depend on all that its broadcast parts depend on there.
 
     Raises:
-        NotUnderstoodError: the parts' positions do not run alongside.
+        NotUnderstoodError: the parts' strides differ, or a broadcast part does not depend on the whole image.
     """
     aligned = [((1,) * (len(shape) - len(size)) + tuple(size), spread) for size, spread in parts]
     dims: list[tuple[frozenset[int], ...]] = [
@@ -130,7 +130,7 @@ def hull(parts: Sequence[tuple[Sequence[int], Spread]], shape: Sequence[int], im
         extents = []
         for (size, spread), along in zip(aligned, dims, strict=True):
             alongside = all(side in along[i] and size[i] == shape[i] for i in running)
-            extents.append(spread.sides[side] if alongside else _anywhere(spread.sides[side], image[side]))
+            extents.append(spread.sides[side] if alongside else _for_every_position(spread.sides[side], image[side]))
         strides = {extent.step for extent in extents} - {0}
         if running and len(strides) > 1:
             raise NotUnderstoodError
@@ -139,24 +139,24 @@ def hull(parts: Sequence[tuple[Sequence[int], Spread]], shape: Sequence[int], im
     return Spread(joined, (sides[0], sides[1]))
 
 
-def _anywhere(extent: Extent, pixels: int) -> Extent:
-    """What one position sees, as every position of another map will: an interval that moves with none of them."""
+def _for_every_position(extent: Extent, pixels: int) -> Extent:
+    """The extent that all positions of a map share when one value is broadcast over it: known only for the whole."""
     if math.isinf(extent.low) or (extent.low <= 0 and extent.high >= pixels - 1):
         return WHOLE
     raise NotUnderstoodError
 
 
 def each(value: Any, count: int) -> list[int]:
-    """One number for each of so many dimensions; one that stands alone is for all."""
+    """One number for each of `count` dimensions; a single one is for all."""
     values = list(value) if isinstance(value, Sequence) else [value]
     return values * count if len(values) == 1 else values
 
 
 def only(along: frozenset[int]) -> int:
-    """The one side of the image that a dimension runs along.
+    """The side of the image that a dimension runs along.
 
     Raises:
-        NotUnderstoodError: it runs along none, or both.
+        NotUnderstoodError: it runs along none, or along both.
     """
     if len(along) != 1:
         raise NotUnderstoodError
@@ -167,5 +167,5 @@ Rule = Callable[[Operation], Spread]
 
 
 def named(rule: Rule, names: str) -> dict[str, Rule]:
-    """The rule by each of these operations' names."""
+    """The rule under each of these names of operations."""
     return dict.fromkeys(names.split(), rule)

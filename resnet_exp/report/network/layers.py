@@ -1,4 +1,4 @@
-"""The layers of a network whose outputs are maps of the image, and a copy of it on which gradients can be measured."""
+"""Finds the layers whose outputs are maps of the image, and makes a copy of a network that may be analysed."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from resnet_exp.interfaces import ConfigError
 from resnet_exp.report.section import Gap
 from resnet_exp.training.device import untouched_randomness
 
-_MOST = 4  # the deepest layers that are shown
+_MAX_LAYERS = 4  # the deepest ones
 _IMAGES = 2  # that pass through the network to find them
-_NAMED = 12  # modules, or shapes, that a message lists
-# They hand on the maps that they get, or averages of them.
-_HANDING_ON = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.AdaptiveAvgPool2d)
+_MAX_LISTED = 12  # modules, or shapes, in a message
+# Their outputs are their inputs, or averages of them: as layers they would show nothing new.
+_PASS_THROUGH = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.AdaptiveAvgPool2d)
 
 
 @contextmanager
-def measured(model: nn.Module) -> Iterator[nn.Module]:
-    """A copy of the network, float32, in eval mode, without gradients of its own; inside, gradients are computed.
+def measurable_copy(model: nn.Module) -> Iterator[nn.Module]:
+    """A copy of the network in float32 and eval mode, its parameters without gradients; other gradients are computed.
 
-    So they are whatever the caller has switched off, and in float32. The network itself stays as it was: mode,
-    gradients, hooks, weights; so do all random generators.
+    They are computed whatever the caller has switched off (inference mode, no_grad), and without autocast. The network
+    itself is not changed: mode, gradients, hooks, weights; nor are the random generators.
     """
+    # Float32, since Grad-CAM raises on bf16; a copy, since it leaves a model in eval mode with `.grad` set.
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with (
         untouched_randomness(),
@@ -40,17 +41,17 @@ def measured(model: nn.Module) -> Iterator[nn.Module]:
         yield copy.deepcopy(model).float().eval().requires_grad_(False)
 
 
-def spatial_layers(model: nn.Module, images: Tensor, most: int = _MOST) -> dict[str, nn.Module]:
-    """The layers at which a class activation map makes sense, by name, in the order in which they are run.
+def spatial_layers(model: nn.Module, images: Tensor, most: int = _MAX_LAYERS) -> dict[str, nn.Module]:
+    """The layers at which a class activation map makes sense, by name, in the order in which they run.
 
-    They are those whose output is `[B, C, S, S]` with S > 1: for each S the last to return, as a whole block. A block
-    is the outermost module that makes at most one step from one S to the next; what is inside it is its own affair.
-    Those that are run several times in a pass are left out: they have no one output.
+    Their output is `[B, C, S, S]` with S > 1. For each S it is the last one to return, as a whole block: the outermost
+    module that changes S once at most; modules inside it are not considered. Modules that run several times in a pass
+    are left out, because they have several outputs.
 
     Args:
         model: in eval mode.
         images: `[B, C, H, W]` on its device; the first two are passed through it.
-        most: of more sizes, so many deepest are taken.
+        most: layers; if there are more sizes, the deepest are taken.
 
     Raises:
         Gap: no layer has such an output.
@@ -64,11 +65,11 @@ def spatial_layers(model: nn.Module, images: Tensor, most: int = _MOST) -> dict[
 
 
 def map_layers(model: nn.Module, images: Tensor, names: Sequence[str] | None) -> dict[str, nn.Module]:
-    """The layers that are named, or those of `spatial_layers` where none are.
+    """The layers of these names, or without names those of `spatial_layers`.
 
     Raises:
-        ConfigError: a name that no module has.
-        Gap: a layer's output is no map of the image.
+        ConfigError: no module has such a name.
+        Gap: the output of a layer is not a map of the image.
     """
     if names is None:
         return spatial_layers(model, images)
@@ -76,37 +77,43 @@ def map_layers(model: nn.Module, images: Tensor, names: Sequence[str] | None) ->
     for name in names:
         call = calls.get(name)
         if call is None or call.times != 1:
-            raise Gap(f"{_given(names)}: {name} is run {call.times if call else 0} times in a pass, not once")
+            raise Gap(f"{_setting(names)}: {name} is run {call.times if call else 0} times in a pass, not once")
         if not _is_map(call):
-            raise Gap(f"{_given(names)}: {name} returns no maps of the image, [B, C, S, S] with S > 1, but {call.kind}")
+            raise Gap(
+                f"{_setting(names)}: {name} returns no maps of the image, [B, C, S, S] with S > 1, but {call.kind}"
+            )
     return layers
 
 
 def named_layers(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
-    """The modules of these names, in this order; ConfigError where the network does not have one."""
+    """The modules of these names, in this order.
+
+    Raises:
+        ConfigError: the network has no module of such a name.
+    """
     check_layers(model, names)
     modules = dict(model.named_modules())
     return {name: modules[name] for name in names}
 
 
 def check_layers(model: nn.Module, names: Sequence[str]) -> None:
-    """Returns if the network has modules of these names; nothing is computed, so that it may be on the meta device.
+    """Raises ConfigError unless the network has modules of these names; it may be on the meta device.
 
     Raises:
-        ConfigError: it lacks one; the message names what it has.
+        ConfigError: it lacks one; the message names modules that it has.
     """
     known = [name for name, _ in model.named_modules() if name]
     for name in names:
         if name not in known:
-            raise ConfigError(f"{_given(names)}: the network has no module {name}; {_hint(name, known)}")
+            raise ConfigError(f"{_setting(names)}: the network has no module {name}; {_hint(name, known)}")
 
 
-def _given(names: Sequence[str]) -> str:
+def _setting(names: Sequence[str]) -> str:
     return f"report.gradcam_layers=[{','.join(names)}]"
 
 
 def _hint(name: str, known: Sequence[str]) -> str:
-    """The known name that was meant, perhaps without what it lies in; else the outermost ones."""
+    """The nearest known name, also by its last part alone (`conv2` for `layer4.conv2`); else the outermost names."""
     near = nearest(name, known)
     if near is None:
         last_parts = {one.rpartition(".")[2]: one for one in reversed(known)}
@@ -114,25 +121,25 @@ def _hint(name: str, known: Sequence[str]) -> str:
     if near is not None:
         return f"did you mean {near}?"
     levels = [[one for one in known if one.count(".") == depth] for depth in range(3)]
-    outer = next((level for level in levels if len(level) > 1), known)[:_NAMED]
+    outer = next((level for level in levels if len(level) > 1), known)[:_MAX_LISTED]
     return f"it has {', '.join(outer) or 'none'}" + (", ..." if len(outer) < len(known) else "")
 
 
 @dataclass
 class _Call:
-    """One module's last run in a pass."""
+    """The last run of one module in a pass."""
 
     name: str
     module: nn.Module
-    kind: str  # the shape that it returned
-    entered: int | None  # the side of the maps that it got, None where it got others
-    side: int | None  # of those that it returned
+    kind: str  # the shape of its output, as text
+    entered: int | None  # S of its input, None if that is not [B, C, S, S]
+    side: int | None  # S of its output
     place: int  # in the order in which modules return
-    times: int  # that it was run
+    times: int  # how often it ran
 
 
 def _calls(model: nn.Module, images: Tensor) -> dict[str, _Call]:
-    """What each module within the network returns, by name."""
+    """The run of each module inside the network, by name."""
     calls: dict[str, _Call] = {}
 
     def note(name: str) -> Any:
@@ -158,18 +165,18 @@ def _place(calls: dict[str, _Call]) -> int:
 
 
 def _blocks(module: nn.Module, name: str, calls: dict[str, _Call]) -> Iterator[_Call]:
-    """The blocks within a module that return maps."""
+    """Yields the blocks inside a module that return maps."""
     for child_name, child in module.named_children():
         inner = f"{name}.{child_name}" if name else child_name
         call = calls.get(inner)
         if call is None or not _is_block(call, calls):
             yield from _blocks(child, inner, calls)
-        elif _is_map(call) and call.times == 1 and not isinstance(child, _HANDING_ON):
+        elif _is_map(call) and call.times == 1 and not isinstance(child, _PASS_THROUGH):
             yield call
 
 
 def _is_block(call: _Call, calls: dict[str, _Call]) -> bool:
-    """Whether it returns maps, and has none inside that are smaller than those it got and larger than its own."""
+    """Whether it returns maps and no module inside it has an S between that of its input and that of its output."""
     if call.side is None:
         return False
     inside = (other.side for name, other in calls.items() if name.startswith(f"{call.name}."))
@@ -177,12 +184,12 @@ def _is_block(call: _Call, calls: dict[str, _Call]) -> bool:
 
 
 def _is_map(call: _Call) -> bool:
-    """Whether it returns maps larger than a pixel that are no enlargement of those it got."""
+    """Whether it returns maps of more than one pixel, and not enlarged ones, as a decoder does."""
     return call.side is not None and 1 < call.side <= (call.entered or call.side)
 
 
 def _side(value: Any) -> int | None:
-    """S of a tensor `[B, C, S, S]`, None of all else: `[B, H, W, C]`, as transformers have it, is no such."""
+    """S of a tensor `[B, C, S, S]`, None for all else, such as the `[B, H, W, C]` of some transformers."""
     square = isinstance(value, Tensor) and value.ndim == 4 and value.shape[2] == value.shape[3]
     return int(value.shape[2]) if square else None
 
@@ -193,4 +200,4 @@ def _shape(value: Any) -> str:
 
 def _shapes(calls: dict[str, _Call]) -> str:
     seen = list(dict.fromkeys(call.kind for call in calls.values()))
-    return "they return " + ", ".join(seen[:_NAMED]) + (", ..." if len(seen) > _NAMED else "")
+    return "they return " + ", ".join(seen[:_MAX_LISTED]) + (", ..." if len(seen) > _MAX_LISTED else "")

@@ -1,7 +1,7 @@
 """The theoretical receptive field and stride of every layer of a network, through sums and concatenations.
 
-The network is run once on one image, and each operation of torch is followed as it is executed, so that any network
-that runs can be read: one with branches, loops and functions in its `forward`, which a symbolic trace would not pass.
+The network is run once on one image, and each torch operation is followed as it is executed. So every network that runs
+can be analysed, also one whose `forward` has branches, loops and functions at which a symbolic trace (torch.fx) fails.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _IMAGE_DIMS: tuple[frozenset[int], ...] = (frozenset(), frozenset(), frozenset({
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """The pixels that an output can depend on; or the name of the operation from which on that is not known."""
+    """The pixels that an output can depend on; or the name of the operation after which they are not known."""
 
     height: Extent | None = None
     width: Extent | None = None
@@ -35,29 +35,29 @@ class ReceptiveField:
     @property
     def size(self) -> str:
         """In pixels: `88`, `7 x 1` (height x width), `whole image`, or `unknown`."""
-        return self._told(lambda extent: "whole image" if extent.size is None else str(extent.size))
+        return self._both_sides(lambda extent: "whole image" if extent.size is None else str(extent.size))
 
     @property
     def stride(self) -> str:
-        """In pixels, from one output to the next; empty where the outputs are no map of the image."""
-        return self._told(lambda extent: str(extent.stride or ""))
+        """In pixels, from one output to the next; empty if the outputs are not a map of the image."""
+        return self._both_sides(lambda extent: str(extent.stride or ""))
 
-    def _told(self, tell: Any) -> str:
+    def _both_sides(self, as_text: Any) -> str:
         if self.height is None or self.width is None:
             return "unknown"
-        height, width = tell(self.height), tell(self.width)
+        height, width = as_text(self.height), as_text(self.width)
         return height if height == width else f"{height} x {width}"
 
 
 def receptive_fields(model: nn.Module, image: Tensor) -> dict[str, list[ReceptiveField | None]]:
-    """The receptive field of the output of every module, one for each time it is called, in order.
+    """The receptive fields of every module's output, one for each call, in order.
 
-    A container's is that of what it returns. A module that returns no tensor, or one that the image does not enter,
-    has None. The model, its mode and the random state are left as they were.
+    A container has that of its output. A module has None if it returns no tensor, or one that does not depend on the
+    image. The model, its mode and the random state are not changed.
 
     Args:
         model: on any device.
-        image: `[1, C, H, W]`, of the size that the network is used at; its values do not matter.
+        image: `[1, C, H, W]`, of the size that the network is used with; its values do not matter.
 
     Returns:
         By the module's name in `named_modules()`, in order of their first return; the model's own name is "".
@@ -80,28 +80,28 @@ def receptive_fields(model: nn.Module, image: Tensor) -> dict[str, list[Receptiv
 
 @contextmanager
 def in_evaluation(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, attention by the ordinary way; each module's own mode and torch's way restored."""
+    """A block with the model in eval mode and torch's attention in separate operations; restores both afterwards."""
     modes = {module: module.training for module in model.modules()}
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
-        torch.backends.mha.set_fastpath_enabled(False)  # one opaque operation, whose parts cannot be seen
+        torch.backends.mha.set_fastpath_enabled(False)  # the fast path is one operation without visible parts
         model.eval()
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         for module, training in modes.items():
-            module.training = training
+            module.training = training  # not train(), which would set the mode of children too
 
 
 class _Follow(TorchDispatchMode):
-    """Knows of every tensor that depends on the image where it looks, or the operation that was not understood."""
+    """For every tensor that depends on the image: on which pixels, or which operation was not understood."""
 
     def __init__(self, image: Tensor) -> None:
         super().__init__()
         height, width = image.shape[-2:]
         self._image = (height, width)
-        self._known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-        self._written: dict[int, tuple[Any, str]] = {}  # memory that a view wrote to; kept, lest another take its place
+        self._known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # weak: activations are freed as usual
+        self._written: dict[int, tuple[Any, str]] = {}  # memory that a view wrote to; referenced, lest it be reused
         self._known[image] = Spread(_IMAGE_DIMS, (Extent(1, 0, 0), Extent(1, 0, 0)))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -112,14 +112,14 @@ class _Follow(TorchDispatchMode):
         outputs = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
         if states and outputs:
             state = self._after(func, _bound(func, args, kwargs), states, outputs[0].shape)
-            if func._schema.is_mutable:
+            if func._schema.is_mutable:  # an in-place operation
                 self._taint(outputs[0], state, func)
             for tensor in outputs:
                 self._known[tensor] = state
         return output
 
     def field(self, tensor: Tensor) -> ReceptiveField | None:
-        """As it is told; None where the image does not enter."""
+        """The receptive field of a tensor; None if it does not depend on the image."""
         state = self._state(tensor)
         if isinstance(state, Spread):
             height, width = (
@@ -136,9 +136,9 @@ class _Follow(TorchDispatchMode):
 
     def _after(self, func: Any, given: dict[str, Any], states: list[Any], shape: torch.Size) -> Spread | str:
         name = func._schema.name.partition("::")[2]
-        name = name if name.endswith("__") else name.removesuffix("_")
+        name = name if name.endswith("__") else name.removesuffix("_")  # `add_` has the rule of `add`
         for _, state in states:
-            if isinstance(state, str):
+            if isinstance(state, str):  # one input is not understood, so neither is the output
                 return state
         try:
             return after(Operation(name, given, states, shape, self._image), torch.Tag.pointwise in func.tags)
@@ -146,7 +146,7 @@ class _Follow(TorchDispatchMode):
             return name
 
     def _taint(self, target: Tensor, state: Spread | str, func: Any) -> None:
-        """Other views of the memory just written to now hold positions of two kinds, unless nothing new came in."""
+        """Marks other views of the memory just written to as not understood, unless the part written is as before."""
         before = self._state(target)
         if isinstance(before, Spread) and isinstance(state, Spread) and before.sides == state.sides:
             return
@@ -159,15 +159,17 @@ class _Follow(TorchDispatchMode):
 
 
 def _runs_along(spread: Spread, side: int) -> bool:
+    """Whether exactly one dimension of the tensor runs along this side of the image, and along no other."""
     return [along for along in spread.dims if side in along] == [frozenset({side})]
 
 
 def _memory(tensor: Tensor) -> int:
+    """A number that all views of the same memory share; it exists on the meta device too, where data_ptr() is 0."""
     return tensor.untyped_storage()._cdata
 
 
 def _bound(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
-    """The arguments by name, those left out too."""
+    """All arguments by name, with the defaults of those that were not passed."""
     arguments = func._schema.arguments
     defaults = {argument.name: argument.default_value for argument in arguments if argument.has_default_value()}
     named = dict(zip((argument.name for argument in arguments), args, strict=False))

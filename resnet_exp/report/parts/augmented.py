@@ -1,4 +1,4 @@
-"""What the augmentation makes of an image: the very views that the network was trained on."""
+"""The augmentation part: training images, and the augmented views on which the network was trained."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from resnet_exp.report.subject import Subject
 from resnet_exp.report.tiles import Tile, draw_tiles, short
 from resnet_exp.run_dir.files import write_csv
 
-_EPOCHS = 7
+_EPOCHS = 7  # columns at most, so that the picture fits a page
 
 
 def draw_augmentation(subject: Subject) -> Section:
-    """One row an image: as it is stored, then as the network saw it in the first epochs.
+    """The part with one row for each image: as stored, then as the network saw it in the first epochs.
 
     Raises:
-        Gap: the network sees all images as they are stored.
+        Gap: the augmentation changes no image.
     """
     assert subject.train is not None and subject.augmentation is not None
     bank, names = subject.train, subject.info.class_names
@@ -30,8 +30,9 @@ def draw_augmentation(subject: Subject) -> Section:
     indices = torch.from_numpy(chosen).to(bank.store)
     epochs = range(1, min(subject.result["epochs"], _EPOCHS) + 1)
     stored = bank.pixels(indices)
+    # Order and views are functions of (seed, epoch, image), so the views of the training can be computed again.
     batches = [bank.batch(indices, subject.augmentation, subject.seed, randomness.VIEW, epoch) for epoch in epochs]
-    views = [bank.shown(batch.images) for batch in batches]
+    views = [bank.denormalised(batch.images) for batch in batches]
     if all((view == stored).all() for view in views):
         raise Gap("the augmentation changes nothing: in every epoch the network sees the images as they are stored")
     records, rows = [], []
@@ -54,14 +55,12 @@ def draw_augmentation(subject: Subject) -> Section:
     )
     image = save(canvas, subject.folder / "augmentation.png")
     alt = f"{len(rows)} training images as they are stored, and as the network saw each in {len(epochs)} epochs."
-    caption = (
-        "Not samples like those of the training but the very views it had: they follow from seed, epoch and image."
-    )
+    caption = "These are the views used in training, not new samples: they are a function of seed, epoch and image."
     return Section("Augmentation", figures=(Figure(image, alt, caption, data, wide=True),))
 
 
 def _mixed(batch: Batch, row: int) -> tuple[int, float] | None:
-    """The class that was mixed into an image, and the image's own share; None where nothing was."""
+    """The class that was mixed into an image, and the image's own share, 0..1; None if nothing was mixed in."""
     if batch.mixed is None or float(batch.mixed.share[row]) == 1.0:
         return None
     return int(batch.mixed.labels[row]), float(batch.mixed.share[row])

@@ -1,4 +1,4 @@
-"""How right each class is, and what its images are taken for."""
+"""The parts on classes: the accuracy of each class, and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from resnet_exp.report.tiles import short
 from resnet_exp.run_dir.files import write_csv
 from resnet_exp.training.evaluate import wilson_interval
 
-_MOST_BARS = 60
-_MOST_COUNTED = 30  # classes of a matrix with a number in each cell
+_MAX_BARS = 60  # of more classes the best and the worst 30 are drawn
+_MAX_COUNTED = 30  # classes of a matrix with a number in each cell
 _NAME_BY_BAR, _NAME_BY_MATRIX = 1.75, 1.0  # inches of a class's name
 
 
 def draw_class_accuracy(subject: Subject) -> Section:
-    """Bars of each class's accuracy with its 95 % interval, the best on top; classes without test images are named."""
+    """The part with each class's accuracy and 95 % interval as a bar; the best first, classes without images last."""
     confusion = confusion_of(subject)
     correct, count = confusion.diagonal(), confusion.sum(1)
     names = subject.info.class_names
@@ -32,37 +32,38 @@ def draw_class_accuracy(subject: Subject) -> Section:
         low, high = wilson_interval(right, of) if of else (None, None)
         accuracy = right / of if of else None
         rows.append((names[label], right, of, *(None if x is None else round(x, 6) for x in (accuracy, low, high))))
-    # Accuracy second: MLflow compares tables of several runs by that column.
+    # Accuracy second: MLflow compares the tables of several runs by that column.
     columns = ("class", "accuracy", "correct", "count", "low", "high")
-    told = ((name, accuracy, right, of, low, high) for name, right, of, accuracy, low, high in rows)
-    data = write_csv(subject.folder / "class_accuracy.csv", columns, told)
+    records = ((name, accuracy, right, of, low, high) for name, right, of, accuracy, low, high in rows)
+    data = write_csv(subject.folder / "class_accuracy.csv", columns, records)
     image = save(_bars(rows, int(correct.sum()) / int(count.sum())), subject.folder / "class_accuracy.png")
     shown = [row for row in rows if row[2]]
     alt = (
         f"Accuracy of {len(shown)} classes, from {shown[0][0]} {shown[0][3]:.1%} to {shown[-1][0]} {shown[-1][3]:.1%}."
     )
     left_out = (
-        f" Of {len(rows)} classes the best and the worst are drawn; the table has all."
-        if len(rows) > _MOST_BARS
+        f" Only the best and the worst of {len(rows)} classes are drawn; the CSV file has all."
+        if len(rows) > _MAX_BARS
         else ""
     )
-    caption = f"Whiskers: what so many images leave open (95 % Wilson interval). Dashed: all images.{left_out}"
+    caption = f"Whiskers: 95 % Wilson interval for so many images. Dashed line: all images.{left_out}"
     return Section("Accuracy of each class", figures=(Figure(image, alt, caption, data, wide=True),))
 
 
 def confusion_of(subject: Subject) -> np.ndarray:
     """Test images by true class (row) and predicted class (column), `[num_classes, num_classes], int64`."""
+    # One count over all pairs, labels * classes + predicted: a loop over images would be slow.
     labels, predicted, classes = subject.predictions.labels, subject.predictions.predicted, subject.info.num_classes
     return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
 def _bars(rows: list[tuple], overall: float) -> Canvas:
-    half = _MOST_BARS // 2
-    drawn = rows if len(rows) <= _MOST_BARS else [*rows[:half], *rows[-half:]]
+    half = _MAX_BARS // 2
+    drawn = rows if len(rows) <= _MAX_BARS else [*rows[:half], *rows[-half:]]
     left_out = len(rows) - len(drawn)
     places = np.arange(len(drawn))
     if left_out:
-        places[half:] += 1  # a line that says so
+        places[half:] += 1  # one line free, for the text below
     canvas = Canvas(figsize=(9.6, 1.4 + 0.3 * places[-1]))
     axes = canvas.subplots()
     accuracies = [row[3] or 0.0 for row in drawn]
@@ -89,42 +90,43 @@ def _bars(rows: list[tuple], overall: float) -> Canvas:
 
 
 def draw_confusion(subject: Subject) -> Section:
-    """The confusion matrix: a row for each true class, coloured by the share of it that went astray."""
+    """The part with the confusion matrix: a row for each true class, errors coloured by their share of the row."""
     confusion, names = confusion_of(subject), subject.info.class_names
     rows = ((name, *map(int, row)) for name, row in zip(names, confusion, strict=True))
     data = write_csv(subject.folder / "confusion_matrix.csv", ("true class", *names), rows)
     image = save(_matrix(confusion, names), subject.folder / "confusion_matrix.png")
-    astray = confusion.copy()
-    np.fill_diagonal(astray, 0)
-    worst, taken = np.unravel_index(astray.argmax(), astray.shape)
-    told = (
-        f"the largest error is {names[worst]} taken for {names[taken]}, {astray.max():,} times"
-        if astray.any()
+    errors = confusion.copy()
+    np.fill_diagonal(errors, 0)
+    worst, taken = np.unravel_index(errors.argmax(), errors.shape)
+    largest = (
+        f"the largest error is {names[worst]} taken for {names[taken]}, {errors.max():,} times"
+        if errors.any()
         else "no errors"
     )
-    alt = f"Confusion matrix of {len(names)} classes, {int(confusion.sum()):,} test images; {told}."
+    alt = f"Confusion matrix of {len(names)} classes, {int(confusion.sum()):,} test images; {largest}."
     caption = (
-        "A row holds the images of one true class, a column those taken for one. Colour: the share of the row that was "
-        "mistaken, on a square-root scale. The diagonal, in sand, holds those that are right."
+        "Rows are true classes, columns predicted ones; a cell is the number of test images. Colour: the share of the "
+        "row, on a square-root scale, so that rare errors are visible. The diagonal, in sand, is right."
     )
     return Section("Confusion matrix", figures=(Figure(image, alt, caption, data, wide=True),))
 
 
 def _matrix(confusion: np.ndarray, names: tuple[str, ...]) -> Canvas:
     classes = len(names)
-    counted = classes <= _MOST_COUNTED
+    counted = classes <= _MAX_COUNTED
     side = max(0.46 * classes, 3.0) if counted else 9.0
     width, height = side + 3.0, side + 1.45  # inches; the rest is for names and the colour bar
     canvas = Canvas(figsize=(width, height))
     axes = canvas.add_axes((1.8 / width, 0.15 / height, side / width, side / height))
     share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    astray = np.ma.masked_array(share, np.eye(classes, dtype=bool))
-    shown = axes.imshow(astray, cmap="Blues", norm=PowerNorm(0.5, 0, max(float(astray.max() or 0), 1e-3)))
-    axes.set_facecolor("#E8E0D0")  # seen on the diagonal
+    # Without the diagonal, which is so large that all errors would have one pale colour beside it.
+    errors = np.ma.masked_array(share, np.eye(classes, dtype=bool))
+    shown = axes.imshow(errors, cmap="Blues", norm=PowerNorm(0.5, 0, max(float(errors.max() or 0), 1e-3)))
+    axes.set_facecolor("#E8E0D0")  # visible on the diagonal
     ticks = range(0, classes, 1 if counted else -(-classes // 50))
-    told = [short(names[tick], _NAME_BY_MATRIX) for tick in ticks]
-    counts = [f"{name}  {confusion[tick].sum():,}" for name, tick in zip(told, ticks, strict=True)]
-    axes.set_xticks(ticks, told, rotation=90, fontsize=8.5, parse_math=False)
+    labels = [short(names[tick], _NAME_BY_MATRIX) for tick in ticks]
+    counts = [f"{name}  {confusion[tick].sum():,}" for name, tick in zip(labels, ticks, strict=True)]
+    axes.set_xticks(ticks, labels, rotation=90, fontsize=8.5, parse_math=False)
     axes.set_yticks(ticks, counts, fontsize=8.5, parse_math=False)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
@@ -133,18 +135,18 @@ def _matrix(confusion: np.ndarray, names: tuple[str, ...]) -> Canvas:
     axes.set_xlabel("predicted class", color=GREY)
     axes.spines[:].set_visible(False)
     if counted:
-        _write_counts(axes, confusion, astray)
+        _write_counts(axes, confusion, errors)
     bar = canvas.add_axes(((1.95 + side) / width, 0.15 / height, 0.16 / width, side / height))
     canvas.colorbar(shown, cax=bar, format=PercentFormatter(1.0, decimals=None))
     return canvas
 
 
-def _write_counts(axes: Axes, confusion: np.ndarray, astray: np.ma.MaskedArray) -> None:
-    dark = 0.4 * float(astray.max() or 1)  # beyond it the blue is too dark for ink
+def _write_counts(axes: Axes, confusion: np.ndarray, errors: np.ma.MaskedArray) -> None:
+    dark = 0.4 * float(errors.max() or 1)  # above it the blue is too dark for dark text
     for true, row in enumerate(confusion):
         for predicted, count in enumerate(row):
             if count or true == predicted:
                 right = true == predicted
-                colour = "white" if not right and astray[true, predicted] > dark else INK
+                colour = "white" if not right and errors[true, predicted] > dark else INK
                 axes.text(predicted, true, f"{count:,}", ha="center", va="center", fontsize=8.5, color=colour,
                           fontweight="bold" if right else "normal")  # fmt: skip

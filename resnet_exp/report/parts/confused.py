@@ -1,4 +1,4 @@
-"""The pairs of classes that are most often confused, with the images."""
+"""The part on confused pairs: which classes are taken for which most often, with the images."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from resnet_exp.report.subject import Subject
 from resnet_exp.report.tiles import Tile, draw_tiles, short
 from resnet_exp.run_dir.files import write_csv
 
-_PAIRS, _IMAGES = 6, 8
+_PAIRS, _IMAGES = 6, 8  # rows and columns of the picture; the CSV file has all pairs
 
 
 def draw_confused_pairs(subject: Subject) -> Section:
-    """The pairs (true class, predicted class) of most mistakes, and the most confident of these.
+    """The part with the most frequent pairs (true class, predicted class), each with its most confident mistakes.
 
     Raises:
-        Gap: there is no mistake.
+        Gap: no test image is misclassified.
     """
     confusion, names = confusion_of(subject), subject.info.class_names
     pairs, counts = confused_pairs(confusion), confusion.sum(1)
@@ -31,12 +31,12 @@ def draw_confused_pairs(subject: Subject) -> Section:
     columns = ("true", "predicted", "count", "of", "share")
     data = write_csv(subject.folder / "confused_pairs.csv", columns, rows)
     drawn = pairs[:_PAIRS]
-    sides = [_told(names[true], names[taken], count, int(counts[true])) for true, taken, count in drawn]
+    sides = [_label(names[true], names[taken], count, int(counts[true])) for true, taken, count in drawn]
     tiles = [_tiles(subject, true, taken) for true, taken, _ in drawn]
     image = save(draw_tiles(tiles, sides=sides), subject.folder / "confused_pairs.png")
     true, taken, count = pairs[0]
     alt = f"The most confused pairs; first {names[true]} taken for {names[taken]}, {count:,} of {counts[true]:,}."
-    caption = "A row is a true class and what it was taken for; its most confident mistakes, each with its confidence."
+    caption = "Each row: true class → predicted class; the most confident mistakes of this pair, with their confidence."
     return Section("Most confused pairs", figures=(Figure(image, alt, caption, data, wide=True),))
 
 
@@ -46,7 +46,7 @@ def confused_pairs(confusion: np.ndarray) -> list[tuple[int, int, int]]:
     return sorted(found, key=lambda pair: (-pair[2], pair[0], pair[1]))
 
 
-def _told(true: str, taken: str, count: int, of: int) -> str:
+def _label(true: str, taken: str, count: int, of: int) -> str:
     return f"{short(true, 1.55, 9)}\n→ {short(taken, 1.55, 9)}\n{count:,} of {of:,}, {count / of:.1%}"
 
 

@@ -1,4 +1,4 @@
-"""The effective receptive field: how strongly each pixel moves the middle of a layer's maps."""
+"""The part on effective receptive fields: how strongly each pixel changes the middle unit of a layer's maps."""
 
 from __future__ import annotations
 
@@ -14,54 +14,54 @@ from torch import Tensor, nn
 
 from resnet_exp.report.drawing import save
 from resnet_exp.report.heat_maps import as_rows
-from resnet_exp.report.network.layers import measured, spatial_layers
+from resnet_exp.report.network.layers import measurable_copy, spatial_layers
 from resnet_exp.report.network.receptive_field import ReceptiveField, receptive_fields
 from resnet_exp.report.parts.effective_field_figure import Panel, effective_field_figure
 from resnet_exp.report.section import Figure, Gap, Section
 from resnet_exp.report.subject import Subject
 from resnet_exp.run_dir.files import write_json
 
-_SHARE = 1 - 0.9545  # of the largest strength: pixels above it belong to the effective field
-_LAYERS = 6
-_BATCH = 16  # images that pass at once, whose every activation is kept
+_SHARE = 1 - 0.9545  # of the largest strength: pixels above it belong to the effective field; see effective_fields
+_LAYERS = 6  # at most, the deepest
+_BATCH = 16  # images at once: for the gradients all their activations are in memory
 
 
 @dataclass(frozen=True)
 class EffectiveField:
-    """How much each pixel moves the unit in the middle of a layer's maps."""
+    """How much each pixel changes the unit in the middle of a layer's maps."""
 
     strength: np.ndarray  # [H, W], float64: the absolute gradient, summed over channels, its mean over images
     side: int  # of the layer's maps
 
     @property
     def middle(self) -> int:
-        """The unit's place along each side; of an even number, the second of the two in the middle."""
+        """The unit's index along each side; of an even number of units, the second of the two in the middle."""
         return self.side // 2
 
     @property
     def relative(self) -> np.ndarray:
-        """The strength as a share of the largest, `[H, W], float32`; zeros where no pixel moves the unit."""
+        """The strength as a share of the largest, `[H, W], float32`, 0..1; all zeros if no pixel changes the unit."""
         return (self.strength / (self.strength.max() or 1)).astype(np.float32)
 
     @property
     def size(self) -> float:
-        """Pixels of a side of a square as large as all pixels above 4.55 % of the largest strength."""
+        """The side, in pixels, of a square with the area of all pixels above 4.55 % of the largest strength."""
         return math.sqrt(np.count_nonzero(self.relative > _SHARE))
 
 
 def draw_effective_field(subject: Subject) -> Section:
-    """The effective receptive fields of the trained network as heat maps, layer by layer, each with its size.
+    """The part with the effective receptive fields of the trained network as heat maps, one a layer, with their sizes.
 
     Raises:
-        Gap: no layer has maps.
+        Gap: no layer has maps, or the network or the test images are missing.
     """
     if subject.model is None or subject.test is None:
-        raise Gap("the network or the test images are not at hand")
+        raise Gap("the network or the test images are missing")
     test = subject.test
     count = min(subject.settings.receptive_field, len(test))
-    # Evenly over the whole test set, which may be in the order of its classes.
+    # Evenly over the whole test set, whose order may be that of its classes.
     chosen = torch.linspace(0, len(test) - 1, count, dtype=torch.float64).round().long().to(test.store)
-    with measured(subject.model) as model:
+    with measurable_copy(subject.model) as model:
         images = test.batch(chosen[:_BATCH], None).images
         layers = spatial_layers(model, images, _LAYERS)
         fields = effective_fields(model, layers, (test.batch(part, None).images for part in chosen.split(_BATCH)))
@@ -72,19 +72,19 @@ def draw_effective_field(subject: Subject) -> Section:
 def effective_fields(
     model: nn.Module, layers: Mapping[str, nn.Module], batches: Iterable[Tensor]
 ) -> dict[str, EffectiveField]:
-    """The effective receptive field of each layer, by its name.
+    """The effective receptive field of each layer, by the layer's name.
 
-    It is the gradient of the unit in the middle of the layer's maps, summed over their channels, with respect to each
-    pixel: its absolute value, summed over the image's channels, its mean over images.
+    It is the gradient of the unit in the middle of the layer's maps, summed over the maps' channels, with respect to
+    each pixel: the absolute value, summed over the image's channels, averaged over images.
 
     Source: Luo, Li, Urtasun, Zemel: Understanding the Effective Receptive Field in Deep Convolutional Neural Networks
     (2016), section 3: a gradient of 1 at the centre of the output, propagated back, and averaged; and the size, the
-    square root of the number of pixels above 1 - 95.45 % of the centre. Other than there, inputs are test images, the
-    absolute value is taken before the mean, so that signs do not cancel, and the largest value stands in for that of
-    the centre, which in maps smaller than the image is no one pixel.
+    square root of the number of pixels above 1 - 95.45 % of the centre. Unlike there, inputs are test images; the
+    absolute value is taken before the mean, so that signs do not cancel; and the largest value takes the place of that
+    of the centre, because in maps smaller than the image the centre is not one pixel.
 
     Args:
-        model: as `layers.measured` gives it.
+        model: from `layers.measurable_copy`.
         layers: some of its modules, each returning `[B, C, S, S]`.
         batches: images `[B, C, H, W], float32`, normalised.
     """
@@ -107,17 +107,17 @@ def effective_fields(
 
 @contextmanager
 def _outputs(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """What the layers return, by name, once the network has been run inside."""
+    """A block that collects the layers' outputs, by name, when the network runs in it."""
     outputs: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Any:
+    def store(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
             outputs[name] = output
-            return output.clone()  # what changes it in place afterwards must change another
+            return output.clone()  # later in-place operations change the clone, not the stored output
 
         return hook
 
-    handles = [layer.register_forward_hook(keep(name)) for name, layer in layers.items()]
+    handles = [layer.register_forward_hook(store(name)) for name, layer in layers.items()]
     try:
         yield outputs
     finally:
@@ -136,11 +136,11 @@ def _section(
     alt = f"Heat maps of the effective receptive fields; their sizes in pixels are {sizes}."
     images = "1 test image" if count == 1 else f"{count} test images"
     caption = (
-        "How strongly each pixel moves the unit in the middle of a layer's maps: the mean absolute gradient over "
-        f"{images}, relative to the largest. Dashed: the theoretical receptive field, the pixels that can move "
-        "it at all, as far as they lie in the image. The effective size is the side of a square as large as all "
-        "pixels above 4.55 % of the largest (Luo and others, 2016). Where the number of units is even, the unit is "
-        "the one below and to the right of the middle."
+        "How strongly each pixel changes the unit in the middle of a layer's maps: the mean absolute gradient over "
+        f"{images}, relative to the largest. Dashed: the theoretical receptive field, all pixels that can change "
+        "the unit, cut to the image. The effective size is the side of a square with the area of all pixels above "
+        "4.55 % of the largest gradient (Luo et al., 2016). If the number of units is even, the unit is the one "
+        "below and to the right of the middle."
     )
     return Section("Effective receptive field", figures=(Figure(image, alt, caption, data, wide=True),))
 
@@ -152,12 +152,12 @@ def _panel(name: str, field: EffectiveField, theory: ReceptiveField | None) -> P
         ends = [(extent.low + field.middle * extent.step, extent.high + field.middle * extent.step)
                 for extent in extents]  # fmt: skip
         square = (ends[0], ends[1])
-    told = f"effective {field.size:.1f} px" + (f"\ntheoretical {theory.size}" if square and theory else "")
-    return Panel(name, f"{field.side}x{field.side}", field.relative, told, square)
+    text = f"effective {field.size:.1f} px" + (f"\ntheoretical {theory.size}" if square and theory else "")
+    return Panel(name, f"{field.side}x{field.side}", field.relative, text, square)
 
 
 def _as_json(fields: dict[str, EffectiveField], theory: dict[str, ReceptiveField | None], count: int) -> dict[str, Any]:
-    """What the figure shows: each heat map in rows of thousandths of its largest value."""
+    """The figure's data for a JSON file: each heat map in rows of thousandths of its largest value."""
     return {
         "images": count,
         "threshold": round(_SHARE, 4),

@@ -1,4 +1,4 @@
-"""Heat maps of one size side by side, with axes in pixels and one colour bar."""
+"""The figure of effective receptive fields: heat maps side by side, with axes in pixels and one colour bar."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from matplotlib.patches import Rectangle
 from resnet_exp.report.drawing import INK, SKY
 from resnet_exp.report.heat_maps import COLOURS
 
-_COLUMNS = 4  # that fit beside one another
+_COLUMNS = 4  # that fit on a page
 _PANEL = 2.1  # inches of a heat map's side
-_BESIDE, _OVER, _UNDER = 0.2, 0.48, 0.78  # inches: between heat maps, for the words over and under each
+_BESIDE, _OVER, _UNDER = 0.2, 0.48, 0.78  # inches: between heat maps, for the text above and below each
 _LEFT, _RIGHT, _TITLE = 0.62, 0.95, 0.45  # inches: for the axis, the colour bar, the title
-_LETTERS = 24  # of a layer's name
+_LETTERS = 24  # of a layer's name at most
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One heat map with what is written over and under it."""
+    """One heat map, and the texts above and below it."""
 
     name: str
     size: str
@@ -34,7 +34,7 @@ class Panel:
 
 
 def effective_field_figure(panels: Sequence[Panel]) -> Figure:
-    """The heat maps, up to four in a row, rows alike, each with its dashed square where it has one."""
+    """The heat maps, up to four in a row, in rows of about equal length, with a dashed square if they have one."""
     rows = math.ceil(len(panels) / _COLUMNS)
     columns = math.ceil(len(panels) / rows)
     width = max(_LEFT + columns * (_PANEL + _BESIDE) + _RIGHT, 6.6)

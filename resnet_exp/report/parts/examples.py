@@ -1,4 +1,4 @@
-"""Test images that are the same for every run on the same data, with what this run takes them for."""
+"""The part with example images: the same test images in every run on the same data, with this run's predictions."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _COLUMNS = 8
 
 
 def draw_examples(subject: Subject) -> Section:
-    """Some test images, chosen by their labels alone, with what this run takes each for."""
+    """The part with some test images, chosen by their labels alone, and this run's prediction for each."""
     predictions = subject.predictions
     indices = example_indices(predictions.labels, subject.settings.examples)
-    told = predictions.told(indices, subject.info.class_names)
+    predicted = predictions.told(indices, subject.info.class_names)
     columns = ("index", "true", "predicted", "confidence")
-    data = write_csv(subject.folder / "examples.csv", columns, ((*each[:3], f"{each[3]:.4f}") for each in told))
-    tiles = [_tile(image, *each[1:]) for image, each in zip(subject.test_images(indices), told, strict=True)]
+    data = write_csv(subject.folder / "examples.csv", columns, ((*each[:3], f"{each[3]:.4f}") for each in predicted))
+    tiles = [_tile(image, *each[1:]) for image, each in zip(subject.test_images(indices), predicted, strict=True)]
     image = save(draw_tiles(in_rows(tiles, min(_COLUMNS, len(tiles)))), subject.folder / "examples.png")
-    right = sum(true == taken for _, true, taken, _ in told)
-    alt = f"{len(told)} test images with their predictions, {right} of them right."
+    right = sum(true == taken for _, true, taken, _ in predicted)
+    alt = f"{len(predicted)} test images with their predictions, {right} of them right."
     caption = (
-        "The same images in the same places for every run on these data: lay two runs side by side. Blue frame and ✓: "
-        "right; red frame and ✗: the true class, and → what it is taken for."
+        "Every run on these data shows the same images in the same places, so that two runs can be compared. Blue "
+        "frame and ✓: right. Red frame: ✗ true class, → predicted class."
     )
     return Section("The same images in every run", figures=(Figure(image, alt, caption, data, wide=True),))
 
@@ -40,9 +40,9 @@ def _tile(image: np.ndarray, true: str, taken: str, confidence: float) -> Tile:
 
 
 def example_indices(labels: np.ndarray, count: int) -> np.ndarray:
-    """So many images that show all classes alike, by class, `[M], int64`: of each the first ones.
+    """Indices of `count` images, `[M], int64`, sorted by class: the first ones of each class, equally many of all.
 
-    Where there are more classes than images, evenly spaced classes have one each.
+    If there are more classes than `count`, evenly spaced classes have one image each.
     """
     present = np.unique(labels)
     if len(present) > count:
@@ -50,5 +50,6 @@ def example_indices(labels: np.ndarray, count: int) -> np.ndarray:
     ranked = [
         (rank, label, index) for label in present for rank, index in enumerate(np.flatnonzero(labels == label)[:count])
     ]
+    # Sorted by rank first: the first image of every class, then the second of every class, and so on.
     chosen = sorted(sorted(ranked)[:count], key=lambda one: one[1:])
     return np.array([index for *_, index in chosen], dtype=np.int64)

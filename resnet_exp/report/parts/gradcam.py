@@ -1,4 +1,4 @@
-"""What the network looked at where it was wrong: class activation maps of misclassified test images."""
+"""The part with class activation maps: what the network looked at in misclassified test images."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from resnet_exp.config.schema import GradCamMethod
 from resnet_exp.report.drawing import as_rgb, save
 from resnet_exp.report.heat_maps import as_rows
 from resnet_exp.report.network.class_maps import NAMES, WITHOUT_CLASS, ClassMaps, class_maps
-from resnet_exp.report.network.layers import map_layers, measured
+from resnet_exp.report.network.layers import map_layers, measurable_copy
 from resnet_exp.report.parts.gradcam_figure import Group, gradcam_figure
 from resnet_exp.report.section import Figure, Gap, Section
 from resnet_exp.report.subject import Subject
 from resnet_exp.run_dir.files import write_json
 
 _ROWS = 12  # images in one picture
-_BATCH = 16  # images whose maps are computed at once
+_BATCH = 16  # images whose maps are computed at once; twice as many pass, one for each of two classes
 _TITLES = {"true": "true class", "predicted": "predicted class", "any": "what stands out"}
 _SCALE = "evidence, relative within each map"
 
 
 def draw_gradcam(subject: Subject) -> Section:
-    """The class activation maps of the most confident misclassified test images, for the true and the predicted class.
+    """The part with maps of the most confident misclassified test images, for the true and for the predicted class.
 
     Raises:
-        Gap: nothing is misclassified, or no layer has maps.
+        Gap: no test image is misclassified, or no layer has maps.
         ConfigError: `report.gradcam_layers` names a module that the network lacks.
     """
     method = subject.settings.gradcam_method
@@ -49,14 +49,14 @@ def draw_gradcam(subject: Subject) -> Section:
 
 
 def _groups(subject: Subject, indices: np.ndarray) -> list[Group]:
-    """The maps of these test images at each layer, for the true and the predicted class, or for none."""
+    """The maps of these test images at each layer, for the true and the predicted class; of Eigen-CAM for neither."""
     if subject.model is None or subject.test is None:
-        raise Gap("the network or the test images are not at hand")
-    method, told = subject.settings.gradcam_method, subject.predictions
-    classes = {key: labels[indices] for key, labels in (("true", told.labels), ("predicted", told.predicted))}
+        raise Gap("the network or the test images are missing")
+    method, on_test = subject.settings.gradcam_method, subject.predictions
+    classes = {key: labels[indices] for key, labels in (("true", on_test.labels), ("predicted", on_test.predicted))}
     if method == WITHOUT_CLASS:
-        classes = {"any": classes["true"]}
-    with measured(subject.model) as model:
+        classes = {"any": classes["true"]}  # any class gives the same map
+    with measurable_copy(subject.model) as model:
         first = _images(subject, indices[:_BATCH])
         layers = map_layers(model, first, subject.settings.gradcam_layers)
         maps = {name: _maps(subject, model, layer, indices, list(classes.values())) for name, layer in layers.items()}
@@ -69,7 +69,7 @@ def _groups(subject: Subject, indices: np.ndarray) -> list[Group]:
 def _maps(
     subject: Subject, model: nn.Module, layer: nn.Module, indices: np.ndarray, classes: Sequence[np.ndarray]
 ) -> list[ClassMaps]:
-    """One layer's maps of these images, for each row of classes; both classes of an image pass in one batch."""
+    """One layer's maps of these images for each of the lists of classes, which pass in one batch."""
     method, parts = subject.settings.gradcam_method, []
     for start in range(0, len(indices), _BATCH):
         rows = slice(start, start + _BATCH)
@@ -86,7 +86,7 @@ def _images(subject: Subject, indices: np.ndarray) -> Tensor:
 
 
 def _joined(parts: Sequence[ClassMaps], place: int, of: int) -> ClassMaps:
-    """The maps of all batches for one of the classes that passed together."""
+    """The maps of all batches for one of the `of` lists of classes that passed together."""
     own = [part.part(slice(place * (len(part) // of), (place + 1) * (len(part) // of))) for part in parts]
     return ClassMaps(*(np.concatenate([getattr(one, field) for one in own]) for field in ("values", "largest")))
 
@@ -102,8 +102,8 @@ def _drawn(subject: Subject, indices: np.ndarray, groups: Sequence[Group]) -> An
 
 
 def _as_json(subject: Subject, indices: np.ndarray, groups: Sequence[Group]) -> dict[str, Any]:
-    """What the figures show: each map in rows of thousandths, and what its 1000 stands for."""
-    told = subject.predictions.told(indices, subject.info.class_names)
+    """The figures' data for a JSON file: the largest value of each map, and the map in thousandths of it."""
+    predicted_images = subject.predictions.told(indices, subject.info.class_names)
     return {
         "method": subject.settings.gradcam_method,
         "layers": [{"name": name, "side": maps.side} for name, maps in groups[0].maps.items()],
@@ -121,7 +121,7 @@ def _as_json(subject: Subject, indices: np.ndarray, groups: Sequence[Group]) -> 
                     for group in groups
                 },
             }
-            for row, (index, true, predicted, confidence) in enumerate(told)
+            for row, (index, true, predicted, confidence) in enumerate(predicted_images)
         ],
     }
 
@@ -140,16 +140,16 @@ def _caption(method: GradCamMethod) -> str:
     if method == WITHOUT_CLASS:
         what = (
             "Bright is where a layer's activations differ most from the rest of the image, along their first principal "
-            "component. Eigen-CAM knows no class: the maps show what stands out to the layer, not what speaks for a "
+            "component. Eigen-CAM knows no class: the maps show what stands out to the layer, not the evidence for a "
             "class."
         )
     else:
         what = (
-            "Bright is where a layer's activations speak for a class: on the left for the true one, on the right for "
-            "the predicted one."
+            "Bright is where a layer's activations are evidence for a class: on the left for the true one, on the "
+            "right for the predicted one."
         )
     return (
-        f"{what} Brightness is relative within a map, so that two maps do not tell which class had more evidence. "
-        "'none': nothing at all speaks for the class; 'even': every place does so alike. Early layers show edges and "
+        f"{what} Brightness is relative within a map, so two maps do not show which class had more evidence. "
+        "'none': no evidence for the class anywhere; 'even': equal evidence everywhere. Early layers show edges and "
         "textures, the last ones regions. The most confident mistakes come first."
     )

@@ -1,4 +1,4 @@
-"""Images in rows, and beside each what the layers of a network see in it: heat maps, in groups of columns."""
+"""The figure of class activation maps: images in rows, each with heat maps of its layers in groups of columns."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from resnet_exp.report.heat_maps import COLOURS, enlarged, overlaid
 from resnet_exp.report.network.class_maps import ClassMaps
 from resnet_exp.report.tiles import short
 
-_WIDTH, _LEAST = 10.4, 6.6  # inches, of a picture with nine columns, and with few
-_CELL = 1.2  # inches of an image's side, at most
+_WIDTH, _LEAST = 10.4, 6.6  # inches: width with nine columns, and least width
+_CELL = 1.2  # inches of an image's side at most
 _LABELS, _APART, _EDGE = 1.75, 0.14, 0.1  # inches: the column of labels, between groups, at the edges
 _TITLES, _LINE, _SCALE = 0.72, 0.145, 0.55  # inches: above the layers' names, a line of them, for the colour bar
 _GAP = 4  # pixels between images
@@ -26,26 +26,26 @@ _LETTERS, _LINES = 12, 3  # of a layer's name: letters in a line, lines
 
 @dataclass(frozen=True)
 class Group:
-    """Columns that belong together: the maps of each layer, by its name, for one class of each image."""
+    """Columns under one title: the maps of each layer, by its name, for one class of each image."""
 
     key: str  # in the data file
     title: str
     maps: dict[str, ClassMaps]
 
     def part(self, images: slice) -> Group:
-        """The same of some images."""
+        """The same with these images alone."""
         return Group(self.key, self.title, {name: maps.part(images) for name, maps in self.maps.items()})
 
 
 def gradcam_figure(
     title: str, pixels: np.ndarray, labels: Sequence[Sequence[str]], groups: Sequence[Group], scale: str
 ) -> Figure:
-    """The images under one another, and beside each its maps; one colour bar for all.
+    """The images below one another, each with its maps on the right; one colour bar for all.
 
     Args:
         title: first line.
         pixels: the images, `[N, S, S, 3], uint8`.
-        labels: for each image the lines at its left; the first is bold.
+        labels: for each image the lines on its left; the first is bold.
         groups: at least one, all with the same layers.
         scale: what the colour bar measures.
     """
@@ -75,13 +75,13 @@ def gradcam_figure(
 
 
 def _show(axes: Axes, cells: np.ndarray) -> None:
-    """Draws images `[rows, columns, P, P, 3], uint8` in the data's own pixels."""
+    """Draws images `[rows, columns, P, P, 3], uint8` as one picture; axes units are its pixels."""
     axes.imshow(mosaic(cells, gap=_GAP), aspect="auto")
     axes.set_axis_off()
 
 
 def _head(name: str, side: int) -> list[str]:
-    """A layer's name in a few lines, broken at its dots, the end kept where it is too long; then its map's size."""
+    """A layer's name in a few lines, broken at its dots, a long one without its beginning; then its map's size."""
     lines = [""]
     for part in re.findall(r"[^.]+\.?", name):
         if lines[-1] and len(lines[-1] + part) > _LETTERS:
@@ -93,7 +93,7 @@ def _head(name: str, side: int) -> list[str]:
 
 
 def _write_heads(axes: Axes, title: str, heads: Sequence[Sequence[str]], side: int) -> None:
-    """Writes the group's title, and under it the names of its columns."""
+    """Writes the group's title, and below it the names of its columns."""
     most = max(len(head) for head in heads)
     for column, head in enumerate(heads):
         axes.annotate("\n".join(head), (column * (side + _GAP) + side / 2, 0), (0, 3), textcoords="offset points",
@@ -103,7 +103,7 @@ def _write_heads(axes: Axes, title: str, heads: Sequence[Sequence[str]], side: i
 
 
 def _write_labels(axes: Axes, labels: Sequence[Sequence[str]], side: int) -> None:
-    """Writes each image's lines at its left, the middle one at its middle."""
+    """Writes each image's lines on its left, the middle line at the middle of the image."""
     for row, lines in enumerate(labels):
         middle = row * (side + _GAP) + side / 2
         for i, line in enumerate(lines):
@@ -114,7 +114,7 @@ def _write_labels(axes: Axes, labels: Sequence[Sequence[str]], side: int) -> Non
 
 
 def _mark_even(axes: Axes, group: Group, side: int) -> None:
-    """Says so where a map has no bright place: nothing speaks for the class, or every place alike."""
+    """Writes on maps without a bright place `none`, no evidence for the class, or `even`, equal evidence everywhere."""
     dark = {"boxstyle": "round", "facecolor": "#000000B0", "edgecolor": "none"}
     for column, maps in enumerate(group.maps.values()):
         for row in np.flatnonzero(maps.even):

@@ -1,4 +1,4 @@
-"""The LR range test as a picture: loss over LR, what each rule suggests, and what was chosen."""
+"""The part on the LR range test: loss over LR, the LR that each rule suggests, and the LRs that the run took."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from resnet_exp.training.range_rules import Verdict
 RULE_COLOURS = {"valley": GREEN, "steep": ORANGE, "minimum/10": SKY, "slide": PURPLE}
 REPEAT_STYLES = ((INK, "-"), (INK, "--"), (INK, ":"), ("#777777", "-"), ("#777777", "--"))
 HEADLINES = {"low_confidence": "Low confidence", "failed": "Failed"}
-_REMEMBERED = "Remembered: an earlier run, with which this one shares all that determines a range test, has made it."
+_CACHED = "Cached: an earlier run made this range test; all that determines a range test is the same in this run."
 LABEL_WIDTH = 0.108  # of the axes: room for two lines such as "minimum/10", "0.00433"
 
 
 def draw_range_test(subject: Subject) -> Section:
-    """The range test with the LRs that the run took from it.
+    """The part with the range test and the LRs that the run took from it.
 
     Raises:
-        Gap: there was none.
+        Gap: the run made no range test.
     """
     known = read_json(subject.paths.range_test)
     if known is None:
@@ -40,11 +40,11 @@ def draw_range_test(subject: Subject) -> Section:
     found = RangeTest.from_json(known)
     max_lr, min_lr = subject.result.get("max_lr"), subject.result.get("min_lr")
     section = range_test_section(found, max_lr, min_lr, subject.folder)
-    return replace(section, text=_REMEMBERED) if known.get("remembered") else section
+    return replace(section, text=_CACHED) if known.get("remembered") else section
 
 
 def range_test_section(found: RangeTest, max_lr: float | None, min_lr: float | None, folder: Path) -> Section:
-    """The range test's figure, written into the folder with the curves beside it."""
+    """The part with the range test's figure, saved in the folder with the curves as CSV."""
     verdict = found.verdict
     image = save(range_test_figure(verdict, found.curves, max_lr, min_lr), folder / "range_test.png", svg=True)
     columns = [f"{kind}_{i}" for i in range(1, len(found.curves) + 1) for kind in ("lr", "loss", "smoothed")]
@@ -54,15 +54,16 @@ def range_test_section(found: RangeTest, max_lr: float | None, min_lr: float | N
         for column in (curve.lrs, curve.losses, reading.smoothed)
     ]
     data = write_csv(folder / "range_test.csv", columns, zip_longest(*values))
-    told = "no LR" if verdict.suggestion is None else f"the LR {verdict.suggestion:.4g}"
+    suggested = "no LR" if verdict.suggestion is None else f"the LR {verdict.suggestion:.4g}"
     alt = (
-        f"Training loss over the learning rate, {len(found.curves)} sweeps; they suggest {told} ({verdict.reason})"
+        f"Training loss over the learning rate; {len(found.curves)} repeats suggest {suggested} ({verdict.reason})"
         + (f"; max_lr {max_lr:.4g}" if max_lr else "")
         + "."
     )
     caption = (
         "Thin: the loss of each step; thick: smoothed. The suggestion is where the smoothed loss is least within the "
-        "first valley; dashed lines are what other rules would have taken. max_lr is the schedule's multiple of it."
+        "first valley; dashed lines: the LRs that other rules suggest. max_lr is a multiple of the suggestion, which "
+        "depends on the schedule."
     )
     return Section("LR range test", figures=(Figure(image, alt, caption, data, wide=True),))
 
@@ -74,14 +75,14 @@ def range_test_figure(
     min_lr: float | None,
     title: str = "LR range test",
 ) -> Canvas:
-    """The range test as a picture: loss over LR, what each rule suggests, and what was chosen.
+    """The figure of the range test: loss over LR, the LR that each rule suggests, and the LRs that were taken.
 
-    Each repeat has its raw losses thin and its smoothed ones thick; where repeats diverge or are non-finite the ground
-    is shaded, the darker the more of them. A verdict other than ok stands under the title with its reason.
+    Each repeat has its raw losses thin and its smoothed ones thick. Where repeats diverge or are non-finite the
+    background is shaded, darker for more of them. A verdict other than ok is below the title, with its reason.
 
     Args:
-        verdict: of `stages.range_rules.judge`.
-        curves: the repeats it judged, in its order.
+        verdict: of `range_rules.judge`.
+        curves: the repeats that it judged, in its order.
         max_lr: the schedule's peak, a multiple of what the curves suggest; marked if given.
         min_lr: where the schedule starts; marked if given.
         title: first line, above the axes.
@@ -122,7 +123,7 @@ def _draw_repeats(axes: Axes, verdict: Verdict, curves: Sequence[Curve]) -> None
 
 
 def _chosen(verdict: Verdict, max_lr: float | None, min_lr: float | None) -> dict[str, tuple[float, str, str, float]]:
-    """What the rule suggests and what the schedule takes, by name: LR, colour, marker, its size."""
+    """The LRs that the rule suggests and the schedule takes, by name: LR, colour, marker, marker size."""
     marks: dict[str, tuple[float, str, str, float]] = {}
     if verdict.suggestion is not None and verdict.suggestion != max_lr:
         marks["suggestion"] = (verdict.suggestion, INK, "o", 9)
@@ -134,17 +135,17 @@ def _chosen(verdict: Verdict, max_lr: float | None, min_lr: float | None) -> dic
 
 
 def _set_limits(axes: Axes, verdict: Verdict, curves: Sequence[Curve], marked: Sequence[float]) -> None:
-    """Shows the whole sweep, and the losses from the least to a little above the untrained network's."""
+    """Limits the axes to all LRs, and to losses from the least to a little above the untrained network's."""
     lrs = [lr for curve in curves for lr in (curve.lrs[0], curve.lrs[-1])] + list(marked)
     axes.set_xlim(min(lrs) / 1.15, max(lrs) * 1.15)
-    # A curve's best 90 % of its first losses tell its height; what explodes later leaves the picture at the top.
+    # The upper limit comes from the losses before the divergence, without their worst tenth; larger ones are cut off.
     starts, leasts = [verdict.chance_loss], [verdict.chance_loss]
     for curve, reading in zip(curves, verdict.readings, strict=True):
         finite = [loss for loss in curve.losses if math.isfinite(loss)] or [verdict.chance_loss]
         starts.append(float(np.quantile(finite[: max(reading.valley_end, 5)], 0.9)))
         leasts.append(min(finite))
     low, high = min(leasts), max(starts)
-    widen = max(0.5 * verdict.chance_loss - (high - low), 0.0) / 2  # noise should not fill the picture
+    widen = max(0.5 * verdict.chance_loss - (high - low), 0.0) / 2  # or noise would fill the picture
     low, high = low - widen, high + widen
     axes.set_ylim(low - 0.12 * (high - low), high + 0.25 * (high - low))
 
@@ -179,7 +180,7 @@ def _draw_suggestions(
 def _mark_on_curves(
     axes: Axes, verdict: Verdict, curves: Sequence[Curve], lr: float, colour: str, marker: str, size: float
 ) -> None:
-    """Marks an LR at the mean height of the usable smoothed curves there."""
+    """Marks an LR at the mean of the usable smoothed curves there."""
     heights = [np.interp(math.log(lr), np.log(curve.lrs[: len(reading.smoothed)]), reading.smoothed)
                for curve, reading in zip(curves, verdict.readings, strict=True) if reading.lr is not None]  # fmt: skip
     if heights:
@@ -203,5 +204,5 @@ def _write_title(figure: Canvas, verdict: Verdict, title: str) -> None:
         lines = textwrap.wrap(f"{headline}: {verdict.reason}", 125, max_lines=2, placeholder=" …")
         figure.text(0.02, 0.928, "\n".join(lines), fontsize=10, va="top", color="#A33E00", linespacing=1.25)
     else:
-        told = f"suggestion {verdict.suggestion:.3g}: {verdict.reason}"
-        figure.text(0.02, 0.928, told, fontsize=10, va="top", color="#333333")
+        text = f"suggestion {verdict.suggestion:.3g}: {verdict.reason}"
+        figure.text(0.02, 0.928, text, fontsize=10, va="top", color="#333333")

@@ -1,4 +1,4 @@
-"""The test images that the network takes for another class, the most confident first."""
+"""The part with misclassified test images, the most confident first."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ _COLUMNS = 8
 
 
 def draw_misclassified(subject: Subject) -> Section:
-    """The misclassified images of most confidence: true class, predicted class, confidence, number in the test set.
+    """The part with the most confident mistakes: true class, predicted class, confidence, index in the test set.
 
     Raises:
-        Gap: there is none.
+        Gap: no test image is misclassified.
     """
     predictions = subject.predictions
     wrong, total = predictions.wrong, len(predictions.labels)
     if not len(wrong):
         raise Gap(f"all {total:,} test images are classified right")
-    told = predictions.told(wrong, subject.info.class_names)
+    mistakes = predictions.told(wrong, subject.info.class_names)
     of_true = predictions.probabilities[wrong, predictions.labels[wrong]]
     rows = (
         (rank, index, true, taken, f"{confidence:.6f}", f"{probability:.6f}")
-        for rank, ((index, true, taken, confidence), probability) in enumerate(zip(told, of_true, strict=True), 1)
+        for rank, ((index, true, taken, confidence), probability) in enumerate(zip(mistakes, of_true, strict=True), 1)
     )
     columns = ("rank", "index", "true", "predicted", "confidence", "probability_of_true")
     data = write_csv(subject.folder / "misclassified.csv", columns, rows)
-    shown = told[: subject.settings.misclassified]
+    shown = mistakes[: subject.settings.misclassified]
     tiles = [
         Tile(image, ((true, INK), (f"→ {taken}", VERMILLION), (f"{confidence:.1%}  #{index}", GREY)))
         for image, (index, true, taken, confidence) in zip(subject.test_images(wrong[: len(shown)]), shown, strict=True)
@@ -38,5 +38,5 @@ def draw_misclassified(subject: Subject) -> Section:
     text = f"{len(wrong):,} of {total:,} test images are misclassified; the {len(shown)} most confident are shown."
     _, true, taken, confidence = shown[0]
     alt = f"{len(shown)} misclassified images; the most confident is {true} taken for {taken}, {confidence:.1%}."
-    caption = "True class, → predicted class, the network's confidence in it, # the image's number in the test set."
+    caption = "True class, → predicted class, the network's confidence in it, # the image's index in the test set."
     return Section("Misclassified images", text, (Figure(image, alt, caption, data, wide=True),))

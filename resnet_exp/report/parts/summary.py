@@ -1,4 +1,4 @@
-"""The layers of a network: shapes, parameters, multiply-adds, and how far each sees."""
+"""The summary part: each layer's output shape, parameters, multiply-adds, receptive field and stride."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from matplotlib.figure import Figure as Canvas
 from torch import nn
 
 from resnet_exp.report.drawing import BLUE, GREY, VERMILLION, save
-from resnet_exp.report.network.layers import measured
+from resnet_exp.report.network.layers import measurable_copy
 from resnet_exp.report.network.receptive_field import ReceptiveField, receptive_fields
 from resnet_exp.report.section import Figure, Section, Table
 from resnet_exp.report.subject import Subject
 from resnet_exp.run_dir.files import write_csv, write_durably
 
-_MOST_ROWS = 60  # of the page's table; the files have all layers
+_MAX_ROWS = 60  # of the page's table; the files have all layers
 _COLUMNS = ("layer", "kind", "output shape", "parameters", "multiply-adds", "receptive field", "stride")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One module of the network, with all that is in it."""
+    """One module of the network, including the modules inside it."""
 
     name: str
     depth: int  # 0: the network itself
@@ -36,13 +36,13 @@ class Layer:
 
     @property
     def row(self) -> tuple[str, str, str, int, int, str, str]:
-        """As a table has it."""
+        """The row of the table, in the order of `_COLUMNS`."""
         size, stride = (self.field.size, self.field.stride) if self.field else ("", "")
         return self.name, self.kind, self.output_shape, self.parameters, self.mult_adds, size, stride
 
 
 def draw_summary(subject: Subject) -> Section:
-    """The layers as a table, `summary.txt` and `summary.csv`, the totals, and the receptive field over the layers."""
+    """The part with a table of the layers, the totals and a figure of receptive fields; writes summary.txt and .csv."""
     assert subject.model is not None
     info = subject.info
     image = torch.zeros(1, info.in_channels, info.image_size, info.image_size, device=subject.runtime.device)
@@ -51,7 +51,7 @@ def draw_summary(subject: Subject) -> Section:
     write_durably(subject.folder / "summary.txt", text.encode())
     shown = _down_to_a_page(layers)
     left_out = (
-        "" if len(shown) == len(layers) else f" {len(layers) - len(shown):,} layers within these are in the files."
+        "" if len(shown) == len(layers) else f" {len(layers) - len(shown):,} layers inside these are in the files only."
     )
     tables = (
         Table(("total", "value"), tuple(totals.items()), "For one image; sizes in MB (10^6 bytes), float32."),
@@ -61,7 +61,7 @@ def draw_summary(subject: Subject) -> Section:
 
 
 def summarised(model: nn.Module, image: torch.Tensor) -> tuple[list[Layer], dict[str, str | int], str]:
-    """All modules in order, the totals by name, both as text too; the model is left as it was.
+    """All modules in order, the totals by name, and both as text; the model is not changed.
 
     Args:
         model: any network.
@@ -69,7 +69,8 @@ def summarised(model: nn.Module, image: torch.Tensor) -> tuple[list[Layer], dict
     """
     import torchinfo
 
-    with measured(model) as copy, torch.no_grad():
+    # On a copy, since torchinfo runs the network with hooks of its own.
+    with measurable_copy(model) as copy, torch.no_grad():
         fields = receptive_fields(copy, image)
         names = {id(module): name for name, module in copy.named_modules()}
         found = torchinfo.summary(copy, input_data=image, depth=100, verbose=0)
@@ -91,6 +92,7 @@ def summarised(model: nn.Module, image: torch.Tensor) -> tuple[list[Layer], dict
 
 
 def _layer(each: Any, name: str, fields: dict[str, list[ReceptiveField | None]]) -> Layer:
+    # torchinfo counts the arithmetic of leaf layers only; a container has the sum of those inside it.
     within = [each] if each.is_leaf_layer else [child for child in each.children if child.is_leaf_layer]
     return Layer(
         name=name or "the network",
@@ -104,7 +106,7 @@ def _layer(each: Any, name: str, fields: dict[str, list[ReceptiveField | None]])
 
 
 def _text(layers: list[Layer], totals: dict[str, str | int]) -> str:
-    """A table to be pasted, the layers indented by their depth, the totals below."""
+    """A table in plain text, the layers indented by their depth, the totals below."""
     rows = [(f"{'  ' * layer.depth}{layer.name}", *(_shown(value) for value in layer.row[1:])) for layer in layers]
     widths = [max(len(row[column]) for row in (_COLUMNS, *rows)) for column in range(len(_COLUMNS))]
     lines = [
@@ -121,16 +123,16 @@ def _shown(value: str | int) -> str:
 
 
 def _down_to_a_page(layers: list[Layer]) -> list[Layer]:
-    """The layers as deep inside one another as a page has room for."""
+    """The layers down to the greatest depth at which they fit on a page."""
     for depth in range(max(layer.depth for layer in layers), 0, -1):
         shown = [layer for layer in layers if layer.depth <= depth]
-        if len(shown) <= _MOST_ROWS:
+        if len(shown) <= _MAX_ROWS:
             return shown
-    return [layer for layer in layers if layer.depth <= 1][:_MOST_ROWS]
+    return [layer for layer in layers if layer.depth <= 1][:_MAX_ROWS]
 
 
 def _figures(layers: list[Layer], image_size: int, folder: Path) -> tuple[Figure, ...]:
-    """The receptive field of each convolution and pooling in order; nothing where fewer than two are known."""
+    """The figure of each convolution's and pooling's receptive field, in order; none if fewer than two are known."""
     known = [(layer, side) for layer in layers if (side := _side(layer)) is not None]
     if len(known) < 2:
         return ()
@@ -138,11 +140,11 @@ def _figures(layers: list[Layer], image_size: int, folder: Path) -> tuple[Figure
     rows = ((number, layer.name, layer.kind, side) for number, (layer, side) in enumerate(known, 1))
     data = write_csv(folder / "receptive_field.csv", ("number", "layer", "kind", "receptive_field"), rows)
     whole = next((name for name, side in zip(names, sides, strict=True) if side >= image_size), None)
-    told = "no layer's covers the image" if whole is None else f"from {whole} on it covers the image"
-    image = save(_curve(names, sides, image_size, told), folder / "receptive_field.png", svg=True)
+    reach = "no layer's covers the image" if whole is None else f"from {whole} on it covers the image"
+    image = save(_curve(names, sides, image_size, reach), folder / "receptive_field.png", svg=True)
     some = ", ".join(map(str, sides[:12])) + (", ..." if len(sides) > 12 else "")
-    alt = f"Receptive field of {len(sides)} layers, {some} pixels; {told}."
-    caption = "The theoretical field: the side of the square of pixels that an output can depend on at all."
+    alt = f"Receptive field of {len(sides)} layers, {some} pixels; {reach}."
+    caption = "The theoretical receptive field: the side of the square of all pixels that an output can depend on."
     return (Figure(image, alt, caption, data, wide=True),)
 
 
@@ -153,13 +155,13 @@ def _side(layer: Layer) -> int | None:
     return max(int(side) for side in layer.field.size.split(" x ") if side.isdigit())
 
 
-def _curve(names: list[str], sides: list[int], image_size: int, told: str) -> Canvas:
+def _curve(names: list[str], sides: list[int], image_size: int, reach: str) -> Canvas:
     canvas = Canvas(figsize=(10.5, 3.9))
     axes = canvas.subplots()
     places = range(1, len(sides) + 1)
     axes.step(places, sides, where="mid", color=BLUE, lw=2, marker="o" if len(sides) < 60 else "", ms=5)
     axes.axhline(image_size, color=VERMILLION, lw=1.3, ls=(0, (4, 2)), label=f"the image, {image_size} pixels")
-    axes.set_title(f"{sides[-1]} pixels at the end; {told}", loc="left", fontsize=10)
+    axes.set_title(f"{sides[-1]} pixels at the end; {reach}", loc="left", fontsize=10)
     axes.set_xlabel("convolutions and poolings, in order")
     axes.set_ylabel("receptive field (pixels)")
     if len(sides) <= 24:
