@@ -21,7 +21,6 @@ from resnet_exp.config.schema import (
     SplitConfig,
     SweepConfig,
     TopLevelConfig,
-    TrackerConfig,
     TrainConfig,
     from_values,
 )
@@ -37,9 +36,10 @@ PACKAGES = {
     "augmentation": "resnet_exp.augmentation",
     "optimizer": "resnet_exp.optimizers",
     "scheduler": "resnet_exp.schedulers",
+    "tracker": "resnet_exp.tracking",
 }
 GROUPS = tuple(PACKAGES)
-_CORE_GROUPS = ("range_test", "train", "report", "tracker", "sweep")
+_CORE_GROUPS = ("range_test", "train", "report", "sweep")
 NO_OPTIMIZER_LR = "optimizer.lr: optimizers have no lr here; set scheduler.max_lr (a number, or find)"
 # What the run tells a plug-in beside its settings.
 GIVEN = {"model": ("num_classes", "in_channels", "image_size")}
@@ -63,7 +63,6 @@ class Config:
     range_test: RangeTestConfig
     train: TrainConfig
     report: ReportConfig
-    tracker: TrackerConfig
     sweep: SweepConfig
     plugins: dict[str, dict[str, Any]]  # by group; what each plug-in is made of
     plugin_folders: tuple[Path, ...]  # the user's own
@@ -112,6 +111,7 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, 
     top = asdict(from_values(TopLevelConfig, "", {key: tree[key] for key in tree if key not in sections}))
     folders = folders_of(top.pop("plugins"))
     modules = open_folders(folders)
+    _check_tracker(plugins["tracker"])
     split = {key: plugins["data"].pop(key, None) for key in SplitConfig.__dataclass_fields__}
     for group, plugin in plugins.items():
         try:
@@ -124,7 +124,6 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, 
         range_test=from_values(RangeTestConfig, "range_test.", tree["range_test"]),
         train=from_values(TrainConfig, "train.", tree["train"]),
         report=from_values(ReportConfig, "report.", tree["report"]),
-        tracker=from_values(TrackerConfig, "tracker.", tree["tracker"]),
         sweep=from_values(SweepConfig, "sweep.", tree["sweep"]),
         plugins=plugins,
         plugin_folders=tuple(folders),
@@ -143,19 +142,31 @@ def as_recorded(tree: dict[str, Any], command: Config) -> Config:
     """The config of a run, of which `tree` is the config.yaml, with what the command line sets of its surroundings.
 
     Raises:
-        ConfigError: the run's plug-ins are not found, or the tracker's password, which no config keeps, is not given.
+        ConfigError: the run's plug-ins are not found, or its tracker can only be given anew.
     """
     whole = {**command.tree, **tree, "report": command.tree["report"]}
-    for key in ("tracker", "plugins"):
-        if command.is_set(key):
-            whole[key] = command.tree[key]
+    if command.is_set("plugins"):
+        whole["plugins"] = command.tree["plugins"]
+    if command.is_set("tracker"):
+        whole["tracker"] = command.plugins["tracker"]  # with its password, which the tree has not
     if command.is_set("data.root"):
         whole["data"] = {**whole["data"], "root": command.tree["data"]["root"]}
-    if "***" in str(whole["tracker"].get("uri")):
-        raise ConfigError(
-            f"tracker.uri={whole['tracker']['uri']}: a config keeps no password; give tracker.uri=..., or tracker=none"
-        )
     return typed(OmegaConf.create(whole))
+
+
+def _check_tracker(settings: Mapping[str, Any]) -> None:
+    """Raises ConfigError for what only a recorded config holds: a password struck out, or how trackers were named."""
+    for key, value in settings.items():
+        if "***" in str(value):
+            raise ConfigError(
+                f"tracker.{key}={value}: a recorded config has no passwords; give tracker.{key}=..., or tracker=none"
+            )
+    if "kind" in settings and "_target_" not in settings:
+        others = [f" tracker.{key}={value}" for key, value in settings.items() if key != "kind" and value is not None]
+        raise ConfigError(
+            f"tracker.kind={settings['kind']}: an earlier version recorded the tracker so; "
+            f"give tracker={settings['kind']}{''.join(others)}"
+        )
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -23,7 +23,7 @@ from resnet_exp.runs import messages, outputs
 from resnet_exp.runs.console import Console
 from resnet_exp.runs.environment import environment_of
 from resnet_exp.runs.record import recorded
-from resnet_exp.tracking.tracker import make_tracker
+from resnet_exp.tracking.mirror import open_mirror
 from resnet_exp.training import result
 from resnet_exp.training.device import start_runtime
 from resnet_exp.training.evaluate import evaluate
@@ -56,12 +56,12 @@ def evaluate_checkpoint(config: Config, command: str) -> float:
     check_classes(model_file, data.info.num_classes, data.info.class_names)
     check_images(model_file, data.info.image_size, data.info.in_channels)
     with open_run_directory(config.output_dir, config.title, signature, config.rerun) as directory:
-        tracker = make_tracker(config.tracker, directory.paths)
+        mirror = open_mirror(build.tracker(config), directory.paths)
         messages.print_changed(read_json(directory.paths.environment) or environment, environment, console)
         if directory.result is not None:
-            return messages.print_finished(directory, config, tracker, console) or 0.0
+            return messages.print_finished(directory, mirror, console) or 0.0
         messages.print_evaluation_plan(config, str(model_file.path), runtime, directory, console)
-        with recorded(directory.paths, tracker) as record:
+        with recorded(directory.paths, mirror) as record:
             record.begin(config, environment, command, directory.is_new)
             record.data(data.info, {"test": data.digest})
             record.mirror()
@@ -82,6 +82,6 @@ def evaluate_checkpoint(config: Config, command: str) -> float:
                 test=data.bank,
             )
             sections = outputs.save_report(subject, record, console.progress)
-        messages.print_result(outcome, config, directory, record.link, console)
+        messages.print_result(outcome, directory, record.tracker_lines, console)
         messages.print_report(sections, directory.paths, console)
         return tested.accuracy

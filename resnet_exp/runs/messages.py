@@ -8,13 +8,11 @@ from typing import Any
 
 from resnet_exp.config.config import Config
 from resnet_exp.config.ranges import shown_settings
-from resnet_exp.config.schema import TrackerConfig
-from resnet_exp.interfaces import DatasetInfo, Tracker
+from resnet_exp.interfaces import DatasetInfo, Mirror
 from resnet_exp.report.section import Section
 from resnet_exp.run_dir.directory import RunDirectory
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.runs.console import Console
-from resnet_exp.tracking.mlflow_store import ui_command
 from resnet_exp.training.device import Runtime
 from resnet_exp.training.lr_range import RangeTest
 from resnet_exp.training.result import MEASURED, MEASURED_ON_TEST, headline
@@ -134,7 +132,7 @@ def print_range_test(found: RangeTest, max_lr: float | None, console: Console, *
 
 
 def print_result(
-    result: dict[str, Any], config: Config, directory: RunDirectory, link: str | None, console: Console
+    result: dict[str, Any], directory: RunDirectory, tracker_lines: Sequence[str], console: Console
 ) -> None:
     """Says what was reached, where it is, and how to look at it."""
     console.heading(headline(result))
@@ -148,16 +146,13 @@ def print_result(
     facts["seconds"] = f"{result['seconds']:.0f}"
     facts["run directory"] = directory.paths.root
     console.facts(facts)
-    print_tracker(config.tracker, link, console)
+    print_tracker(tracker_lines, console)
 
 
-def print_tracker(tracker: TrackerConfig, link: str | None, console: Console) -> None:
-    """Says how to look at a run in MLflow, where it is mirrored there."""
-    if tracker.kind == "mlflow":
-        console.line("  look at it in MLflow:")
-        if not tracker.store.startswith("http"):
-            console.line(f"    {ui_command(tracker.store)}")
-        console.line(f"    {link}" if link else "    (not complete there yet: the same command again completes it)")
+def print_tracker(lines: Sequence[str], console: Console) -> None:
+    """Prints how to look at a run in its tracker, as the tracker's mirror said when it ended."""
+    for line in lines:
+        console.line(f"  {line}")
 
 
 def print_report(sections: Sequence[Section], paths: RunPaths, console: Console) -> None:
@@ -170,13 +165,13 @@ def print_report(sections: Sequence[Section], paths: RunPaths, console: Console)
         console.facts({"report": page if page.exists() else paths.report})
 
 
-def print_finished(directory: RunDirectory, config: Config, tracker: Tracker, console: Console) -> float | None:
+def print_finished(directory: RunDirectory, mirror: Mirror, console: Console) -> float | None:
     """Says that this run is finished and what it reached; completes the tracker's copy if need be."""
     assert directory.result is not None
-    tracker.begin()
-    link = tracker.end()
+    mirror.begin()
+    tracker_lines = mirror.end()
     console.line(f"\n{directory.name} is finished already; rerun=true runs it anew beside this one", "bold")
-    print_result(directory.result, config, directory, link, console)
+    print_result(directory.result, directory, tracker_lines, console)
     print_report((), directory.paths, console)
     return directory.result["objective"]
 

@@ -30,7 +30,7 @@ from resnet_exp.runs.environment import environment_of
 from resnet_exp.runs.hooks import SweepPart
 from resnet_exp.runs.max_lr import max_lr_of
 from resnet_exp.runs.record import Record, recorded
-from resnet_exp.tracking.tracker import make_tracker
+from resnet_exp.tracking.mirror import open_mirror
 from resnet_exp.training import result
 from resnet_exp.training.device import Runtime, first_gpu, start_runtime, untouched_randomness
 from resnet_exp.training.evaluate import Evaluation, evaluate
@@ -54,7 +54,7 @@ class _Run:
 
 
 # A run that is part of no sweep.
-_ALONE = SweepPart("", {}, True, first_gpu, lambda root: None, lambda epoch, objective: None)
+_ALONE = SweepPart("", None, True, first_gpu, lambda root: None, lambda epoch, objective: None)
 
 
 def run(config: Config, command: str, part: SweepPart = _ALONE) -> float | None:
@@ -83,15 +83,15 @@ def run(config: Config, command: str, part: SweepPart = _ALONE) -> float | None:
     title, run_signature = config.title, signature(config, identity, runtime.precision)
     code = None if part is _ALONE else environment["code_digest"]
     with open_run_directory(config.output_dir, title, run_signature, config.rerun, code) as directory:
-        tracker = make_tracker(config.tracker, directory.paths, part.label)
+        mirror = open_mirror(plugins.tracker, directory.paths, part.label)
         part.begun(directory.paths.root)
         messages.print_changed(read_json(directory.paths.environment) or environment, environment, console)
         if directory.result is not None:
-            return messages.print_finished(directory, config, tracker, console)
+            return messages.print_finished(directory, mirror, console)
         messages.print_plan(config, runtime, directory, console)
 
-        with recorded(directory.paths, tracker) as record:
-            record.begin(config, environment, command, directory.is_new, part.tags)
+        with recorded(directory.paths, mirror) as record:
+            record.begin(config, environment, command, directory.is_new, part.parent)
             this = _Run(config, plugins, identity, runtime, environment, record, console, part)
             data = _prepare(this)
             record.mirror()
@@ -105,11 +105,11 @@ def run(config: Config, command: str, part: SweepPart = _ALONE) -> float | None:
                 outputs.save_steps(training, record)
                 model = learner.model
                 tested = _test(this, data, model)
-                outputs.save_model(config, data, model, record, for_mlflow=part.keep_mlflow_model)
+                outputs.save_model(config, data, model, record, export=part.export_model)
                 outcome = result.of_training(config, data.info, found, schedule, training, tested)
             outcome = record.finish(outcome, time.time() - start)
             sections = _report(this, data, model, outcome)
-        messages.print_result(outcome, config, directory, record.link, console)
+        messages.print_result(outcome, directory, record.tracker_lines, console)
         messages.print_report(sections, directory.paths, console)
         return outcome["objective"]
 
