@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from resnet_exp.config.overrides import key_of
 from resnet_exp.config.plugin_args import checked_settings
 from resnet_exp.config.plugin_folders import folders_of, open_folders
-from resnet_exp.config.redact import redact
+from resnet_exp.config.redact import is_secret, redact
 from resnet_exp.config.schema import (
     RangeTestConfig,
     ReportConfig,
@@ -130,7 +130,7 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, 
         plugin_modules=modules,
         short_names=_short_names(plugins, choices or {}),
         overrides=tuple(overrides),
-        tree=_without_secrets(tree),
+        tree=_without_secrets({**tree, "tracker": _struck_out(tree["tracker"])}),
     )
     refuse_unused(config.task, overrides, plugins, vars(config.report))
     if config.task == "evaluate" and overrides and not config.is_set("data", "experiment"):
@@ -175,6 +175,11 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         leaves.update(flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
     return leaves
+
+
+def _struck_out(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A tracker's settings with *** for each whose name says that it is a secret."""
+    return {key: "***" if is_secret(key) and value is not None else value for key, value in settings.items()}
 
 
 def _without_secrets(value: Any) -> Any:
