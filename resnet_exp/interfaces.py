@@ -193,7 +193,7 @@ class Mirror:
     def begin(self) -> None:
         """Starts mirroring; returns soon, since training waits for it."""
 
-    def wait_until_begun(self, seconds: float) -> None:
+    def wait_until_started(self, seconds: float) -> None:
         """Waits, so long at most, until other runs can refer to this one."""
 
     def sync(self) -> None:
@@ -225,6 +225,6 @@ class Tracker(Protocol):
 
         Args:
             run_dir: holds the run's journal, `journal.jsonl`, and the files that the journal names.
-            label: tells a job of a sweep from the others; empty for a run by itself.
+            label: how a job of a sweep differs from the others; empty for a run by itself.
         """
         ...

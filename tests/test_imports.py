@@ -158,6 +158,12 @@ def test_what_must_be_light_does_not_import_torch(path: Path) -> None:
         assert not {name.partition(".")[0] for name in imports(path, at_import=True)} & heavy
 
 
+@each_module
+def test_mlflow_is_named_where_trackers_are_only(path: Path) -> None:
+    """The journal holds neutral facts, and a run does not know who shows it; comments and messages count too."""
+    assert part_of(name_of(path)) == "tracking" or "mlflow" not in path.read_text().lower()
+
+
 @pytest.mark.parametrize(
     "module",
     [

@@ -45,7 +45,7 @@ def metrics(self, values, step):
 Journal.metrics = metrics
 way.run(config_of(*sys.argv[1:]), "command")
 """
-METHODS = ("begin", "wait_until_begun", "sync", "export_model", "end")
+METHODS = ("begin", "wait_until_started", "sync", "export_model", "end")
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_a_mirror_takes_all_that_a_journal_holds_and_a_second_replay_changes_not
     with Journal(paths.journal) as journal:
         journal.status("RUNNING")
         mirror.begin()
-        mirror.wait_until_begun(20)
+        mirror.wait_until_started(20)
         fill(journal)
         mirror.sync()
         journal.status("FINISHED")
@@ -183,7 +183,7 @@ def test_what_a_tracker_raises_is_one_warning(method: str, paths: RunPaths, capl
     mirror = open_mirror(BrokenTracker(method), paths)
     for _ in range(2):
         mirror.begin()
-        mirror.wait_until_begun(1)
+        mirror.wait_until_started(1)
         mirror.sync()
         assert mirror.export_model(None, (1, 8, 8)) is None  # type: ignore[arg-type]
     assert INCOMPLETE in mirror.end()[-1]

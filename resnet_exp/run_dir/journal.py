@@ -126,7 +126,7 @@ class Journal:
         self._append("rewind", step=int(step))
 
     def status(self, status: str, reason: str | None = None) -> None:
-        """Records how the run stands, safe from a power cut: RUNNING, FINISHED, FAILED or KILLED.
+        """Records the run's status, safe from a power cut: RUNNING, FINISHED, FAILED or KILLED.
 
         Raises:
             ValueError: Another status.

@@ -15,9 +15,9 @@ class Pruned(Exception):
 class SweepPart:
     """What a run gets from the sweep that it is part of."""
 
-    label: str  # tells it from the sweep's other runs; its name in a tracker begins with it
+    label: str  # how it differs from the sweep's other runs; its name in a tracker begins with it
     parent: Path | None  # the sweep's directory, whose own run is the parent of this one in a tracker
     export_model: bool  # whether the network is exported for the tracker, where that wants one
     gpu: Callable[[int], int]  # which of so many GPUs it takes
-    begun: Callable[[Path], None]  # gets the run directory before anything is computed
+    started: Callable[[Path], None]  # gets the run directory before anything is computed
     measured: Callable[[int, float | None], None]  # gets the objective after each epoch; may raise Pruned

@@ -84,7 +84,7 @@ def run(config: Config, command: str, part: SweepPart = _ALONE) -> float | None:
     code = None if part is _ALONE else environment["code_digest"]
     with open_run_directory(config.output_dir, title, run_signature, config.rerun, code) as directory:
         mirror = open_mirror(plugins.tracker, directory.paths, part.label)
-        part.begun(directory.paths.root)
+        part.started(directory.paths.root)
         messages.print_changed(read_json(directory.paths.environment) or environment, environment, console)
         if directory.result is not None:
             return messages.print_finished(directory, mirror, console)

@@ -40,7 +40,7 @@ class Parent:
         self._journal.tags({"command": facts["command"], "sweep": "parent"})
         self._journal.tags({"description": f"running\n\n`{facts['command']}`"})
         self._mirror.begin()
-        self._mirror.wait_until_begun(_WAIT)
+        self._mirror.wait_until_started(_WAIT)
         self._thread.start()
 
     def refresh(self) -> None:

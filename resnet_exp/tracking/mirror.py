@@ -25,7 +25,7 @@ def open_mirror(tracker: Tracker, paths: RunPaths, label: str = "") -> Mirror:
     Args:
         tracker: as `config.build` makes it.
         paths: the run directory.
-        label: tells a job of a sweep from the others.
+        label: how a job of a sweep differs from the others.
     """
     return _SafeMirror(tracker, paths, label)
 
@@ -42,9 +42,9 @@ class _SafeMirror(Mirror):
         """Begins the mirror."""
         self._safely(lambda: self._mirror.begin(), None)
 
-    def wait_until_begun(self, seconds: float) -> None:
+    def wait_until_started(self, seconds: float) -> None:
         """Waits, so long at most, until other runs can refer to this one."""
-        self._safely(lambda: self._mirror.wait_until_begun(seconds), None)
+        self._safely(lambda: self._mirror.wait_until_started(seconds), None)
 
     def sync(self) -> None:
         """Says that the journal has grown."""

@@ -83,7 +83,7 @@ class MlflowMirror(Mirror):
         self._wake = threading.Event()
         self._ending = threading.Event()
         self._abandoned = threading.Event()
-        self._begun = threading.Event()  # or found that it cannot be for now
+        self._started = threading.Event()  # or found that it cannot be for now
         self._thread: threading.Thread | None = None
         self.link: str | None = None  # the address of the run, once it is complete
         self._warned = False
@@ -96,7 +96,7 @@ class MlflowMirror(Mirror):
         except Exception as error:
             self._warn(error)
             return
-        for event in (self._ending, self._abandoned, self._begun):
+        for event in (self._ending, self._abandoned, self._started):
             event.clear()
         self.link = None
         self._wake.set()
@@ -107,10 +107,10 @@ class MlflowMirror(Mirror):
         """Says that the journal has grown; returns at once."""
         self._wake.set()
 
-    def wait_until_begun(self, seconds: float) -> None:
+    def wait_until_started(self, seconds: float) -> None:
         """Waits, so long at most, until there is an MLflow run, or the first attempt at one has failed."""
         if self._thread is not None:
-            self._begun.wait(seconds)
+            self._started.wait(seconds)
 
     def end(self) -> Sequence[str]:
         """Mirrors what is left, for `patience` seconds at most; a run that is not complete then gives a warning.
@@ -147,7 +147,7 @@ class MlflowMirror(Mirror):
             ending = self._ending.is_set()  # checked before shipping: what was recorded before the end is in this pass
             try:
                 replay = replay or Replay(self._paths, self._uri, *self._run)
-                self._begun.set()
+                self._started.set()
                 replay.ship(stop=self._abandoned.is_set)
                 pause = _FIRST_PAUSE
                 if ending:
@@ -159,7 +159,7 @@ class MlflowMirror(Mirror):
                     return
             except Exception as error:
                 self._warn(error)
-                self._begun.set()
+                self._started.set()
                 last_attempts += ending
                 if last_attempts == _LAST_ATTEMPTS:
                     return
