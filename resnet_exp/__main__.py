@@ -43,6 +43,7 @@ def _run(cfg: DictConfig) -> float | None:
     overrides = list(job.overrides.task)
     config = typed(cfg, overrides, job.runtime.choices)
     build.check_schedule(config)
+    build.tracker(config)  # opens nothing: what it refuses is refused here
     ledger = Ledger.of_this_process() if job.mode == RunMode.MULTIRUN else None
     if ledger is not None:
         return run_job(config, ledger)
@@ -85,7 +86,7 @@ def main() -> None:
 
 
 def _exit(message: str, code: int) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {redact(message)}", file=sys.stderr)
     raise SystemExit(code)
 
 

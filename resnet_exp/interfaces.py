@@ -11,9 +11,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     import numpy as np
     from torch import Tensor, nn
     from torch.optim import Optimizer
+
+# What runs are compared by, side by side: figures and tables of the report, by name.
+COMPARED_IMAGES = ("examples", "gradcam", "misclassified", "class_accuracy", "confusion_matrix")
+COMPARED_TABLES = ("class_accuracy", "examples")
 
 
 class ConfigError(ValueError):
@@ -199,17 +206,48 @@ class Metric:
         return f"{value:.2%}" if self.unit == "fraction" else f"{value:.3f}"
 
 
-class Tracker(Protocol):
-    """Mirrors the journal of a run somewhere people compare runs. The journal is the truth; losing it loses nothing."""
+class Mirror:
+    """One run in a tracker, replayed from its journal. The journal is the truth: losing a mirror loses nothing.
+
+    This one shows nothing; a tracker's own overrides what it needs. What its methods raise is reported, and the run
+    goes on.
+    """
 
     def begin(self) -> None:
-        """Starts mirroring, off the training thread."""
-        ...
+        """Starts mirroring; returns soon, since training waits for it."""
+
+    def wait_until_started(self, seconds: float) -> None:
+        """Waits, so long at most, until other runs can refer to this one."""
 
     def sync(self) -> None:
-        """Says that the journal has grown; returns at once."""
-        ...
+        """Takes note that the journal has grown; returns at once, since training waits for it."""
 
-    def end(self) -> str | None:
-        """Mirrors what is left, within a bounded time; returns the link to the run, or None."""
+    def end(self) -> Sequence[str]:
+        """Mirrors what is left, within a bounded time, and returns how to look at it, in lines for the terminal.
+
+        The journal's last status says how the run ended. What a mirror could not finish the same command completes:
+        it begins and ends a mirror of the finished run once more.
+        """
+        return ()
+
+    def export_model(self, model: nn.Module, input_shape: tuple[int, int, int]) -> Path | None:
+        """Writes the network into the run directory in the tracker's own form; the path, or None where it has none.
+
+        Args:
+            model: maps normalised images `[N, *input_shape], float32` to logits; it is left as it is.
+            input_shape: channels, rows and columns of an image.
+        """
+        return None
+
+
+class Tracker(Protocol):
+    """Where people compare runs (`conf/tracker/*.yaml`); made from plain arguments, and checked when it is made."""
+
+    def open(self, run_dir: Path, label: str) -> Mirror:
+        """The mirror of a run.
+
+        Args:
+            run_dir: holds the run's journal, `journal.jsonl`, and the files that the journal names.
+            label: how a job of a sweep differs from the others; empty for a run by itself.
+        """
         ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,8 +16,7 @@ from resnet_exp.config import build
 from resnet_exp.config.command_line import CONF
 from resnet_exp.config.config import GROUPS, Config, typed
 from resnet_exp.interfaces import ConfigError, DatasetInfo
-from resnet_exp.run_dir.paths import RunPaths
-from resnet_exp.tracking.tracker import NullTracker, make_tracker
+from resnet_exp.tracking.none import NoTracker
 
 INFO = DatasetInfo("digits", ("a", "b", "c"), 32, 1, 100, 10, 10)
 
@@ -241,11 +242,52 @@ def test_a_plugin_may_not_demand_what_nobody_gives() -> None:
         config_of("data=image_folder", "data.root=x", "~data.root")
 
 
-def test_what_the_config_names_is_made(tmp_path: Path) -> None:
+def test_what_the_config_names_is_made() -> None:
     config = config_of("model.width=2", "scheduler.max_lr=0.25")
     plugins = build.plugins(config)
     assert plugins.scheduler.max_lr == 0.25
     assert plugins.augmentation.padding == 4
     assert plugins.source.identity().startswith("digits-")
-    assert isinstance(make_tracker(config.tracker, RunPaths(tmp_path)), NullTracker)
+    assert isinstance(build.tracker(config), NoTracker)
     assert build.model(config, INFO)[0][0].out_channels == 2
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "sqlite:///runs.db",
+        "postgresql+psycopg://host/db",
+        "mysql+pymysql://host/db",
+        "http://host:5000",
+        "https://host",
+    ],
+)
+def test_stores_that_mlflow_takes_are_accepted(uri: str) -> None:
+    assert build.tracker(config_of("tracker=mlflow", f"tracker.uri='{uri}'")).uri == uri
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns", "mongodb://user:SECRET@host"])
+def test_other_stores_are_refused_with_those_that_would_do(uri: str) -> None:
+    config = config_of("tracker=mlflow", f"tracker.uri='{uri}'")
+    for make in (build.tracker, build.plugins):
+        with pytest.raises(ConfigError, match=r"^tracker\.uri=.*: sqlite:///FILE\.db, postgresql") as caught:
+            make(config)
+        assert "SECRET" not in str(caught.value)
+
+
+def test_what_is_no_tracker_is_refused() -> None:
+    """A function of the trackers' package, say."""
+    config = config_of("tracker._target_=resnet_exp.tracking.mlflow_store.absolute_uri", "+tracker.uri=sqlite:///a.db")
+    with pytest.raises(ConfigError, match=r"^tracker\._target_=.*: no tracker, it has no open"):
+        build.tracker(config)
+
+
+def test_a_tracker_is_made_without_torch_or_its_own_library() -> None:
+    code = (
+        "import sys; from resnet_exp.config import build\n"
+        "for name in ('mlflow.MlflowTracker', 'csv_files.CsvTracker', 'none.NoTracker'):\n"
+        "    build.tracker_of({'_target_': f'resnet_exp.tracking.{name}'}, ())\n"
+        "print([name for name in ('torch', 'mlflow', 'pandas', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

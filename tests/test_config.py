@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from resnet_exp.config.command_line import CONF
-from resnet_exp.config.config import Config, flat, typed
+from resnet_exp.config.config import Config, as_recorded, flat, typed
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.run_dir.signature import range_test_signature, signature
 
@@ -43,7 +43,7 @@ def test_the_defaults_are_typed() -> None:
     assert (config.task, config.name, config.seed, config.rerun) == ("train", None, 0, False)
     assert (config.train.epochs, config.train.batch_size, config.train.clip_grad_norm) == (24, 512, None)
     assert (config.split.validation, config.split.holdout, config.split.limit_train) == ("holdout", None, None)
-    assert config.tracker.kind == "mlflow"
+    assert config.plugins["tracker"]["experiment"] == "resnet_exp"
     assert config.plugins["model"] == {"_target_": "resnet_exp.models.custom_resnet.CustomResNet", "width": 64}
 
 
@@ -116,9 +116,8 @@ def test_a_plugin_gets_only_its_own_arguments() -> None:
         ("name='a b'", "letters, digits"),
         ("name=''", "letters, digits"),
         (f"name={'x' * 81}", "80 at most"),
-        ("tracker.kind=foo", "mlflow, none"),
-        ("tracker.uri=./mlruns", "sqlite:///"),
-        ("tracker.uri=file:///tmp/mlruns", "sqlite:///"),
+        ("tracker.uri=[a]", "text"),
+        ("tracker.experiment=null", "text"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_key_and_what_is_allowed(override: str, allowed: str) -> None:
@@ -184,20 +183,6 @@ def test_a_commit_or_a_package_that_makes_no_pixels_leaves_a_range_test_the_same
     assert range_sign(machine={**MACHINE, "packages": {**packages, "pillow": "2"}}) != range_sign()
 
 
-@pytest.mark.parametrize(
-    "uri",
-    [
-        "sqlite:///runs.db",
-        "postgresql+psycopg://host/db",
-        "mysql+pymysql://host/db",
-        "http://host:5000",
-        "https://host",
-    ],
-)
-def test_stores_that_mlflow_takes_are_accepted(uri: str) -> None:
-    assert config_of(f"tracker.uri='{uri}'").tracker.store == uri
-
-
 def test_the_run_directory_is_named_after_the_choices_or_by_name() -> None:
     assert config_of("data=digits").title == "digits-custom_resnet-onecycle"
     assert config_of("name=mine").title == "mine"
@@ -222,6 +207,7 @@ WITHOUT_EFFECT = {
     "train.checkpoint_interval": "5",
     "tracker.uri": "sqlite:///other.db",
     "tracker.experiment": "other",
+    "tracker._target_": "resnet_exp.tracking.other.Other",
     "sweep.seeds": "[1,2]",  # each is the seed of a run
     "sweep.dry_run": "true",
     "sweep.max_failures": "1",
@@ -244,8 +230,8 @@ WITHOUT_EFFECT = {
     "data.download": "false",
     "data._target_": "resnet_exp.data.other.Other",  # as above
 }
-# A training refuses what is for other tasks; a tracker's kind comes with its option, below.
-NOT_SET_ALONE = {"checkpoint", "images", "predictions", "run_dir", "tracker.kind"}
+# A training refuses what is for other tasks.
+NOT_SET_ALONE = {"checkpoint", "images", "predictions", "run_dir"}
 WITH_EFFECT = {
     "task": "range_test",
     "seed": "1",
@@ -293,7 +279,8 @@ def test_every_key_is_known_to_the_signature() -> None:
 
 
 def test_the_tracker_does_not_change_the_signature() -> None:
-    assert sign("tracker=none") == sign()
+    for option in (CONF / "tracker").glob("*.yaml"):
+        assert sign(f"tracker={option.stem}") == sign()
 
 
 @pytest.mark.parametrize("key", WITHOUT_EFFECT)
@@ -370,14 +357,36 @@ def test_a_range_test_is_not_shared_between_data_or_machines() -> None:
 )
 def test_a_password_is_used_but_never_recorded(uri: str) -> None:
     config = config_of(f"tracker.uri='{uri}'")
-    assert config.tracker.uri == uri
+    assert config.plugins["tracker"]["uri"] == uri
     assert "SEC" not in str(config.tree)
     assert "RET" not in str(config.tree)
     assert "host" in config.tree["tracker"]["uri"]
 
 
-def test_a_password_is_not_in_the_error_about_its_address() -> None:
-    assert "SECRET" not in error_of("tracker.uri='mongodb://user:SECRET@host'")
+def test_a_recorded_config_names_its_tracker_and_has_no_password() -> None:
+    recorded = config_of("tracker.uri=sqlite:///runs.db").tree
+    assert as_recorded(recorded, config_of()).plugins["tracker"]["uri"] == "sqlite:///runs.db"
+    given = config_of("tracker.uri='http://me:SECRET@host'")
+    assert as_recorded(recorded, given).plugins["tracker"]["uri"] == "http://me:SECRET@host"
+    with pytest.raises(ConfigError, match=r"^tracker\.uri=http://me:\*\*\*@host: .*give tracker\.uri=.*tracker=none"):
+        as_recorded(given.tree, config_of())
+    assert as_recorded(given.tree, config_of("tracker=none")).plugins["tracker"].keys() == {"_target_"}
+
+
+@pytest.mark.parametrize(
+    ("section", "given"),
+    [
+        ({"kind": "mlflow", "uri": "sqlite:///a.db", "experiment": "mine"},
+         "tracker=mlflow tracker.uri=sqlite:///a.db tracker.experiment=mine"),
+        ({"kind": "none"}, "tracker=none"),
+    ],
+)  # fmt: skip
+def test_how_trackers_were_recorded_before_is_refused_with_what_to_give(section: dict[str, Any], given: str) -> None:
+    recorded = {**config_of().tree, "tracker": section}
+    with pytest.raises(ConfigError, match=f"an earlier version recorded the tracker so; give {given}$"):
+        as_recorded(recorded, config_of())
+    again = as_recorded(recorded, config_of(*given.split()))
+    assert again.plugins["tracker"] == config_of(*given.split()).plugins["tracker"]
 
 
 def test_a_number_signs_alike_however_it_is_written() -> None:

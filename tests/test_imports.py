@@ -43,7 +43,13 @@ HOMES = {
 # Imported for a config error, `--help`, or a look at a run directory, where torch would take seconds.
 WITHOUT_TORCH = ("__init__", "__main__", "interfaces", "config", "schedulers", "optimizers", "tracking")
 # The folder of each group of plug-ins in conf/, but for data, whose folder holds more than plug-ins.
-GROUP_OF = {"models": "model", "schedulers": "scheduler", "augmentation": "augmentation", "optimizers": "optimizer"}
+GROUP_OF = {
+    "models": "model",
+    "schedulers": "scheduler",
+    "augmentation": "augmentation",
+    "optimizers": "optimizer",
+    "tracking": "tracker",
+}
 # Lines of a function: a longer one does more than one thing.
 MOST_LINES = 60
 
@@ -125,7 +131,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
         done |= ready
 
 
-@pytest.mark.parametrize("plugins", ["augmentation", "models", "optimizers", "schedulers"])
+@pytest.mark.parametrize("plugins", sorted(GROUP_OF))
 def test_a_plugin_knows_no_other(plugins: str) -> None:
     """A folder's plug-ins share modules that are no plug-ins themselves, and know nothing of other groups."""
     targets = {yaml.safe_load(path.read_text())["_target_"] for path in (CONF / GROUP_OF[plugins]).glob("*.yaml")}
@@ -152,6 +158,12 @@ def test_what_must_be_light_does_not_import_torch(path: Path) -> None:
         assert not {name.partition(".")[0] for name in imports(path, at_import=True)} & heavy
 
 
+@each_module
+def test_mlflow_is_named_where_trackers_are_only(path: Path) -> None:
+    """The journal holds neutral facts, and a run does not know who shows it; comments and messages count too."""
+    assert part_of(name_of(path)) == "tracking" or "mlflow" not in path.read_text().lower()
+
+
 @pytest.mark.parametrize(
     "module",
     [
@@ -162,6 +174,7 @@ def test_what_must_be_light_does_not_import_torch(path: Path) -> None:
         "schedulers.onecycle",
         "optimizers.sgd",
         "tracking.mlflow",
+        "tracking.csv_files",
     ],
 )
 def test_what_must_be_light_loads_no_torch_through_others(module: str) -> None:

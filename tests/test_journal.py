@@ -37,7 +37,7 @@ def test_every_kind_is_read_back(path: Path) -> None:
     with Journal(path) as journal:
         (path.parent / "report").mkdir()
         journal.status("RUNNING")
-        journal.params({"lr": 0.1})
+        journal.params({"lr": 0.1, "name": None, "flip": True, "sizes": (1, math.inf), "path": Path("a")})
         journal.tags({"note": "x"})
         journal.dataset(name="digits", digest="d", context="train", num_rows=5, class_names=("0", "1"))
         journal.metrics({"loss": 0.1 + 0.2}, step=1)
@@ -53,7 +53,7 @@ def test_every_kind_is_read_back(path: Path) -> None:
         "status", "params", "tags", "dataset", "metrics", "artifact", "model", "image", "table", "event", "rewind",
         "status",
     ]  # fmt: skip
-    assert records[1]["values"] == {"lr": "0.1"}
+    assert records[1]["values"] == {"lr": 0.1, "name": None, "flip": True, "sizes": [1, "Infinity"], "path": "a"}
     assert records[3]["class_names"] == ["0", "1"]
     assert records[4]["values"]["loss"] == 0.1 + 0.2
     assert (records[5]["path"], records[6]["path"]) == ("report", "model")

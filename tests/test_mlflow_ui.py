@@ -23,11 +23,12 @@ from hydra import compose, initialize_config_dir
 
 from resnet_exp.config.command_line import CONF
 from resnet_exp.config.config import typed
+from resnet_exp.interfaces import COMPARED_IMAGES
 from resnet_exp.run_dir.paths import RunPaths
-from resnet_exp.runs import outputs
 from resnet_exp.runs import run as way
+from resnet_exp.tracking.mlflow import MlflowMirror
 from resnet_exp.tracking.mlflow_store import ui_command
-from resnet_exp.tracking.mlflow_view import COMPARED_IMAGES, VIEW, VIEW_TAG
+from resnet_exp.tracking.mlflow_view import VIEW, VIEW_TAG
 from tests.browser import chromium_page
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
     folder = tmp_path_factory.mktemp("shown")
     store = f"sqlite:///{folder}/mlflow.db"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outputs, "save_mlflow_model", lambda *_: None)  # seconds, and not looked at here
+        patch.setattr(MlflowMirror, "export_model", lambda *_: None)  # seconds, and not looked at here
         made = [train(folder, store, max_lr) for max_lr in ("0.05", "0.2")]
     from mlflow import MlflowClient
 

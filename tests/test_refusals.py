@@ -41,6 +41,7 @@ def refusal(*arguments: str) -> str | None:
         with initialize_config_dir(str(CONF)):
             config = typed(compose("config", overrides=list(arguments)), arguments)
         build.check_schedule(config)
+        build.tracker(config)
     except ConfigError as error:
         return str(error)
     return None
@@ -164,7 +165,9 @@ def test_a_slip_in_an_options_name_is_understood(group: str) -> None:
         ),
         (("scheduler.max_lr=0.1", "scheduler.find_factor=2"), "scheduler.find_factor=2 would be ignored"),
         (("scheduler.max_lr=0.1", "range_test=default"), "range_test=default would be ignored"),
-        (("tracker=none", "+tracker.uri=sqlite:///x.db"), "tracker.uri would be ignored: tracker=none mirrors"),
+        (("tracker=none", "+tracker.uri=sqlite:///x.db"), "tracker.uri would be ignored: the tracker that is chosen"),
+        (("tracker=csv", "tracker.experiment=mine"), "tracker.experiment would be ignored: the tracker that is chosen"),
+        (("tracker.uri=mongodb://host",), "tracker.uri=mongodb://host: sqlite:///FILE.db, postgresql"),
         (("images=photos",), "images=photos would be ignored: task=train does not read it"),
         (("task=predict", "checkpoint=x"), "task=predict needs images=...: an image, or a folder of images"),
         (("task=evaluate", "checkpoint=x", "train.epochs=3"), "train.epochs=3 would be ignored: task=evaluate"),

@@ -28,7 +28,7 @@ from resnet_exp.config.command_line import CONF
 from resnet_exp.config.config import flat, typed
 from resnet_exp.data.bank import Batch
 from resnet_exp.data.digits import Digits
-from resnet_exp.interfaces import ConfigError, LoadedData, RunError
+from resnet_exp.interfaces import ConfigError, LoadedData, Mirror, RunError
 from resnet_exp.models.custom_resnet import CustomResNet
 from resnet_exp.optimizers.sgd import sgd
 from resnet_exp.run_dir.directory import open_run_directory
@@ -38,7 +38,6 @@ from resnet_exp.run_dir.signature import signature
 from resnet_exp.runs import max_lr as finding
 from resnet_exp.runs import run as way
 from resnet_exp.schedulers.onecycle import OneCycle
-from resnet_exp.tracking.tracker import NullTracker
 from resnet_exp.training.evaluate import Evaluation
 
 TINY = (
@@ -593,12 +592,12 @@ def test_what_has_changed_since_a_run_began_is_told(
 
 
 def test_an_interruption_while_the_tracker_starts_is_recorded(go: Callable[..., Done]) -> None:
-    class Interrupted(NullTracker):
+    class Interrupted(Mirror):
         def begin(self) -> None:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("resnet_exp.runs.open_run.make_tracker", lambda *_: Interrupted())
+        patch.setattr("resnet_exp.tracking.none.NoTracker.open", lambda *_: Interrupted())
         with pytest.raises(KeyboardInterrupt):
             go(GIVEN)
     assert last_status(newest(Path("runs")).journal) == "KILLED"
@@ -759,7 +758,9 @@ def test_mlflow_shows_an_interruption_and_then_the_one_finished_run(
             go(*tracked)
     before, _ = mirrored(newest(Path("runs")), store)
     assert before.info.status == "KILLED"
-    monkeypatch.setattr("resnet_exp.runs.outputs.save_mlflow_model", lambda *_: None)  # seconds, and tested above
+    monkeypatch.setattr(
+        "resnet_exp.tracking.mlflow.MlflowMirror.export_model", lambda *_: None
+    )  # seconds, and tested above
     after, client = mirrored(go(*tracked).paths, store)
     assert (after.info.status, after.info.run_id) == ("FINISHED", before.info.run_id)
     points = client.get_metric_history(after.info.run_id, "loss/val")
@@ -769,7 +770,7 @@ def test_mlflow_shows_an_interruption_and_then_the_one_finished_run(
 def test_a_tracker_that_cannot_be_reached_costs_no_run(
     go: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("resnet_exp.runs.outputs.save_mlflow_model", lambda *_: None)
+    monkeypatch.setattr("resnet_exp.tracking.mlflow.MlflowMirror.export_model", lambda *_: None)
     Path("no_database").write_text("this is no database")
     done = go("tracker=mlflow", "tracker.uri=sqlite:///no_database", GIVEN)
     assert done.result["objective"] is not None

@@ -18,10 +18,9 @@ import pytest
 from resnet_exp.config.redact import redact
 from resnet_exp.run_dir.journal import Journal, metric_history, read
 from resnet_exp.run_dir.paths import RunPaths
-from resnet_exp.tracking.mlflow import MlflowTracker
+from resnet_exp.tracking.mlflow import MlflowMirror
 from resnet_exp.tracking.mlflow_state import MirrorState
 from resnet_exp.tracking.mlflow_store import absolute_uri, import_mlflow, redact_text, run_link, ui_command
-from resnet_exp.tracking.tracker import NullTracker
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,7 +32,7 @@ import os, random, sys, time
 from pathlib import Path
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.run_dir.journal import Journal, read
-from resnet_exp.tracking.mlflow import MlflowTracker, import_mlflow
+from resnet_exp.tracking.mlflow import MlflowMirror, import_mlflow
 import_mlflow()
 root, uri, kills, points = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), 400
 paths = RunPaths(root)
@@ -41,7 +40,7 @@ paths = RunPaths(root)
 def run():
     with Journal(paths.journal) as journal:
         done = [r["step"] for r in read(paths.journal) if r["kind"] == "metrics"]
-        tracker = MlflowTracker(paths, uri=uri, experiment="kills", run_name="run")
+        tracker = MlflowMirror(paths, uri=uri, experiment="kills", run_name="run")
         journal.status("RUNNING")
         tracker.begin()
         first = max(0, (done[-1] if done else 0) // 50 * 50)
@@ -52,7 +51,8 @@ def run():
                 tracker.sync()
             time.sleep(0.004)
         journal.status("FINISHED")
-        assert tracker.end()
+        tracker.end()
+        assert tracker.link
 
 random.seed(kills)
 for attempt in range(kills + 1):
@@ -76,18 +76,19 @@ import sys
 from pathlib import Path
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.run_dir.journal import Journal
-from resnet_exp.tracking.mlflow import MlflowTracker, import_mlflow
+from resnet_exp.tracking.mlflow import MlflowMirror, import_mlflow
 import_mlflow()
 print("ready", flush=True)
 sys.stdin.readline()
 paths = RunPaths(Path(sys.argv[1]))
 with Journal(paths.journal) as journal:
     journal.status("RUNNING")
-    tracker = MlflowTracker(paths, uri=sys.argv[2], experiment="fresh", run_name="run")
+    tracker = MlflowMirror(paths, uri=sys.argv[2], experiment="fresh", run_name="run")
     tracker.begin()
     journal.metrics({"loss": 0.5}, 0)
     journal.status("FINISHED")
-    assert tracker.end()
+    tracker.end()
+    assert tracker.link
 """
 
 
@@ -102,14 +103,15 @@ def paths(tmp_path: Path) -> RunPaths:
     return RunPaths(tmp_path / "run")
 
 
-def tracker_of(paths: RunPaths, uri: str, **options: Any) -> MlflowTracker:
-    return MlflowTracker(paths, uri=uri, experiment="tests", run_name="a run", **options)
+def tracker_of(paths: RunPaths, uri: str, **options: Any) -> MlflowMirror:
+    return MlflowMirror(paths, uri=uri, experiment="tests", run_name="a run", **options)
 
 
 def mirror(paths: RunPaths, uri: str) -> str | None:
     tracker = tracker_of(paths, uri)
     tracker.begin()
-    return tracker.end()
+    tracker.end()
+    return tracker.link
 
 
 def state_of(paths: RunPaths) -> dict[str, Any]:
@@ -162,7 +164,7 @@ def test_mlflow_has_what_the_journal_has_and_a_second_replay_adds_nothing(paths:
         journal.status("RUNNING")
         tracker.begin()
         journal.params({f"group.key{i}": "v" * (7000 if i == 0 else i) for i in range(150)})
-        journal.tags({"mlflow.note.content": "93.1 %"})
+        journal.tags({"description": "93.1 %", "git_commit": "c0ffee"})
         for context in ("train", "val", "test"):
             journal.dataset(name="digits", digest="d" * 40, context=context, num_rows=9, class_names=["0", "1"])
         for step in range(130):  # more points than one call takes
@@ -174,7 +176,8 @@ def test_mlflow_has_what_the_journal_has_and_a_second_replay_adds_nothing(paths:
         journal.artifact(paths.journal.name)
         tracker.sync()
         journal.status("FINISHED")
-    link = tracker.end()
+    assert tracker.end() == ("look at it in MLflow:", f"  {ui_command(store)}", f"  {tracker.link}")
+    link = tracker.link
     for _ in range(2):
         run = run_of(paths, store)
         assert link == run_link(store, run.info.experiment_id, run.info.run_id)
@@ -182,6 +185,8 @@ def test_mlflow_has_what_the_journal_has_and_a_second_replay_adds_nothing(paths:
         assert len(run.data.params) == 150
         assert run.data.params["group.key7"] == "v" * 7
         assert run.data.tags["mlflow.note.content"] == "93.1 %"
+        assert run.data.tags["git_commit"] == run.data.tags["mlflow.source.git.commit"] == "c0ffee"
+        assert run.data.tags["mlflow.source.name"] == "resnet_exp"
         assert (run.info.status, run.info.run_name) == ("FINISHED", "a run")
         assert run.info.end_time == read(paths.journal)[-1]["time_ms"]
         assert run.info.start_time == read(paths.journal)[0]["time_ms"]
@@ -261,7 +266,8 @@ def test_a_run_is_running_while_it_runs_and_again_when_it_is_resumed(paths: RunP
         while run_of(paths, store).info.status != "RUNNING":
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        assert tracker.end()  # without a word on how it ended
+        tracker.end()  # without a word on how it ended
+        assert tracker.link
     run = run_of(paths, store)
     assert run.info.status == "FAILED"
     assert run.data.tags["resnet_exp.reason"] == ""
@@ -325,7 +331,8 @@ def test_an_outage_is_one_warning_and_a_later_replay_completes_the_run(
             tracker.sync()
         assert time.monotonic() - start < 1  # training does not wait
         journal.status("FINISHED")
-        assert tracker.end() is None
+        assert "same command again" in tracker.end()[-1]
+        assert tracker.link is None
         assert time.monotonic() - start < 15
     warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert len(warnings) == 1
@@ -347,7 +354,8 @@ def test_a_store_that_cannot_be_is_a_warning_and_stops_no_other_store(
     start = time.monotonic()
     tracker = tracker_of(paths, bad)
     tracker.begin()
-    assert tracker.end() is None
+    tracker.end()
+    assert tracker.link is None
     assert time.monotonic() - start < 15
     assert "same command again completes it" in caplog.text
     assert mirror(paths, store)
@@ -364,7 +372,8 @@ def test_the_end_takes_no_longer_than_its_patience(
     tracker = tracker_of(paths, store, patience=0.5)
     tracker.begin()
     start = time.monotonic()
-    assert tracker.end() is None
+    tracker.end()
+    assert tracker.link is None
     assert time.monotonic() - start < 2
     assert "not done within 0.5 s" in caplog.text
 
@@ -509,8 +518,45 @@ def test_the_network_comes_back_without_pickle_and_as_one_model_of_the_run(
                 torch.testing.assert_close(loaded(strided), network(images), rtol=0, atol=1e-6)
 
 
-def test_the_null_tracker_has_no_link() -> None:
-    tracker = NullTracker()
-    tracker.begin()
-    tracker.sync()
-    assert tracker.end() is None
+def test_a_job_is_nested_under_its_sweeps_run_in_the_same_store_only(tmp_path: Path, store: str) -> None:
+    """The journal names the sweep's directory; which MLflow run that is, MLflow's tracker looks up."""
+    sweep, elsewhere = RunPaths(tmp_path / "sweep"), RunPaths(tmp_path / "elsewhere")
+    with Journal(sweep.journal) as journal:
+        journal.status("FINISHED")
+    assert mirror(sweep, store)
+    elsewhere.root.mkdir()
+    (elsewhere.root / "mlflow.json").write_text(json.dumps({**state_of(sweep), "uri": "sqlite:////other.db"}))
+    for parent, expected in ((sweep, state_of(sweep)["run_id"]), (elsewhere, None), (RunPaths(tmp_path / "no"), None)):
+        job = RunPaths(tmp_path / f"job of {parent.root.name}")
+        with Journal(job.journal) as journal:
+            journal.tags({"parent": parent.root, "device": "CPU"})
+            journal.status("FINISHED")
+        assert mirror(job, store)
+        tags = run_of(job, store).data.tags
+        assert tags.get("mlflow.parentRunId") == expected
+        assert tags["device"] == "CPU"
+        assert "parent" not in tags
+
+
+def test_a_journal_of_before_with_mlflows_own_names_still_replays(paths: RunPaths, store: str) -> None:
+    with Journal(paths.journal) as journal:
+        journal.tags({"mlflow.note.content": "93.1 %", "mlflow.parentRunId": "abc", "mlflow.source.name": "resnet_exp"})
+        journal.params({"train.epochs": "24"})
+        journal.status("FINISHED")
+    assert mirror(paths, store)
+    run = run_of(paths, store)
+    assert run.data.tags["mlflow.note.content"] == "93.1 %"
+    assert run.data.tags["mlflow.parentRunId"] == "abc"
+    assert run.data.params == {"train.epochs": "24"}
+
+
+def test_waiting_until_a_run_is_there_ends_with_it_or_with_the_first_failure(paths: RunPaths, store: str) -> None:
+    Journal(paths.journal).close()
+    for uri in (store, f"http://127.0.0.1:{closed_port()}"):
+        tracker = tracker_of(paths, uri)
+        tracker.begin()
+        start = time.monotonic()
+        tracker.wait_until_started(60)
+        assert time.monotonic() - start < 30
+        assert (paths.root / "mlflow.json").exists()
+        tracker.end()

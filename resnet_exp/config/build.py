@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from hydra.utils import instantiate
 
 from resnet_exp.config.config import PACKAGES, RUN_ARGUMENTS, Config
 from resnet_exp.config.model_check import check_input_size
+from resnet_exp.config.redact import redact
 from resnet_exp.config.suggest import UnknownKey
 from resnet_exp.interfaces import (
     Augmentation,
@@ -24,6 +26,7 @@ from resnet_exp.interfaces import (
     Metric,
     OptimizerFactory,
     Scheduler,
+    Tracker,
 )
 
 
@@ -64,7 +67,7 @@ def plugins(config: Config) -> Plugins:
     """
     # Names before anything is made: importing modules is faster than trying the model on meta tensors.
     for group in PACKAGES:
-        _check_names(group, config)
+        _check_names(group, config.plugins[group])
     source = _make("data", config)
     return Plugins(
         in_channels=_supported_channels(config, source),
@@ -93,7 +96,9 @@ def check_model(config: Config, image_size: int, in_channels: int, num_classes: 
     """Raises ConfigError unless the model returns logits of `num_classes` classes for images of this size."""
 
     def make(size: int) -> Any:
-        return _instantiate("model", config, num_classes=num_classes, in_channels=in_channels, image_size=size)
+        settings, modules = config.plugins["model"], config.plugin_modules
+        arguments = {"num_classes": num_classes, "in_channels": in_channels, "image_size": size}
+        return _instantiate("model", settings, modules, **arguments)
 
     check_input_size(make, image_size, in_channels, num_classes)
 
@@ -136,9 +141,27 @@ def model(config: Config, info: DatasetInfo) -> Any:
     )
 
 
-def _check_names(group: str, config: Config) -> None:
+def tracker(config: Config) -> Tracker:
+    """The tracker; it opens nothing yet, and imports no torch unless the user's own does."""
+    return tracker_of(config.plugins["tracker"], config.plugin_modules)
+
+
+def tracker_of(settings: Mapping[str, Any], modules: Sequence[str]) -> Tracker:
+    """The tracker of a checked section, for where there is no whole config.
+
+    Raises:
+        ConfigError: it is not there, does not take its settings, or is no tracker.
+    """
+    _check_names("tracker", settings)
+    made: Tracker = _make_from("tracker", settings, modules)
+    if not callable(getattr(made, "open", None)):
+        raise ConfigError(f"tracker._target_={settings['_target_']}: no tracker, it has no open(run_dir, label)")
+    return made
+
+
+def _check_names(group: str, plugin: Mapping[str, Any]) -> None:
     """Raises ConfigError unless the group's target can be imported and has an argument for every setting."""
-    settings = dict(config.plugins[group])
+    settings = dict(plugin)
     target = settings.pop("_target_")
     module, _, name = target.rpartition(".")
     given = RUN_ARGUMENTS.get(group, ())
@@ -159,30 +182,34 @@ def _check_names(group: str, config: Config) -> None:
 
 
 def _make(group: str, config: Config, **arguments: Any) -> Any:
-    """The group's plug-in.
+    """The group's plug-in; raises ConfigError as `_make_from`."""
+    return _make_from(group, config.plugins[group], config.plugin_modules, **arguments)
+
+
+def _make_from(group: str, settings: Mapping[str, Any], modules: Sequence[str], **arguments: Any) -> Any:
+    """The plug-in of these settings.
 
     Raises:
         ConfigError: the target lies outside its group's package and the user's folders, or does not take these
             arguments.
     """
     try:
-        return _instantiate(group, config, **arguments)
+        return _instantiate(group, settings, modules, **arguments)
     except ConfigError:
         raise
     except (TypeError, ValueError) as error:  # a value of a type that the plug-in did not expect
-        settings = config.plugins[group]
         shown = ", ".join(f"{key}={value}" for key, value in settings.items() if key != "_target_")
-        raise ConfigError(f"{group}: {settings['_target_']} does not take {shown} ({error})") from error
+        raise ConfigError(redact(f"{group}: {settings['_target_']} does not take {shown} ({error})")) from error
 
 
-def _instantiate(group: str, config: Config, **arguments: Any) -> Any:
+def _instantiate(group: str, settings: Mapping[str, Any], modules: Sequence[str], **arguments: Any) -> Any:
     """What the group's target returns; exceptions that it raises itself are passed on."""
     # One package and the user's own modules. With torch.* in it, 4 of 24 hostile targets that we tried would run.
-    whitelist = [f"{package}.*" for package in (PACKAGES[group], *config.plugin_modules)]
+    whitelist = [f"{package}.*" for package in (PACKAGES[group], *modules)]
     try:
-        return instantiate(config.plugins[group], **arguments, _convert_="all", _execution_whitelist_=whitelist)
+        return instantiate(settings, **arguments, _convert_="all", _execution_whitelist_=whitelist)
     except InstantiationException as error:
-        raise ConfigError(f"{group}: {_first_lines(error)}") from error
+        raise ConfigError(redact(f"{group}: {_first_lines(error)}")) from error
 
 
 def _first_lines(error: Exception) -> str:

@@ -33,7 +33,7 @@ _COMPLETION = {"--shell-completion", "-sc"}
 _CONFIG_DIR = ("--config-dir", "-cd")
 _MOST_VALUES = 100  # of a sweep over one key that are tried beforehand
 # What people look for elsewhere.
-_UNTRACKED = "would be ignored: tracker=none mirrors the run nowhere; leave it out"
+_UNTRACKED = "would be ignored: the tracker that is chosen has no such setting; leave it out"
 _ELSEWHERE = {
     "optimizer.lr": NO_OPTIMIZER_LR,
     "tracker.uri": f"tracker.uri {_UNTRACKED}",

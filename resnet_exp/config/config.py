@@ -14,14 +14,13 @@ from omegaconf.errors import OmegaConfBaseException
 from resnet_exp.config.overrides import key_of
 from resnet_exp.config.plugin_args import checked_settings
 from resnet_exp.config.plugin_folders import folders_of, open_folders
-from resnet_exp.config.redact import redact
+from resnet_exp.config.redact import is_secret, redact
 from resnet_exp.config.schema import (
     RangeTestConfig,
     ReportConfig,
     SplitConfig,
     SweepConfig,
     TopLevelConfig,
-    TrackerConfig,
     TrainConfig,
     from_values,
 )
@@ -37,9 +36,10 @@ PACKAGES = {
     "augmentation": "resnet_exp.augmentation",
     "optimizer": "resnet_exp.optimizers",
     "scheduler": "resnet_exp.schedulers",
+    "tracker": "resnet_exp.tracking",
 }
 GROUPS = tuple(PACKAGES)
-_CORE_GROUPS = ("range_test", "train", "report", "tracker", "sweep")
+_CORE_GROUPS = ("range_test", "train", "report", "sweep")
 NO_OPTIMIZER_LR = "optimizer.lr: optimizers have no lr here; set scheduler.max_lr (a number, or find)"
 # Arguments that the run itself passes to a plug-in, besides its settings.
 RUN_ARGUMENTS = {"model": ("num_classes", "in_channels", "image_size")}
@@ -64,7 +64,6 @@ class Config:
     range_test: RangeTestConfig
     train: TrainConfig
     report: ReportConfig
-    tracker: TrackerConfig
     sweep: SweepConfig
     plugins: dict[str, dict[str, Any]]  # by group; the settings of each plug-in, with its `_target_`
     plugin_folders: tuple[Path, ...]  # the user's own
@@ -113,6 +112,7 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, 
     top = asdict(from_values(TopLevelConfig, "", {key: tree[key] for key in tree if key not in sections}))
     folders = folders_of(top.pop("plugins"))
     modules = open_folders(folders)
+    _check_tracker(plugins["tracker"])
     # The keys that all data sets share are in the same yaml as the plug-in's own, which is not made with them.
     split = {key: plugins["data"].pop(key, None) for key in SplitConfig.__dataclass_fields__}
     for group, plugin in plugins.items():
@@ -127,14 +127,13 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, 
         range_test=from_values(RangeTestConfig, "range_test.", tree["range_test"]),
         train=from_values(TrainConfig, "train.", tree["train"]),
         report=from_values(ReportConfig, "report.", tree["report"]),
-        tracker=from_values(TrackerConfig, "tracker.", tree["tracker"]),
         sweep=from_values(SweepConfig, "sweep.", tree["sweep"]),
         plugins=plugins,
         plugin_folders=tuple(folders),
         plugin_modules=modules,
         short_names=_short_names(plugins, choices or {}),
         overrides=tuple(overrides),
-        tree=_without_secrets(tree),
+        tree=_without_secrets({**tree, "tracker": _struck_out(tree["tracker"])}),
     )
     refuse_unused(config.task, overrides, plugins, vars(config.report))
     # Without it the checkpoint would be measured on the default data set, CIFAR-10.
@@ -151,19 +150,31 @@ def as_recorded(tree: dict[str, Any], command: Config) -> Config:
         command: the config of the command that redraws the report.
 
     Raises:
-        ConfigError: the run's plug-ins are not found, or the tracker's password, which no config stores, is not given.
+        ConfigError: the run's plug-ins are not found, or its tracker must be given again.
     """
     whole = {**command.tree, **tree, "report": command.tree["report"]}
-    for key in ("tracker", "plugins"):
-        if command.is_set(key):
-            whole[key] = command.tree[key]
+    if command.is_set("plugins"):
+        whole["plugins"] = command.tree["plugins"]
+    if command.is_set("tracker"):
+        whole["tracker"] = command.plugins["tracker"]  # with its password, which the tree has not
     if command.is_set("data.root"):
         whole["data"] = {**whole["data"], "root": command.tree["data"]["root"]}
-    if "***" in str(whole["tracker"].get("uri")):
-        raise ConfigError(
-            f"tracker.uri={whole['tracker']['uri']}: a config stores no password; give tracker.uri=..., or tracker=none"
-        )
     return typed(OmegaConf.create(whole))
+
+
+def _check_tracker(settings: Mapping[str, Any]) -> None:
+    """Raises ConfigError for what only a recorded config holds: a password struck out, or how trackers were named."""
+    for key, value in settings.items():
+        if "***" in str(value):
+            raise ConfigError(
+                f"tracker.{key}={value}: a recorded config has no passwords; give tracker.{key}=..., or tracker=none"
+            )
+    if "kind" in settings and "_target_" not in settings:
+        others = [f" tracker.{key}={value}" for key, value in settings.items() if key != "kind" and value is not None]
+        raise ConfigError(
+            f"tracker.kind={settings['kind']}: an earlier version recorded the tracker so; "
+            f"give tracker={settings['kind']}{''.join(others)}"
+        )
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -172,6 +183,11 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         leaves.update(flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
     return leaves
+
+
+def _struck_out(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A tracker's settings with *** for each whose name says that it is a secret."""
+    return {key: "***" if is_secret(key) and value is not None else value for key, value in settings.items()}
 
 
 def _without_secrets(value: Any) -> Any:

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal, get_type_hints
 from annotated_types import Ge, Le
 
 from resnet_exp.config.ranges import Count, Factor, Fraction, NotNegative, Text, admitted
-from resnet_exp.config.redact import redact
 from resnet_exp.config.suggest import UnknownKey
 from resnet_exp.config.validation import VALIDATION
 from resnet_exp.interfaces import ConfigError
@@ -64,35 +63,6 @@ class TrainConfig:
                 f"train.grad_accum_steps={self.grad_accum_steps}: a whole number from 1 to "
                 f"train.batch_size={self.batch_size} is needed"
             )
-
-
-@dataclass
-class TrackerConfig:
-    """`tracker`: where the journal is mirrored."""
-
-    kind: Literal["mlflow", "none"]
-    uri: str | None = None
-    experiment: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.kind == "none" and (self.uri or self.experiment):
-            key = "uri" if self.uri else "experiment"
-            raise ConfigError(f"tracker.{key} would be ignored: tracker=none mirrors the run nowhere; leave it out")
-        if self.uri is not None and not re.match(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?://|https?://", self.uri):
-            raise ConfigError(
-                f"tracker.uri={redact(self.uri)}: sqlite:///FILE.db, postgresql+psycopg://... or "
-                "http(s)://... is needed (MLflow refuses plain folders)"
-            )
-
-    @property
-    def store(self) -> str:
-        """Where MLflow keeps the runs."""
-        return self.uri or "sqlite:///mlflow.db"
-
-    @property
-    def page(self) -> str:
-        """The name of MLflow's experiment."""
-        return self.experiment or "resnet_exp"
 
 
 GradCamMethod = Literal["gradcam", "gradcam++", "xgradcam", "hirescam", "layercam", "eigencam", "eigengradcam"]

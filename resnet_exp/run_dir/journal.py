@@ -1,7 +1,7 @@
 """The journal of a run: one JSON line per thing that happened, appended and never changed.
 
-It is the truth about a run; trackers mirror it and reports read it. A run that is killed loses at most the line
-it was writing.
+It is the truth about a run; trackers mirror it and reports read it. It holds neutral facts: what a tracker calls them
+is the tracker's own business. A run that is killed loses at most the line it was writing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 STATUSES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
 # JSON has no such numbers. Their names, as strings, stay valid JSON, and float() reads them back.
 _NON_FINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
-_IMAGE_KEY = r"[A-Za-z0-9_\-./ ]+"  # MLflow's rule
+_IMAGE_KEY = r"[A-Za-z0-9_\-./ ]+"  # what every tracker takes
 
 
 class Journal:
@@ -42,11 +42,15 @@ class Journal:
             self._append("metrics", step=int(step), values={key: _to_json(value) for key, value in values.items()})
 
     def params(self, values: dict[str, Any]) -> None:
-        """Records parameters, flat, as text."""
-        self._append("params", values={key: str(value) for key, value in values.items()})
+        """Records parameters, flat, as JSON values; what JSON does not know as text."""
+        self._append("params", values={key: _plain(value) for key, value in values.items()})
 
     def tags(self, values: dict[str, Any]) -> None:
-        """Records tags as text; a later value of the same tag replaces the earlier one."""
+        """Records tags as text; a later value of the same tag replaces the earlier one.
+
+        Trackers know these: `command`, `git_commit`, `description` (Markdown: how the run went, then its command) and
+        `parent` (of a job of a sweep: the directory of the sweep, whose own run is the parent of this one).
+        """
         self._append("tags", values={key: str(value) for key, value in values.items()})
 
     def dataset(self, *, name: str, digest: str, context: str, num_rows: int, class_names: Sequence[str]) -> None:
@@ -54,7 +58,7 @@ class Journal:
 
         Args:
             name: Of the data set, the same for all its splits.
-            digest: Changes when the images or the labels do; MLflow keeps 36 characters.
+            digest: Changes when the images or the labels do.
             context: What the split was used for: train, val or test.
             num_rows: Images in the split.
             class_names: In label order.
@@ -76,7 +80,7 @@ class Journal:
         self._append("artifact", path=self._inside(path), folder=folder)
 
     def model(self, path: Path | str) -> None:
-        """Records that the exported network, a folder made by `tracking.network.export_network`, is complete.
+        """Records that the network, exported in the form that the run's tracker asks for, is complete.
 
         Raises:
             ValueError: The path leads out of the run directory.
@@ -122,7 +126,7 @@ class Journal:
         self._append("rewind", step=int(step))
 
     def status(self, status: str, reason: str | None = None) -> None:
-        """Records how the run stands, safe from a power cut: RUNNING, FINISHED, FAILED or KILLED.
+        """Records the run's status, safe from a power cut: RUNNING, FINISHED, FAILED or KILLED.
 
         Raises:
             ValueError: Another status.
@@ -228,6 +232,17 @@ def last_status(source: Path | Iterable[dict[str, Any]]) -> str | None:
     """The status recorded last, or None."""
     records = read(source) if isinstance(source, Path) else source
     return next((r["status"] for r in reversed(list(records)) if r["kind"] == "status"), None)
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON has it."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, float):
+        return _to_json(value)
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
 def _to_json(value: float) -> float | str:

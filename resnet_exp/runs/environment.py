@@ -19,7 +19,7 @@ from resnet_exp.training.device import Runtime
 
 _PACKAGES = (
     *("torch", "torchvision", "numpy", "scipy", "pillow", "scikit-learn"),
-    *("hydra-core", "omegaconf", "optuna", "mlflow", "grad-cam"),
+    *("hydra-core", "omegaconf", "optuna", "grad-cam"),
 )
 
 

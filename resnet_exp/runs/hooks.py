@@ -1,27 +1,27 @@
-"""What a sweep tells a run that is part of it, and hears of it."""
+"""What a sweep gives a run that is part of it, and what it gets back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 
 class Pruned(Exception):
-    """A run that its sweep gave up as poor; what it has done is kept."""
+    """Raised in a run that its sweep stops as poor; what it has done stays on the disk."""
 
 
 @dataclass(frozen=True)
 class SweepPart:
-    """What a run is told by the sweep that it is part of."""
+    """What a run gets from the sweep that it is part of."""
 
-    label: str  # what tells it from the others; begins its MLflow run's name
-    tags: Mapping[str, str]  # of its MLflow run, such as who its parent is
-    keep_mlflow_model: bool
+    label: str  # how it differs from the sweep's other runs; its name in a tracker begins with it
+    parent: Path | None  # the sweep's directory, whose own run is the parent of this one in a tracker
+    export_model: bool  # whether the network is exported for the tracker, where that wants one
     gpu: Callable[[int], int]  # which of so many GPUs it takes
-    begun: Callable[[Path], None]  # told of the run directory before anything is computed
-    measured: Callable[[int, float | None], None]  # told of the objective after each epoch; may raise Pruned
+    started: Callable[[Path], None]  # gets the run directory before anything is computed
+    measured: Callable[[int, float | None], None]  # gets the objective after each epoch; may raise Pruned
 
 
-# What a run that is part of no sweep gets: the first GPU, and nobody listens.
-ALONE = SweepPart("", {}, True, lambda count: 0, lambda root: None, lambda epoch, objective: None)
+# For a run that is part of no sweep: the first GPU, and nothing listens.
+ALONE = SweepPart("", None, True, lambda count: 0, lambda root: None, lambda epoch, objective: None)

@@ -8,14 +8,12 @@ from typing import Any
 
 from resnet_exp.config.config import Config
 from resnet_exp.config.ranges import shown_settings
-from resnet_exp.config.schema import TrackerConfig
 from resnet_exp.config.validation import Validation
 from resnet_exp.interfaces import DatasetInfo, Metric
 from resnet_exp.report.section import Section
 from resnet_exp.run_dir.directory import RunDirectory
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.runs.console import Console
-from resnet_exp.tracking.mlflow_store import ui_command
 from resnet_exp.training.device import Runtime
 from resnet_exp.training.lr_range import RangeTest
 from resnet_exp.training.result import headline
@@ -139,9 +137,8 @@ def print_range_test(found: RangeTest, max_lr: float | None, console: Console, *
 def print_result(
     result: dict[str, Any],
     metrics: Sequence[Metric],
-    config: Config,
     directory: RunDirectory,
-    link: str | None,
+    tracker_lines: Sequence[str],
     console: Console,
 ) -> None:
     """Prints what was reached, where it is, and how to look at it."""
@@ -160,16 +157,13 @@ def print_result(
     facts["seconds"] = f"{result['seconds']:.0f}"
     facts["run directory"] = directory.paths.root
     console.facts(facts)
-    print_tracker(config.tracker, link, console)
+    print_tracker(tracker_lines, console)
 
 
-def print_tracker(tracker: TrackerConfig, link: str | None, console: Console) -> None:
-    """Says how to look at a run in MLflow, where it is mirrored there."""
-    if tracker.kind == "mlflow":
-        console.line("  look at it in MLflow:")
-        if not tracker.store.startswith("http"):
-            console.line(f"    {ui_command(tracker.store)}")
-        console.line(f"    {link}" if link else "    (not complete there yet: the same command again completes it)")
+def print_tracker(lines: Sequence[str], console: Console) -> None:
+    """Prints how to look at a run in its tracker, as the tracker's mirror said when it ended."""
+    for line in lines:
+        console.line(f"  {line}")
 
 
 def print_report(sections: Sequence[Section], paths: RunPaths, console: Console) -> None:
@@ -183,12 +177,12 @@ def print_report(sections: Sequence[Section], paths: RunPaths, console: Console)
 
 
 def print_finished(
-    directory: RunDirectory, metrics: Sequence[Metric], config: Config, link: str | None, console: Console
+    directory: RunDirectory, metrics: Sequence[Metric], tracker_lines: Sequence[str], console: Console
 ) -> None:
     """Prints that this run has finished before, and what it reached."""
     assert directory.result is not None
     console.line(f"\n{directory.name} is finished already; rerun=true runs it again beside this one", "bold")
-    print_result(directory.result, metrics, config, directory, link, console)
+    print_result(directory.result, metrics, directory, tracker_lines, console)
     print_report((), directory.paths, console)
 
 

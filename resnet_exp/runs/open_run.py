@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from resnet_exp.config import build
 from resnet_exp.config.config import Config
 from resnet_exp.data.prepare import EvaluationData
 from resnet_exp.interfaces import Augmentation, Metric
@@ -22,7 +23,7 @@ from resnet_exp.runs.console import Console
 from resnet_exp.runs.environment import environment_of
 from resnet_exp.runs.hooks import ALONE, SweepPart
 from resnet_exp.runs.record import Record, recorded
-from resnet_exp.tracking.tracker import make_tracker
+from resnet_exp.tracking.mirror import open_mirror
 from resnet_exp.training.device import Runtime
 
 
@@ -102,24 +103,25 @@ def open_run(
     Raises:
         RunError: another process works on it.
     """
+    tracker = build.tracker(config)
     environment = environment_of(runtime, config.plugin_folders)
     code = None if part is ALONE else environment["code_digest"]
     with open_run_directory(config.output_dir, config.title, run_signature, config.rerun, code) as directory:
-        tracker = make_tracker(config.tracker, directory.paths, part.label)
-        part.begun(directory.paths.root)
+        mirror = open_mirror(tracker, directory.paths, part.label)
+        part.started(directory.paths.root)
         messages.print_changed(read_json(directory.paths.environment) or environment, environment, console)
         this = OpenRun(
             config, runtime, environment, metrics, console, part, directory, started, result=directory.result
         )
         if this.is_finished:
             yield this
-            tracker.begin()  # what an outage kept from it
-            messages.print_finished(directory, metrics, config, tracker.end(), console)
+            mirror.begin()  # completes what an outage kept from it
+            messages.print_finished(directory, metrics, mirror.end(), console)
             return
-        with recorded(directory.paths, tracker) as record:
-            record.begin(config, environment, command, directory.is_new, part.tags)
+        with recorded(directory.paths, mirror) as record:
+            record.begin(config, environment, command, directory.is_new, part.parent)
             this._record = record
             yield this
         assert this.result is not None
-        messages.print_result(this.result, this.metrics, config, directory, record.link, console)
+        messages.print_result(this.result, this.metrics, directory, record.tracker_lines, console)
         messages.print_report(this.sections, directory.paths, console)

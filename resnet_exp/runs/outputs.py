@@ -15,26 +15,23 @@ from torch import Tensor, nn
 from resnet_exp.config.config import Config
 from resnet_exp.config.schema import ReportConfig
 from resnet_exp.data.prepare import Data
-from resnet_exp.interfaces import DatasetInfo, Progress
+from resnet_exp.interfaces import COMPARED_IMAGES, COMPARED_TABLES, DatasetInfo, Progress
 from resnet_exp.report.section import Section
 from resnet_exp.report.subject import Subject
 from resnet_exp.run_dir.files import read_json, write_csv, write_json
 from resnet_exp.runs.record import Record
-from resnet_exp.tracking.mlflow_view import COMPARED_IMAGES
 from resnet_exp.training.device import untouched_randomness
 from resnet_exp.training.evaluate import Evaluation, predict
 from resnet_exp.training.lr_range import FoundLR
 from resnet_exp.training.train import Training
 
 _log = logging.getLogger(__name__)
-# Of the report; runs are compared by these as by COMPARED_IMAGES, side by side.
-_COMPARED_TABLES = ("class_accuracy", "examples")
 
 
 def save_range_test(found: FoundLR, record: Record, *, is_cached: bool, draw: bool) -> None:
     """Writes the range test's curves and verdict, and draws them; the figure marks the schedule's LRs where known.
 
-    A failed one is drawn whether `draw` asks for it or not: it shows what was wrong.
+    A failed one is drawn even without `draw`: the figure shows what was wrong.
     """
     tested = found.range_test
     assert tested is not None
@@ -68,12 +65,12 @@ def check_report(settings: ReportConfig, make_model: Callable[[], nn.Module | No
 
 
 def save_report(subject: Subject, record: Record, progress: Progress) -> tuple[Section, ...]:
-    """Draws the report and records it; what runs are compared by is recorded so. Returns its sections."""
+    """Draws the report and records it, with the images and tables that runs are compared by; returns its sections."""
     try:
         from resnet_exp.report.report import draw_report
 
         sections = draw_report(subject, progress)
-        tables = [_as_json(subject.folder / f"{name}.csv") for name in _COMPARED_TABLES if _drawn(name, sections)]
+        tables = [_as_json(subject.folder / f"{name}.csv") for name in COMPARED_TABLES if _drawn(name, sections)]
     except Exception:  # a full disk, say: the run itself is safe
         _log.exception("the report could not be drawn")
         return ()
@@ -93,7 +90,7 @@ def _drawn(name: str, sections: tuple[Section, ...]) -> bool:
 
 
 def _as_json(table: Path) -> Path:
-    """The CSV as the JSON that MLflow shows as a table, beside it."""
+    """Writes the CSV as JSON, `columns` and `data`, beside it; returns the path."""
     with table.open(newline="") as file:
         columns, *rows = csv.reader(file)
     path = table.with_suffix(".json")
@@ -102,7 +99,7 @@ def _as_json(table: Path) -> Path:
 
 
 def save_steps(training: Training, record: Record) -> None:
-    """Writes LR, momentum and loss of every optimizer step, as they were applied and met."""
+    """Writes LR, momentum and loss of every optimizer step, as they were applied and measured."""
     per_epoch = len(training.steps) // len(training.history)
     rows = ((step, step // per_epoch + 1, *map(repr, row)) for step, row in enumerate(training.steps.tolist()))
     record.file(write_csv(record.paths.steps, ("step", "epoch", "lr", "momentum", "loss"), rows))
@@ -122,8 +119,8 @@ def save_predictions(logits: Tensor, labels: Tensor, tested: Evaluation, info: D
     record.file(record.paths.root / "confusion_matrix.json", confusion)
 
 
-def save_model(config: Config, data: Data, model: nn.Module, record: Record, *, for_mlflow: bool) -> None:
-    """Writes the weights as safetensors with all that using them needs, and `for_mlflow` as an MLflow model."""
+def save_model(config: Config, data: Data, model: nn.Module, record: Record, *, export: bool) -> None:
+    """Writes the weights as safetensors with all that using them needs; with `export` as the tracker wants it too."""
     info = data.info
     metadata = {
         "class_names": info.class_names,
@@ -136,18 +133,5 @@ def save_model(config: Config, data: Data, model: nn.Module, record: Record, *, 
     # Under one key: safetensors writes several in any order, and equal networks would be unequal files.
     save_file(weights, record.paths.model, {"resnet_exp": json.dumps(metadata, sort_keys=True)})
     record.file(record.paths.model)
-    if for_mlflow and config.tracker.kind == "mlflow":
-        save_mlflow_model(model, info, record)
-
-
-def save_mlflow_model(model: nn.Module, info: DatasetInfo, record: Record) -> None:
-    """Writes the network as an MLflow model, where torch.export can follow it."""
-    input_shape = (info.in_channels, info.image_size, info.image_size)
-    from resnet_exp.tracking.mlflow_model import export_network
-
-    try:
-        folder = export_network(model, input_shape, record.paths.root / "mlflow_model")
-    except Exception as error:  # torch.export cannot follow every network; the weights are safe
-        _log.warning("no MLflow model: torch.export could not follow this network (%s)", str(error).splitlines()[:1])
-        return
-    record.journal.model(folder)
+    if export:
+        record.export(model, info)

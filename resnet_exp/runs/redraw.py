@@ -11,13 +11,13 @@ from resnet_exp.config.config import Config, as_recorded
 from resnet_exp.data.prepare import EvaluationData, prepare, prepare_test
 from resnet_exp.report.subject import Subject
 from resnet_exp.run_dir.directory import open_finished_run
-from resnet_exp.run_dir.journal import Journal
+from resnet_exp.run_dir.journal import Journal, read
 from resnet_exp.run_dir.model_file import network, read_model_file, with_model_of
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.runs import messages, outputs
 from resnet_exp.runs.console import Console
 from resnet_exp.runs.record import Record, check_same_images
-from resnet_exp.tracking.tracker import make_tracker
+from resnet_exp.tracking.mirror import open_mirror
 from resnet_exp.training.device import Runtime, start_runtime
 from resnet_exp.training.metrics import metrics_for
 
@@ -38,23 +38,23 @@ def redraw(command: Config) -> None:
         console.heading(f"{directory.name}: its report")
         subject = _subject(run, command, paths, result, runtime, console)
         outputs.check_report(command.report, lambda: subject.model)
-        tracker = make_tracker(run.tracker, paths)
+        mirror = open_mirror(build.tracker(run), paths)
         with Journal(paths.journal) as journal:
-            record = Record(paths, journal, tracker)
+            record = Record(paths, journal, mirror)
             record.mirror()
             try:
                 sections = outputs.save_report(subject, record, console.progress)
                 _complete(run, subject, record)
             finally:
-                record.link = tracker.end()
+                record.tracker_lines = mirror.end()
         messages.print_report(sections, paths, console)
 
 
 def _complete(run: Config, subject: Subject, record: Record) -> None:
-    """Exports the network for MLflow where that was left undone, as it is for the jobs of a sweep."""
-    is_there = (subject.paths.root / "mlflow_model").exists()
-    if subject.model is not None and run.task == "train" and run.tracker.kind == "mlflow" and not is_there:
-        outputs.save_mlflow_model(subject.model, subject.info, record)
+    """Exports the network for the tracker where that was left undone, as it is for the jobs of a sweep."""
+    is_there = any(entry["kind"] == "model" for entry in read(subject.paths.journal))
+    if subject.model is not None and run.task == "train" and not is_there:
+        record.export(subject.model, subject.info)
 
 
 def _subject(

@@ -63,7 +63,7 @@ def run(config: Config, command: str, part: SweepPart = ALONE) -> float | None:
         learner = _learner(this, plugins, data, _schedule(this, plugins, data, found))
         training = _train(this, plugins, data, learner)
         tested = _test(this, data, learner.model)
-        outputs.save_model(config, data, learner.model, this.record, for_mlflow=part.keep_mlflow_model)
+        outputs.save_model(config, data, learner.model, this.record, export=part.export_model)
         outcome = result.of_training(config, data.info, found, training, tested)
         this.finish(outcome, data, learner.model, plugins.augmentation)
         return this.objective

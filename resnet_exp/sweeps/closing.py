@@ -11,7 +11,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from resnet_exp.config.config import typed
 from resnet_exp.config.overrides import key_of
-from resnet_exp.config.schema import TrackerConfig
 from resnet_exp.run_dir.files import read_json
 from resnet_exp.run_dir.journal import Journal, last_status
 from resnet_exp.run_dir.paths import RunPaths
@@ -21,7 +20,7 @@ from resnet_exp.sweeps.leaderboard import best_of, compare_best
 from resnet_exp.sweeps.ledger import Job, Ledger
 from resnet_exp.sweeps.parent_run import Parent
 from resnet_exp.sweeps.plan import shipped, tracker_of
-from resnet_exp.tracking.tracker import make_tracker
+from resnet_exp.tracking.mirror import open_mirror
 
 _SHOWN = 10  # failed jobs on the terminal; the leaderboard has them all
 
@@ -50,25 +49,25 @@ def close(config: DictConfig, ledger: Ledger, parent: Parent, error: BaseExcepti
         )
     else:
         parent.end("FINISHED")
-    _tell(jobs, winner, ledger, tracker_of(config), parent, console)
+    _tell(jobs, winner, ledger, parent, console)
     return not failed and not left and error is None
 
 
 def _end_runs(job: Job, config: DictConfig) -> None:
-    """Says of runs whose process was killed that they failed: MLflow would show them running for ever."""
+    """Records of runs whose process was killed that they failed: a tracker would show them running for ever."""
     for run in job.runs:
         journal = RunPaths(Path(run.root)).journal
         if not run.root or not journal.exists() or last_status(journal) != "RUNNING":
             continue
         with Journal(journal) as writing:
             writing.status("FAILED", job.reason or "its process was killed")
-        tracker = make_tracker(tracker_of(config), RunPaths(Path(run.root)))
-        tracker.begin()
-        tracker.end()
+        mirror = open_mirror(tracker_of(config), RunPaths(Path(run.root)))
+        mirror.begin()
+        mirror.end()
 
 
 def _show_winner(config: DictConfig, winner: Job) -> None:
-    """The winner's report and MLflow model, unless it has them."""
+    """Draws the winner's report and exports its model for the tracker, unless it has them."""
     root = Path(winner.runs[0].root)
     if (root / "report" / "report.html").exists() or (read_json(root / "result.json") or {}).get("task") != "train":
         return
@@ -90,7 +89,6 @@ def _tell(
     jobs: list[Job],
     winner: Job | None,
     ledger: Ledger,
-    tracker: TrackerConfig,
     parent: Parent,
     console: Console,
 ) -> None:
@@ -107,4 +105,4 @@ def _tell(
     console.facts({"leaderboard": ledger.root / "leaderboard.csv", "page": ledger.root / "sweep.html"})
     if winner is not None:
         console.facts({"best config": f"python -m resnet_exp --config-dir {ledger.root} --config-name best"})
-    print_tracker(tracker, parent.link, console)
+    print_tracker(parent.tracker_lines, console)

@@ -23,7 +23,7 @@ from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.runs.hooks import Pruned, SweepPart
 from resnet_exp.runs.signals import sigterm_as_ctrl_c
 from resnet_exp.sweeps.gpus import claimed_gpu
-from resnet_exp.sweeps.ledger import PROCESS_VARIABLE, Job, Ledger, SeedRun, parent_run_id
+from resnet_exp.sweeps.ledger import PROCESS_VARIABLE, Job, Ledger, SeedRun
 from resnet_exp.sweeps.plan import config_hash, shipped
 
 
@@ -109,10 +109,9 @@ def _run_seed(config: Config, seed: int, job: Job, ledger: Ledger) -> Job:
         ledger.write(ledger.job(job.number).with_run(begun))
 
     label = job.label if config.sweep.seeds is None else f"{job.label} seed={seed}"
-    tags = {"mlflow.parentRunId": parent} if (parent := parent_run_id(ledger)) else {}
-    whole = config.is_set("report")  # asked for: else the winner alone gets a report and an MLflow model
+    whole = config.is_set("report")  # requested: else the winner alone gets a report and an exported model
     part = SweepPart(
-        label, tags, whole, partial(claimed_gpu, ledger.root), on_begun, _pruning(config, seed, job, ledger)
+        label, ledger.root, whole, partial(claimed_gpu, ledger.root), on_begun, _pruning(config, seed, job, ledger)
     )
     try:
         objective = run(one if whole else _without_report(one), command_of(one.overrides), part)

@@ -170,12 +170,6 @@ class Ledger:
         return self._jobs / f"{number:04d}.json"
 
 
-def parent_run_id(ledger: Ledger) -> str | None:
-    """The MLflow run that the jobs of this sweep are nested under; None without MLflow."""
-    kept: Any = read_json(ledger.root / "mlflow.json")
-    return kept["run_id"] if kept else None
-
-
 def short_key(key: str, among: Mapping[str, Any]) -> str:
     """The last part of a dotted key, or the whole where another key ends like that."""
     last = key.rpartition(".")[2]

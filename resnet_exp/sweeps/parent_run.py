@@ -1,55 +1,47 @@
-"""The parent run of a sweep: a journal of its own, mirrored to MLflow, that tells all jobs as far as they have come."""
+"""The parent run of a sweep: a journal of its own, mirrored by the tracker, with the state of all jobs."""
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
+from collections.abc import Sequence
 from typing import Any
 
 from resnet_exp.config.config import flat
-from resnet_exp.interfaces import Tracker
+from resnet_exp.interfaces import Mirror
 from resnet_exp.run_dir.journal import Journal, metric_history
 from resnet_exp.sweeps import best_config
 from resnet_exp.sweeps.leaderboard import best_of, compare_best
-from resnet_exp.sweeps.ledger import Job, Ledger, parent_run_id
+from resnet_exp.sweeps.ledger import Job, Ledger
 from resnet_exp.sweeps.report.page import draw_sweep
-from resnet_exp.tracking.tracker import NullTracker
 
 _log = logging.getLogger(__name__)
 _LOOK = 0.5  # seconds between looks at the ledger
-_WAIT_FOR_MLFLOW = 20.0  # seconds at most, before the first job: its run is to be nested under the parent's
+_WAIT = 20.0  # seconds at most, before the first job: trackers show its run beneath the parent's
 _PEAK = "scheduler.peak_epoch"
 
 
 class Parent:
-    """Keeps a sweep's leaderboard, figures and MLflow run up to date while its jobs run, from a thread of its own."""
+    """Keeps a sweep's leaderboard, figures and parent run up to date while its jobs run, from a thread of its own."""
 
-    def __init__(self, ledger: Ledger, tracker: Tracker, environment: dict[str, Any], direction: str) -> None:
-        self._ledger, self._tracker, self._environment, self.direction = ledger, tracker, environment, direction
-        self._is_mirrored = not isinstance(tracker, NullTracker)
+    def __init__(self, ledger: Ledger, mirror: Mirror, environment: dict[str, Any], direction: str) -> None:
+        self._ledger, self._mirror, self._environment, self.direction = ledger, mirror, environment, direction
         self._journal = Journal(ledger.paths.journal)
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="sweep-parent", daemon=True)
         self._seen: Any = None
-        self.link: str | None = None  # to MLflow's page of the parent, once the sweep has ended
+        self.tracker_lines: Sequence[str] = ()  # how to look at the parent in its tracker, once the sweep has ended
 
     def begin(self) -> None:
-        """Opens the parent run, in MLflow too, and follows the ledger from here on."""
+        """Opens the parent run, in the tracker too, and follows the ledger from here on."""
         facts = self._ledger.facts
         self._journal.status("RUNNING")
         self._journal.params({f"sweep.{key}": values for key, values in facts["space"].items()} | self._fixed(facts))
-        self._journal.tags({"command": facts["command"], "sweep": "parent", "mlflow.source.name": "resnet_exp"})
-        self._journal.tags({"mlflow.note.content": f"running\n\n`{facts['command']}`"})
-        self._tracker.begin()
-        self._wait_for_mlflow()
+        self._journal.tags({"command": facts["command"], "sweep": "parent"})
+        self._journal.tags({"description": f"running\n\n`{facts['command']}`"})
+        self._mirror.begin()
+        self._mirror.wait_until_started(_WAIT)
         self._thread.start()
-
-    def _wait_for_mlflow(self) -> None:
-        """Returns when the parent has its MLflow run, which the jobs' are nested under; without MLflow at once."""
-        deadline = time.monotonic() + _WAIT_FOR_MLFLOW
-        while self._is_mirrored and parent_run_id(self._ledger) is None and time.monotonic() < deadline:
-            time.sleep(0.05)
 
     def refresh(self) -> None:
         """Draws and records how the sweep stands, if that has changed."""
@@ -80,14 +72,14 @@ class Parent:
         best_config.write_best(self._ledger.root, best_of(jobs, self.direction))
 
     def end(self, status: str, reason: str | None = None) -> None:
-        """Records how the sweep ended, and waits for MLflow to have it."""
+        """Records how the sweep ended, and waits for the tracker to have it."""
         self._ending.set()
         if self._thread.is_alive():
             self._thread.join()
         self._seen = None
         self.refresh()
         self._journal.status(status, reason)
-        self.link = self._tracker.end()
+        self.tracker_lines = self._mirror.end()
         self._journal.close()
 
     def _follow(self) -> None:
@@ -95,7 +87,7 @@ class Parent:
             self.refresh()
 
     def _record(self, jobs: list[Job]) -> None:
-        """Writes what is new to the journal; MLflow shows the objective over the peak epoch at once."""
+        """Writes what is new to the journal; a tracker's chart shows the objective over the peak epoch at once."""
         known = metric_history(self._ledger.paths.journal)
         for step, value in sorted(self._curve(jobs).items()):
             if (step, value) not in {point[:2] for point in known.get("objective", ())}:
@@ -108,14 +100,14 @@ class Parent:
             self._journal.metrics(values, 0)
             note = compare_best(jobs, self.direction)
             text = f"best: {first.label}, {first.objective:.4f}" + (f"; {note.told()}" if note else "")
-            self._journal.tags({"mlflow.note.content": f"{text}\n\n`{self._ledger.facts['command']}`"})
+            self._journal.tags({"description": f"{text}\n\n`{self._ledger.facts['command']}`"})
         for path in sorted(self._ledger.root.glob("*.*")):
             if path.name in ("sweep.html", "leaderboard.csv", "sweep.json", "best.yaml"):
                 self._journal.artifact(path)
         self._journal.table(self._ledger.root / "leaderboard.json")
         if (self._ledger.root / "report").is_dir():
             self._journal.artifact(self._ledger.root / "report", "report")
-        self._tracker.sync()
+        self._mirror.sync()
 
     def _curve(self, jobs: list[Job]) -> dict[int, float]:
         """The objective by peak epoch, where that is swept over; by job otherwise. Of several the best."""

@@ -15,11 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from resnet_exp.config import build
 from resnet_exp.config.command_line import CONF
-from resnet_exp.config.config import Config, typed
+from resnet_exp.config.config import Config, checked_plugin, typed
+from resnet_exp.config.plugin_folders import folders_of, open_folders
 from resnet_exp.config.redact import redact
-from resnet_exp.config.schema import SweepConfig, TrackerConfig, from_values
+from resnet_exp.config.schema import SweepConfig, from_values
 from resnet_exp.config.validation import VALIDATION
-from resnet_exp.interfaces import ConfigError
+from resnet_exp.interfaces import ConfigError, Tracker
 from resnet_exp.sweeps.ledger import short_key
 
 # What touches neither the jobs' results nor their order.
@@ -65,6 +66,7 @@ def check_sweep(config: DictConfig) -> None:
             "hydra.sweeper.direction=minimize would choose the worst: the objective is an accuracy; set "
             "hydra.sweeper.direction=maximize"
         )
+    tracker_of(config)
 
 
 def space_of(config: DictConfig, arguments: Sequence[str]) -> dict[str, str]:
@@ -140,11 +142,15 @@ def data_identity(config: DictConfig) -> str:
         return ""
 
 
-def tracker_of(config: DictConfig) -> TrackerConfig:
-    """The `tracker` section, checked."""
-    values: Any = OmegaConf.to_container(config.tracker, resolve=True)
-    settings: TrackerConfig = from_values(TrackerConfig, "tracker.", values)
-    return settings
+def tracker_of(config: DictConfig) -> Tracker:
+    """The tracker; it opens nothing yet.
+
+    Raises:
+        ConfigError: it does not take its settings.
+    """
+    part: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, ["tracker", "plugins"]), resolve=True)
+    modules = open_folders(folders_of(part["plugins"]))
+    return build.tracker_of(checked_plugin("tracker", part["tracker"], modules), modules)
 
 
 def _base(config: DictConfig) -> Config:

@@ -21,7 +21,7 @@ from resnet_exp.runs.console import Console
 from resnet_exp.sweeps.launchers import interrupt_sweep
 from resnet_exp.sweeps.ledger import PROCESS_VARIABLE, SWEEP_VARIABLE, Ledger
 from resnet_exp.sweeps.plan import data_identity, facts_of, root_of, settings, tracker_of
-from resnet_exp.tracking.tracker import make_tracker
+from resnet_exp.tracking.mirror import open_mirror
 
 if TYPE_CHECKING:
     from resnet_exp.sweeps.parent_run import Parent
@@ -95,6 +95,6 @@ def parent_of(config: DictConfig, ledger: Ledger, environment: dict[str, Any]) -
     """The parent run, not begun yet."""
     from resnet_exp.sweeps.parent_run import Parent  # its page imports much
 
-    mirror = make_tracker(tracker_of(config), ledger.paths, "sweep")
+    mirror = open_mirror(tracker_of(config), ledger.paths, "sweep")
     direction = config.hydra.sweeper.get("direction") or "maximize"
     return Parent(ledger, mirror, environment, str(getattr(direction, "name", direction)))

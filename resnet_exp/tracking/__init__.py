@@ -1,1 +1,1 @@
-"""Where a run's journal is mirrored: MLflow, or nowhere."""
+"""Where a run's journal is mirrored: MLflow, CSV files, or nowhere; each tracker is a plug-in."""

@@ -1,15 +1,25 @@
-"""The MLflow mirror of a run: a thread that replays the journal, so that training never waits for MLflow."""
+"""The MLflow tracker: a thread replays a run's journal, so that training never waits for MLflow."""
 
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from resnet_exp.config.ranges import Text
 from resnet_exp.config.redact import redact
+from resnet_exp.interfaces import ConfigError, Mirror
 from resnet_exp.run_dir.paths import RunPaths
+from resnet_exp.tracking.mlflow_model import export_network
 from resnet_exp.tracking.mlflow_replay import Replay
-from resnet_exp.tracking.mlflow_store import absolute_uri, import_mlflow, redact_text
+from resnet_exp.tracking.mlflow_store import absolute_uri, import_mlflow, redact_text, ui_command
+
+if TYPE_CHECKING:
+    from torch import nn
 
 log = logging.getLogger(__name__)
 
@@ -19,10 +29,35 @@ _LAST_ATTEMPTS = 3  # after the run has ended: by then an outage only keeps the 
 
 
 class MlflowTracker:
+    """Shows runs in an MLflow experiment.
+
+    Args:
+        uri: sqlite:///FILE.db, postgresql+psycopg://..., or http(s)://... of a server; None: sqlite:///mlflow.db.
+        experiment: its name; it is created if need be.
+
+    Raises:
+        ConfigError: MLflow has no such store.
+    """
+
+    def __init__(self, uri: Text | None = None, experiment: Text = "resnet_exp") -> None:
+        if uri is not None and not re.match(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?://|https?://", uri):
+            raise ConfigError(
+                f"tracker.uri={redact(uri)}: sqlite:///FILE.db, postgresql+psycopg://... or "
+                "http(s)://... is needed (MLflow refuses plain folders)"
+            )
+        self.uri, self._experiment = uri or "sqlite:///mlflow.db", experiment
+
+    def open(self, run_dir: Path, label: str) -> MlflowMirror:
+        """The mirror of a run; the label begins the name of a new MLflow run."""
+        run_name = f"{label} {run_dir.name}".lstrip()
+        return MlflowMirror(RunPaths(run_dir), uri=self.uri, experiment=self._experiment, run_name=run_name)
+
+
+class MlflowMirror(Mirror):
     """Mirrors a run's journal into one MLflow run, whatever becomes of the connection or of this process.
 
-    Nothing raises into the training. An outage gives one warning; what is missing is mirrored when the store is back
-    or, after the process has ended, when the same command is given again.
+    An outage gives one warning; what is missing is mirrored when the store is back or, after the process has ended,
+    when the same command is given again.
 
     Args:
         paths: The run directory; `mlflow.json` there remembers the MLflow run and how far it is mirrored.
@@ -48,8 +83,9 @@ class MlflowTracker:
         self._wake = threading.Event()
         self._ending = threading.Event()
         self._abandoned = threading.Event()
+        self._started = threading.Event()  # or found that it cannot be for now
         self._thread: threading.Thread | None = None
-        self._link: str | None = None
+        self.link: str | None = None  # the address of the run, once it is complete
         self._warned = False
 
     def begin(self) -> None:
@@ -60,9 +96,9 @@ class MlflowTracker:
         except Exception as error:
             self._warn(error)
             return
-        self._ending.clear()
-        self._abandoned.clear()
-        self._link = None
+        for event in (self._ending, self._abandoned, self._started):
+            event.clear()
+        self.link = None
         self._wake.set()
         self._thread = threading.Thread(target=self._mirror, name="mlflow-mirror", daemon=True)
         self._thread.start()
@@ -71,22 +107,36 @@ class MlflowTracker:
         """Says that the journal has grown; returns at once."""
         self._wake.set()
 
-    def end(self) -> str | None:
-        """Mirrors what is left, for `patience` seconds at most.
+    def wait_until_started(self, seconds: float) -> None:
+        """Waits, so long at most, until there is an MLflow run, or the first attempt at one has failed."""
+        if self._thread is not None:
+            self._started.wait(seconds)
+
+    def end(self) -> Sequence[str]:
+        """Mirrors what is left, for `patience` seconds at most; a run that is not complete then gives a warning.
 
         Returns:
-            The address of the run; None if it is not complete, of which a warning has told.
+            How to start MLflow's pages, where no server is named, and the address of the run.
         """
-        if self._thread is None:
+        if self._thread is not None:
+            self._ending.set()
+            self._wake.set()
+            self._thread.join(self._patience)
+            if self._thread.is_alive():
+                self._abandoned.set()
+                self._warn(TimeoutError(f"not done within {self._patience:g} s"))
+        start = () if self._uri.startswith("http") else (f"  {ui_command(self._uri)}",)
+        address = self.link or "(not complete there yet: the same command again completes it)"
+        return "look at it in MLflow:", *start, f"  {address}"
+
+    def export_model(self, model: nn.Module, input_shape: tuple[int, int, int]) -> Path | None:
+        """Writes `mlflow_model/`, where torch.export can follow the network."""
+        try:
+            return export_network(model, input_shape, self._paths.root / "mlflow_model")
+        except Exception as error:  # it cannot follow every network; the weights are safe
+            reason = str(error).splitlines()[:1]
+            log.warning("no MLflow model: torch.export could not follow this network (%s)", reason)
             return None
-        self._ending.set()
-        self._wake.set()
-        self._thread.join(self._patience)
-        if self._thread.is_alive():
-            self._abandoned.set()
-            self._warn(TimeoutError(f"not done within {self._patience:g} s"))
-            return None
-        return self._link
 
     def _mirror(self) -> None:
         """The thread: ships whenever it is woken, and after a failure tries again, ever more rarely."""
@@ -94,19 +144,22 @@ class MlflowTracker:
         while not self._abandoned.is_set():
             self._wake.wait()
             self._wake.clear()
-            ending = self._ending.is_set()  # asked before shipping: what was recorded before the end is in this pass
+            ending = self._ending.is_set()  # checked before shipping: what was recorded before the end is in this pass
             try:
                 replay = replay or Replay(self._paths, self._uri, *self._run)
+                self._started.set()
                 replay.ship(stop=self._abandoned.is_set)
                 pause = _FIRST_PAUSE
                 if ending:
                     replay.close()
-                    self._link = replay.link
+                    if not self._abandoned.is_set():
+                        self.link = replay.link
                     if self._warned:
-                        log.info("MLflow at %s is complete again: %s", redact(self._uri), self._link)
+                        log.info("MLflow at %s is complete again: %s", redact(self._uri), self.link)
                     return
             except Exception as error:
                 self._warn(error)
+                self._started.set()
                 last_attempts += ending
                 if last_attempts == _LAST_ATTEMPTS:
                     return
@@ -122,14 +175,14 @@ class MlflowTracker:
         return min(2 * pause, _LONGEST_PAUSE)
 
     def _warn(self, error: Exception) -> None:
-        """Says once what is wrong and what to do, without the password of the URI."""
+        """Warns once of what is wrong, with what to do, without the password of the URI."""
         if self._warned:
             log.debug("MLflow: %s", redact_text(repr(error), self._uri))
             return
         self._warned = True
         reason = redact_text(f"{type(error).__name__}: {error}", self._uri)
         log.warning(
-            "MLflow at %s does not keep up (%s). The run goes on, and %s keeps everything; the mirror tries again. If "
+            "MLflow at %s does not keep up (%s). The run goes on, and %s has everything; the mirror tries again. If "
             "the MLflow run stays incomplete, the same command again completes it.",
             redact(self._uri),
             reason.splitlines()[0][:300],

@@ -1,4 +1,4 @@
-"""The files of a run as MLflow keeps them: artifacts, the model, and the images and tables that runs are compared by.
+"""The files of a run as MLflow stores them: artifacts, the model, and the images and tables that runs are compared by.
 
 MLflow's own `log_image` makes up a name, and `log_table` appends to what is there: a replay would show both twice.
 Here a name follows from the journal's record alone, so that a file shipped again replaces itself.
@@ -62,7 +62,7 @@ class RunFiles:
         self._client.set_tag(self._run_id, _HAS_IMAGES, True)
 
     def _ship_table(self, path: Path, record: Record) -> None:
-        """Puts a table where the run directory has it, and on the list of those that the pages show as tables."""
+        """Puts a table at its place of the run directory, and on the list of those that the pages show as tables."""
         name = record["path"]
         self._client.log_artifact(self._run_id, str(path), name.rpartition("/")[0] or None)
         tables = json.loads(self._client.get_run(self._run_id).data.tags.get(_TABLES, "[]"))

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def export_network(model: nn.Module, example_shape: tuple[int, int, int], path: Path) -> Path:
     """Writes an MLflow model folder with the network's graph and weights, and returns its path.
 
-    The network is traced with `torch.export` on the CPU, in eval mode, for any batch size; `model` itself is left
-    as it is. `mlflow.pytorch.load_model(path)` gives it back without the code of its class, and without pickle.
+    The network is traced with `torch.export` on the CPU, in eval mode, for any batch size; `model` itself does not
+    change. `mlflow.pytorch.load_model(path)` gives it back without the code of its class, and without pickle.
 
     Args:
         model: Maps images `[N, C, H, W], float32`, normalised, to logits `[N, classes]`.

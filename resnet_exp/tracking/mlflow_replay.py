@@ -18,6 +18,7 @@ from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.tracking.mlflow_files import FILES, RunFiles
 from resnet_exp.tracking.mlflow_state import MirrorState
 from resnet_exp.tracking.mlflow_store import open_store, run_link
+from resnet_exp.tracking.mlflow_tags import SOURCE_TAG, mlflow_tags
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ Record = dict[str, Any]
 
 
 class Replay:
-    """Ships a run directory's journal to its MLflow run, from where the last replay came to."""
+    """Ships a run directory's journal to its MLflow run, from where the last replay ended."""
 
     def __init__(self, paths: RunPaths, uri: str, experiment: str, run_name: str) -> None:
         self._paths = paths
@@ -76,7 +77,7 @@ class Replay:
             self._state.save(self._state_path)
 
     def close(self) -> None:
-        """Ends a run that never said how it ended as FAILED: left RUNNING it would lie for ever."""
+        """Ends a run whose journal does not say how it ended as FAILED: else it would be RUNNING for ever."""
         if self._status in (None, "RUNNING"):
             self._client.set_terminated(self._run_id, "FAILED")
 
@@ -104,22 +105,22 @@ class Replay:
     def _create_run(self, experiment_id: str, run_name: str) -> Any:
         first = next(read_from(self._paths.journal, 0), None)
         start = first[0]["time_ms"] if first else time.time_ns() // 1_000_000
-        tags = {MIRROR_TAG: self._state.mirror_id}
+        tags = {MIRROR_TAG: self._state.mirror_id, SOURCE_TAG: "resnet_exp"}
         return self._client.create_run(experiment_id, start_time=start, tags=tags, run_name=run_name)
 
     def _recall(self) -> None:
-        """Learns from the journal what has been shipped: the cursor alone does not say which points were fresh."""
+        """Reads from the journal what has been shipped: the cursor alone does not say which points were new."""
         if self._paths.journal.exists() and self._state.cursor > self._paths.journal.stat().st_size:
             self._state.cursor = 0
         for record, end in read_from(self._paths.journal, 0):
             if end > self._state.cursor:
                 return
             if record["kind"] == "metrics":
-                self._fresh_points(record)
+                self._new_points(record)
             elif record["kind"] == "status":
                 self._status, self._reason = record["status"], record["reason"]
 
-    def _fresh_points(self, record: Record) -> list[tuple[str, float, int, int]]:
+    def _new_points(self, record: Record) -> list[tuple[str, float, int, int]]:
         """The points (key, value, time, step) that MLflow does not have.
 
         MLflow cannot take a point back, and the same value at a new time would be a second point of that step. A
@@ -150,10 +151,11 @@ class Replay:
     def _ship_numbers_and_words(self, records: list[Record]) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
-        points = [point for r in records if r["kind"] == "metrics" for point in self._fresh_points(r)]
+        points = [point for r in records if r["kind"] == "metrics" for point in self._new_points(r)]
         metrics = [Metric(*point) for point in points]
         params = self._new_params(records)
-        tags = {k: v for r in records if r["kind"] == "tags" for k, v in r["values"].items()}
+        words = {k: v for r in records if r["kind"] == "tags" for k, v in r["values"].items()}
+        tags = mlflow_tags(words, self._uri)
         for some in _slices(metrics, _METRICS_A_CALL):
             self._log_batch(metrics=some)
         for some in _slices([Param(k, v[:_PARAM_CHARACTERS]) for k, v in params.items()], _ENTRIES_A_CALL):
@@ -169,7 +171,7 @@ class Replay:
             if record["kind"] == "params":
                 for key, value in record["values"].items():
                     if key not in self._params:
-                        params.setdefault(key, value)
+                        params.setdefault(key, str(value))
         return params
 
     def _log_batch(self, **entries: Any) -> None:

@@ -13,7 +13,7 @@ from resnet_exp.run_dir.files import write_json
 
 @dataclass
 class MirrorState:
-    """How far a run directory is mirrored, and where; kept in its `mlflow.json`."""
+    """How far a run directory is mirrored, and where; saved in its `mlflow.json`."""
 
     uri: str  # without its password
     mirror_id: str  # a tag of the MLflow run, chosen before the run exists
@@ -23,11 +23,11 @@ class MirrorState:
 
     @classmethod
     def load(cls, path: Path, uri: str) -> MirrorState:
-        """The state kept at `path`; a new one, of the same mirror id, where another store is asked for."""
-        kept = json.loads(path.read_text()) if path.exists() else {}
-        if kept.get("uri") == redact(uri):
-            return cls(**kept)
-        return cls(uri=redact(uri), mirror_id=kept.get("mirror_id") or uuid.uuid4().hex)
+        """The state saved at `path`; a new one, with the same mirror id, if that is of another store."""
+        saved = json.loads(path.read_text()) if path.exists() else {}
+        if saved.get("uri") == redact(uri):
+            return cls(**saved)
+        return cls(uri=redact(uri), mirror_id=saved.get("mirror_id") or uuid.uuid4().hex)
 
     def save(self, path: Path) -> None:
         """Replaces the file at `path` as a whole: a kill leaves the old one or the new one."""

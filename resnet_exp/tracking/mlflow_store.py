@@ -89,7 +89,7 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def redact_text(text: str, uri: str) -> str:
-    """A message in which neither the URI's password nor the URI itself stands in the clear."""
+    """The message without the URI's password, and with the URI redacted."""
     text = text.replace(uri, redact(uri))
     credentials = urlsplit(uri).netloc.rpartition("@")[0]
     _, separator, password = credentials.partition(":")

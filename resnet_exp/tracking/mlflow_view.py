@@ -1,6 +1,6 @@
 """The saved view of an experiment's page that compares its runs: what differs, accuracies, predictions side by side.
 
-Left alone, MLflow's page shows no result in its table, and above each image all parameters, so that it cannot be seen.
+Without it, MLflow's page shows no result in its table, and above each image all parameters, so that it cannot be seen.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ import json
 import time
 from typing import Any
 
+from resnet_exp.interfaces import COMPARED_IMAGES
+
 VIEW = "compare"  # its name in the menu "Views", and in the address
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"  # of the experiment; MLflow's own way to save a view
-COMPARED_IMAGES = ("examples", "gradcam", "misclassified", "class_accuracy", "confusion_matrix")
 _BEST = "metrics.`accuracy/best_val`"
 _COLUMNS = (
     *(_BEST, "metrics.`accuracy/test`", "params.`scheduler.max_lr`", "params.`train.epochs`"),

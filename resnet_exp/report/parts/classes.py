@@ -32,7 +32,7 @@ def draw_class_accuracy(subject: Subject) -> Section:
         low, high = wilson_interval(right, of) if of else (None, None)
         accuracy = right / of if of else None
         rows.append((names[label], right, of, *(None if x is None else round(x, 6) for x in (accuracy, low, high))))
-    # Accuracy second: MLflow compares the tables of several runs by that column.
+    # Accuracy second: trackers' pages compare tables of several runs by that column.
     columns = ("class", "accuracy", "correct", "count", "low", "high")
     records = ((name, accuracy, right, of, low, high) for name, right, of, accuracy, low, high in rows)
     data = write_csv(subject.folder / "class_accuracy.csv", columns, records)
