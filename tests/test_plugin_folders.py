@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import pytest
 from annotated_types import Ge
@@ -86,24 +86,69 @@ def test_only_modules_are_taken_from_a_folder_not_what_else_lies_there(tmp_path:
         sys.path.remove(str(folder))
 
 
+NET = """
+from typing import Annotated, Any as Anything, Literal, TypeAlias
+from annotated_types import Ge as AtLeast
+from fractions import Fraction
+import typing
+
+def limit(): return 3
+Count = Annotated[int, AtLeast(0)]
+Few: TypeAlias = Literal[1, 2]
+if True:
+    Hidden = int
+class Net:
+    def __init__(self, num_classes: Fraction, extra: Count, own: list[Count], few: "Few | None", open: Anything, bare,
+                 part: Fraction, most: Annotated[int, AtLeast(limit())], hidden: Hidden, dotted: typing.Any,
+                 text: list["Count"], Size: Count): ...
+"""
+
+
 def test_an_annotation_means_what_the_module_means_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names of our own ranges too, where the module calls something else by them."""
-    from typing import Any
-
     from resnet_exp.config.plugin_args import arguments_of
 
-    (tmp_path / "names_of_its_own.py").write_text(
-        "from fractions import Fraction\n"
-        "from typing import Annotated\n"
-        "from annotated_types import Ge\n"
-        "Count = Annotated[int, Ge(0)]\n"
-        "class Net:\n"
-        "    def __init__(self, extra: Count, part: Fraction, own: list[Count]): ...\n"
-    )
+    (tmp_path / "names_of_its_own.py").write_text(NET)
     monkeypatch.syspath_prepend(str(tmp_path))
     found = arguments_of("names_of_its_own.Net")
     assert found is not None
-    assert found.annotations == {"extra": Annotated[int, Ge(0)], "part": Any, "own": list[Annotated[int, Ge(0)]]}
+    count = Annotated[int, Ge(0)]
+    read = {name: kind for name, kind in found.annotations.items() if name not in found.unreadable}
+    assert read == {
+        "extra": count, "own": list[count], "few": Literal[1, 2] | None, "open": Any, "bare": Any, "Size": count,
+    }  # fmt: skip
+
+
+def test_what_an_annotation_hides_is_named_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An argument without an annotation takes every value, as anywhere in Python; nothing is said of it."""
+    from resnet_exp.config.plugin_args import unchecked_arguments
+
+    (tmp_path / "names_that_hide.py").write_text(NET + "class Child(Net):\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    told = unchecked_arguments("model", "names_that_hide.Net", ("num_classes",))
+    assert [one.partition(" is not checked")[0] for one in told] == [
+        f"model.{name}" for name in ("part", "most", "hidden", "dotted", "text")
+    ]
+    assert "names_that_hide.Net cannot be read (what Fraction is does not show in the source); it can be" in told[0]
+    assert "annotated_types, resnet_exp.config.ranges, typing" in told[0]
+    assert unchecked_arguments("model", "names_that_hide.Child") == [
+        "no model.* is checked: names_that_hide.Child has no __init__ of its own, with annotations"
+    ]
+    assert unchecked_arguments("model", "names_that_hide.Nothing") == [], "the run will be refused"
+
+
+def test_a_command_says_once_what_it_does_not_check(tmp_path: Path) -> None:
+    """Also of a sweep of several jobs."""
+    code = (EXAMPLE / "lenet.py").read_text().replace("Annotated[int, Ge(1)]", "Annotated[int, Ge(least())]")
+    folder = own(tmp_path, code=f"{code.replace('class LeNet', 'class Net')}\ndef least(): return 1\n")
+    with (folder / "conf" / "model" / "mine.yaml").open("a") as yaml:
+        yaml.write("hidden: 8\n")
+    for more in (("model.hidden=4",), ("model.hidden=4,5,6,7", "sweep.dry_run=true", "--multirun")):
+        arguments = (f"plugins={folder}", "model=mine", *QUICK, *more)
+        done = command(tmp_path, *arguments)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("warning: model.hidden is not checked") == 1
+        assert done.stderr.count("what least is does not show in the source") == 1
 
 
 def test_a_folder_from_hydras_own_search_path_is_known_as_well(tmp_path: Path) -> None:
