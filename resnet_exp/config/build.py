@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,6 +113,26 @@ def model(config: Config, info: DatasetInfo) -> Any:
     return _make(
         "model", config, num_classes=info.num_classes, in_channels=info.in_channels, image_size=info.image_size
     )
+
+
+def figure(name: str) -> Callable[[Any], Any]:
+    """Returns a function that `report.extra` names, `MODULE.FUNCTION`; `config.typed` has refused other modules.
+
+    Raises:
+        ConfigError: the module cannot be imported, or has no such function of its own that takes a report's Subject.
+    """
+    module, _, function = name.rpartition(".")
+    try:
+        draw: Callable[[Any], Any] = getattr(importlib.import_module(module), function)
+        inspect.signature(draw).bind("subject")
+    except Exception as error:  # importing it runs it: whatever its author got wrong
+        raise ConfigError(
+            f"report.extra={name}: there is no such function of a report's Subject, or it cannot be imported "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    if not inspect.isfunction(draw) or draw.__module__ != module:
+        raise ConfigError(f"report.extra={name}: {function} is no function that {module} itself defines")
+    return draw
 
 
 def _check_names(group: str, config: Config) -> None:

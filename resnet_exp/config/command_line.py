@@ -228,6 +228,8 @@ def _check_key(override: Override, compositions: dict[str, set[str]], groups: Se
         return _check_mapping(override)
     if key not in known and key in _ELSEWHERE:
         raise ConfigError(_ELSEWHERE[key])
+    if key not in known and key.rpartition(".")[2] in ("lr", "learning_rate"):
+        raise ConfigError(f"{key} is no key; set scheduler.max_lr (a number, or find)")
     if key not in known:
         raise UnknownKey(key, sorted(name for name in known | set(groups) if "*" not in name))
     for label, keys in compositions.items():

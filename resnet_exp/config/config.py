@@ -39,6 +39,7 @@ PACKAGES = {
     "scheduler": "resnet_exp.schedulers",
 }
 GROUPS = tuple(PACKAGES)
+_FIGURES = "resnet_exp.report.parts"
 _CORE_GROUPS = ("range_test", "train", "report", "tracker", "sweep")
 NO_OPTIMIZER_LR = "optimizer.lr: optimizers have no lr here; set scheduler.max_lr (a number, or find)"
 # What the run tells a plug-in beside its settings.
@@ -112,6 +113,8 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, 
     top = asdict(from_values(TopLevelConfig, "", {key: tree[key] for key in tree if key not in sections}))
     folders = folders_of(top.pop("plugins"))
     modules = open_folders(folders)
+    report: ReportConfig = from_values(ReportConfig, "report.", tree["report"])
+    _check_figures(report, modules)
     split = {key: plugins["data"].pop(key, None) for key in SplitConfig.__dataclass_fields__}
     for group, plugin in plugins.items():
         try:
@@ -123,7 +126,7 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, 
         split=from_values(SplitConfig, "data.", split),
         range_test=from_values(RangeTestConfig, "range_test.", tree["range_test"]),
         train=from_values(TrainConfig, "train.", tree["train"]),
-        report=from_values(ReportConfig, "report.", tree["report"]),
+        report=report,
         tracker=from_values(TrackerConfig, "tracker.", tree["tracker"]),
         sweep=from_values(SweepConfig, "sweep.", tree["sweep"]),
         plugins=plugins,
@@ -212,6 +215,19 @@ def checked_plugin(group: str, plugin: dict[str, Any], modules: Sequence[str]) -
             raise ConfigError(f"{group}.{key}={value}: a plain value is needed, not one that ${{...}} stands for")
     settings = {key: value for key, value in plugin.items() if key != "_target_"}
     return {"_target_": target, **checked_settings(group, target, settings, GIVEN.get(group, ()))}
+
+
+def _check_figures(report: ReportConfig, modules: Sequence[str]) -> None:
+    """Raises ConfigError where `report.extra` names what lies in no module that a figure may come from."""
+    for name in report.extra:
+        module, _, function = name.rpartition(".")
+        ours = re.fullmatch(rf"{re.escape(_FIGURES)}\.[a-z]\w*", module)
+        if not function.isidentifier() or not (ours or module in modules):
+            where = " or ".join([f"{_FIGURES}.*", *modules])
+            raise ConfigError(
+                f"report.extra={name}: MODULE.FUNCTION is needed, the module one of {where}; name the folder that "
+                "holds yours with plugins=DIR"
+            )
 
 
 def _by_an_experiment(key: str, overrides: Sequence[str], choices: Mapping[str, Any]) -> str:
