@@ -39,7 +39,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     whole = {one.lower(): one for one in known}
     section, _, last = name.lower().rpartition(".")
     beside = {one.rpartition(".")[2]: whole[one] for one in whole if one.rpartition(".")[0] == section}
-    anywhere = {one.rpartition(".")[2]: whole[one] for one in whole}
+    anywhere = {one.rpartition(".")[2]: whole[one] for one in reversed(whole)}  # of equal ones the first
     if not beside and (found := _closest(name.lower(), whole, _FAR)):
         return found
     return _closest(last, beside, _NEAR) or _closest(last, anywhere, _FAR)
