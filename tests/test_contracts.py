@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from resnet_exp.config import build
 from resnet_exp.config.command_line import CONF
 from resnet_exp.config.config import GROUPS, RUN_ARGUMENTS, Config, typed
+from resnet_exp.config.plugin_args import unchecked_arguments
 from resnet_exp.data import randomness
 from resnet_exp.interfaces import DatasetInfo, DataSize, LoadedData
 from resnet_exp.run_dir.journal import last_status, metric_history
@@ -146,6 +147,16 @@ def test_a_yaml_lists_exactly_the_arguments_of_its_plugin(group: str, name: str)
         settings = {key: value for key, value in settings.items() if key not in SHARED_DATA_KEYS}
     assert set(settings) == set(arguments), "a key that is not there cannot be overridden without a +"
     inspect.signature(target).bind(**settings, **dict.fromkeys(RUN_ARGUMENTS.get(group, ()), 1))
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_argument_of_a_plugin_says_what_it_takes(group: str) -> None:
+    """By an annotation that the source shows: only then is a wrong value refused before torch is imported."""
+    for target in {content(group, name)["_target_"] for name in options(group)}:
+        assert unchecked_arguments(group, target, RUN_ARGUMENTS.get(group, ())) == []
+        arguments = inspect.signature(locate(target)).parameters
+        silent = [name for name, argument in arguments.items() if argument.annotation is inspect.Parameter.empty]
+        assert not silent, f"{target}: no annotation"
 
 
 @pytest.mark.parametrize("group", GROUPS)

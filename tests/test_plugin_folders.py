@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import pytest
 from annotated_types import Ge
+from hydra import compose, initialize_config_dir
+
+from resnet_exp.config import build
+from resnet_exp.config.command_line import CONF
+from resnet_exp.config.config import typed
+from resnet_exp.interfaces import ConfigError
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "plugins"
@@ -86,24 +94,69 @@ def test_only_modules_are_taken_from_a_folder_not_what_else_lies_there(tmp_path:
         sys.path.remove(str(folder))
 
 
+NET = """
+from typing import Annotated, Any as Anything, Literal, TypeAlias
+from annotated_types import Ge as AtLeast
+from fractions import Fraction
+import typing
+
+def limit(): return 3
+Count = Annotated[int, AtLeast(0)]
+Few: TypeAlias = Literal[1, 2]
+if True:
+    Hidden = int
+class Net:
+    def __init__(self, num_classes: Fraction, extra: Count, own: list[Count], few: "Few | None", open: Anything, bare,
+                 part: Fraction, most: Annotated[int, AtLeast(limit())], hidden: Hidden, dotted: typing.Any,
+                 text: list["Count"], Size: Count): ...
+"""
+
+
 def test_an_annotation_means_what_the_module_means_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names of our own ranges too, where the module calls something else by them."""
-    from typing import Any
-
     from resnet_exp.config.plugin_args import arguments_of
 
-    (tmp_path / "names_of_its_own.py").write_text(
-        "from fractions import Fraction\n"
-        "from typing import Annotated\n"
-        "from annotated_types import Ge\n"
-        "Count = Annotated[int, Ge(0)]\n"
-        "class Net:\n"
-        "    def __init__(self, extra: Count, part: Fraction, own: list[Count]): ...\n"
-    )
+    (tmp_path / "names_of_its_own.py").write_text(NET)
     monkeypatch.syspath_prepend(str(tmp_path))
     found = arguments_of("names_of_its_own.Net")
     assert found is not None
-    assert found.annotations == {"extra": Annotated[int, Ge(0)], "part": Any, "own": list[Annotated[int, Ge(0)]]}
+    count = Annotated[int, Ge(0)]
+    read = {name: kind for name, kind in found.annotations.items() if name not in found.unreadable}
+    assert read == {
+        "extra": count, "own": list[count], "few": Literal[1, 2] | None, "open": Any, "bare": Any, "Size": count,
+    }  # fmt: skip
+
+
+def test_what_an_annotation_hides_is_named_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An argument without an annotation takes every value, as anywhere in Python; nothing is said of it."""
+    from resnet_exp.config.plugin_args import unchecked_arguments
+
+    (tmp_path / "names_that_hide.py").write_text(NET + "class Child(Net):\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    told = unchecked_arguments("model", "names_that_hide.Net", ("num_classes",))
+    assert [one.partition(" is not checked")[0] for one in told] == [
+        f"model.{name}" for name in ("part", "most", "hidden", "dotted", "text")
+    ]
+    assert "names_that_hide.Net cannot be read (what Fraction is does not show in the source); it can be" in told[0]
+    assert "annotated_types, resnet_exp.config.ranges, typing" in told[0]
+    assert unchecked_arguments("model", "names_that_hide.Child") == [
+        "no model.* is checked: names_that_hide.Child has no __init__ of its own, with annotations"
+    ]
+    assert unchecked_arguments("model", "names_that_hide.Nothing") == [], "the run will be refused"
+
+
+def test_a_command_says_once_what_it_does_not_check(tmp_path: Path) -> None:
+    """Also of a sweep of several jobs."""
+    code = (EXAMPLE / "lenet.py").read_text().replace("Annotated[int, Ge(1)]", "Annotated[int, Ge(least())]")
+    folder = own(tmp_path, code=f"{code.replace('class LeNet', 'class Net')}\ndef least(): return 1\n")
+    with (folder / "conf" / "model" / "mine.yaml").open("a") as yaml:
+        yaml.write("hidden: 8\n")
+    for more in (("model.hidden=4",), ("model.hidden=4,5,6,7", "sweep.dry_run=true", "--multirun")):
+        arguments = (f"plugins={folder}", "model=mine", *QUICK, *more)
+        done = command(tmp_path, *arguments)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("warning: model.hidden is not checked") == 1
+        assert done.stderr.count("what least is does not show in the source") == 1
 
 
 def test_a_folder_from_hydras_own_search_path_is_known_as_well(tmp_path: Path) -> None:
@@ -209,3 +262,97 @@ def test_a_model_is_added_by_one_file_and_one_yaml(tmp_path: Path) -> None:
     assert re.search(r"model +third hidden=16", done.stdout)
     refused = command(tmp_path, "model=third", "model.hidden=none", *QUICK, python_path=tmp_path)
     assert refused.stderr == "error: model.hidden=none: a whole number of at least 1 is needed\n"
+
+
+def test_a_figure_is_one_file_and_is_drawn_again_too(tmp_path: Path) -> None:
+    report = ("report=none", "report.html=true", f"plugins={EXAMPLE}", "report.extra=[confidence.draw_confidence]")
+    done = command(tmp_path, *(text for text in QUICK if text != "report=none"), *report)
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "outputs").iterdir()
+    first = files_of_confidence(run)
+    shutil.rmtree(run / "report")
+    done = command(tmp_path, "task=report", f"run_dir={run}", "tracker=none", *report)
+    assert done.returncode == 0, done.stderr
+    assert files_of_confidence(run) == first
+
+
+def files_of_confidence(run: Path) -> dict[str, bytes]:
+    """The picture and its data by name, after a look at them and at what lists them."""
+    folder = run / "report"
+    assert {path.name for path in folder.iterdir()} == {
+        "confidence.png", "confidence.csv", "report.html", "report.json",
+    }  # fmt: skip
+    listed = json.loads((folder / "report.json").read_text())["sections"]
+    assert listed == [{"title": "Confidence", "gap": None, "files": ["confidence.png", "confidence.csv"]}]
+    assert ">Confidence</h2>" in (folder / "report.html").read_text()
+    with (folder / "confidence.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    correct = json.loads((run / "result.json").read_text())["test"]["correct"]
+    assert sum(int(row["right"]) for row in rows) == correct
+    assert sum(int(row["wrong"]) for row in rows) == 355 - correct
+    return {name: (folder / name).read_bytes() for name in ("confidence.png", "confidence.csv")}
+
+
+FIGURES = """
+from resnet_exp.report.section import Figure, Section
+from pathlib import Path
+
+def no_section(subject):
+    return 3
+
+def outside(subject):
+    return Section("Outside", figures=(Figure(Path(__file__), "this file"),))
+
+def raising(subject):
+    raise ArithmeticError("no number")
+
+def two(subject, other): ...
+"""
+
+
+def test_a_figure_that_cannot_be_drawn_is_a_named_gap(tmp_path: Path) -> None:
+    folder = own(tmp_path, code=FIGURES)
+    names = ",".join(f"mine.{name}" for name in ("no_section", "outside", "raising"))
+    done = command(tmp_path, *QUICK, "report.html=true", f"plugins={folder}", f"report.extra=[{names}]")
+    assert done.returncode == 0, done.stderr
+    (listed,) = (tmp_path / "outputs").glob("*/report/report.json")
+    gaps = {section["title"]: section["gap"] for section in json.loads(listed.read_text())["sections"]}
+    assert gaps["mine.raising"] == "ArithmeticError: no number"
+    assert gaps["mine.no_section"].startswith("it returned a int; a resnet_exp.report.section.Section is needed")
+    assert gaps["mine.outside"].endswith("mine.py is no file in the report's folder, subject.folder")
+    assert all(f"not drawn: {title}: " in done.stdout for title in gaps)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("os.system", "MODULE.FUNCTION is needed, the module one of resnet_exp.report.parts.* or some_figures;"),
+        ("resnet_exp.runs.redraw.redraw", "MODULE.FUNCTION is needed"),
+        ("resnet_exp.report.parts.classes.os.system", "MODULE.FUNCTION is needed"),
+        ("raising", "MODULE.FUNCTION is needed"),
+        ("some_figures.os.system", "MODULE.FUNCTION is needed"),
+        ("some_figures.nothing", "there is no such function of a report's Subject, or it cannot be imported (Attri"),
+        ("some_figures.two", "there is no such function of a report's Subject"),
+        ("some_figures.Path", "Path is no function that some_figures itself defines"),
+    ],
+)
+def test_what_is_no_figure_is_refused(name: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "some_figures", raising=False)
+    folder = own(tmp_path, "some_figures", FIGURES)
+    with initialize_config_dir(str(CONF)):
+        composed = compose("config", overrides=["data=digits", f"plugins={folder}", f"report.extra=[{name}]"])
+    with pytest.raises(ConfigError) as refused:
+        build.figure(*typed(composed).report.extra)
+    assert str(refused.value).startswith(f"report.extra={name}: {reason}")
+
+
+def test_a_figure_that_is_not_there_is_refused_before_a_run_begins(tmp_path: Path) -> None:
+    done = command(tmp_path, *QUICK, f"plugins={EXAMPLE}", "report.extra=[confidence.draw_doubt]")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: report.extra=confidence.draw_doubt: it cannot be imported")
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_one_of_our_own_parts_can_be_asked_for_alone() -> None:
+    assert build.figure("resnet_exp.report.parts.classes.draw_confusion").__name__ == "draw_confusion"

@@ -104,6 +104,41 @@ def bad_values(count: int) -> list[tuple[tuple[str, ...], str]]:
     return rng.sample(possible, count)
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("train.epoch", "train.epochs"),
+        ("model.wdith", "model.width"),
+        ("modle.width", "model.width"),
+        ("trian.epohcs", "train.epochs"),
+        ("sceduler.peak_epoch", "scheduler.peak_epoch"),
+        ("scheduler.peakepoch", "scheduler.peak_epoch"),
+        ("Train.Epochs", "train.epochs"),
+        ("sede", "seed"),
+        ("epochs", "train.epochs"),
+        ("batchsize", "train.batch_size"),
+        ("train.width", "model.width"),
+        ("training.epochs", "train.epochs"),
+        ("report.grad_cam", "report.gradcam"),
+        ("optimizer.weightdecay", "optimizer.weight_decay"),
+        ("model.depth", None),
+        ("model.dropout", None),
+        ("scheduler.foo", None),
+        ("data.foo", None),
+        ("foo.bar", None),
+        ("gpu", None),
+    ],
+)
+def test_a_realistic_slip_is_understood_and_nothing_is_made_up(typed: str, meant: str | None) -> None:
+    hint = f"did you mean {meant}?" if meant else "--help lists them"
+    assert refusal(f"{typed}=1") == f"{typed} is no key; {hint}"
+
+
+@pytest.mark.parametrize("key", ["lr", "scheduler.lr", "train.learning_rate"])
+def test_who_looks_for_the_lr_finds_it(key: str) -> None:
+    assert refusal(f"{key}=0.1") == f"{key} is no key; set scheduler.max_lr (a number, or find)"
+
+
 @pytest.mark.slow
 def test_every_slip_in_a_key_is_refused_and_nearly_always_understood() -> None:
     """200 keys with one letter wrong; also behind + and ++, where any schema would let them pass."""

@@ -58,7 +58,7 @@ def subject_of(tmp_path, cpu):
         bank = ImageBank(images, Normalisation.of(pixels), torch.device("cpu"), getattr(augmentation, "padding", 0))
         all_on = {"curves": True, "schedule": True, "range_test": True, "classes": True, "misclassified": 40,
                   "gradcam": 8, "gradcam_method": "gradcam", "gradcam_layers": None, "examples": 24, "augmentation": 6,
-                  "summary": True, "receptive_field": 8, "html": True}  # fmt: skip
+                  "summary": True, "receptive_field": 8, "html": True, "extra": []}  # fmt: skip
         info = DatasetInfo("made", tuple(names), size, channels, len(labels), 0, len(labels))
         test = ImageBank(images, Normalisation.of(pixels), torch.device("cpu"))
         settings = ReportConfig(**{**all_on, **settings})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,26 +114,6 @@ def source(config: Config) -> DataSource:
     return _make("data", config)
 
 
-def metrics(config: Config) -> tuple[Metric, ...]:
-    """The user's own metrics, which `metrics=[MODULE.NAME]` names.
-
-    Raises:
-        ConfigError: one is not there, or is no Metric.
-    """
-    return tuple(_metric(name) for name in config.metrics)
-
-
-def _metric(name: str) -> Metric:
-    module, _, attribute = name.rpartition(".")  # `config.typed` has refused modules of no plug-in folder
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # importing it runs it: whatever its author got wrong
-        raise ConfigError(f"metrics={name}: it cannot be imported ({type(error).__name__}: {error})") from error
-    if not isinstance(found, Metric):
-        raise ConfigError(f"metrics={name}: a resnet_exp.interfaces.Metric is needed, not a {type(found).__name__}")
-    return found
-
-
 def model(config: Config, info: DatasetInfo) -> Any:
     """A new model for these data, its initial weights from torch's global generator."""
     return _make(
@@ -157,6 +137,49 @@ def tracker_of(settings: Mapping[str, Any], modules: Sequence[str]) -> Tracker:
     if not callable(getattr(made, "open", None)):
         raise ConfigError(f"tracker._target_={settings['_target_']}: no tracker, it has no open(run_dir, label)")
     return made
+
+
+def metrics(config: Config) -> tuple[Metric, ...]:
+    """The user's own metrics, which `metrics=[MODULE.NAME]` names.
+
+    Raises:
+        ConfigError: one cannot be imported, or is no Metric.
+    """
+    found = tuple(_imported("metrics", name) for name in config.metrics)
+    for name, metric in zip(config.metrics, found, strict=True):
+        if not isinstance(metric, Metric):
+            raise ConfigError(
+                f"metrics={name}: a resnet_exp.interfaces.Metric is needed, not a {type(metric).__name__}"
+            )
+    return found
+
+
+def figure(name: str) -> Callable[[Any], Any]:
+    """The function `MODULE.FUNCTION` that `report.extra` names.
+
+    Raises:
+        ConfigError: the module cannot be imported, or has no such function of its own that takes a report's Subject.
+    """
+    draw: Callable[[Any], Any] = _imported("report.extra", name)
+    module, _, function = name.rpartition(".")
+    if not inspect.isfunction(draw) or draw.__module__ != module:
+        raise ConfigError(f"report.extra={name}: {function} is no function that {module} itself defines")
+    try:
+        inspect.signature(draw).bind("subject")
+    except TypeError as error:
+        raise ConfigError(
+            f"report.extra={name}: a function of one argument, the Subject, is needed ({error})"
+        ) from error
+    return draw
+
+
+def _imported(key: str, name: str) -> Any:
+    """What `MODULE.NAME` names; `config.typed` has refused modules that a config may not name."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # importing runs the module, which may raise anything
+        raise ConfigError(f"{key}={name}: it cannot be imported ({type(error).__name__}: {error})") from error
 
 
 def _check_names(group: str, plugin: Mapping[str, Any]) -> None:

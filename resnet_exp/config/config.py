@@ -39,6 +39,7 @@ PACKAGES = {
     "tracker": "resnet_exp.tracking",
 }
 GROUPS = tuple(PACKAGES)
+_FIGURES = "resnet_exp.report.parts"
 _CORE_GROUPS = ("range_test", "train", "report", "sweep")
 NO_OPTIMIZER_LR = "optimizer.lr: optimizers have no lr here; set scheduler.max_lr (a number, or find)"
 # Arguments that the run itself passes to a plug-in, besides its settings.
@@ -113,6 +114,9 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, 
     folders = folders_of(top.pop("plugins"))
     modules = open_folders(folders)
     _check_tracker(plugins["tracker"])
+    report: ReportConfig = from_values(ReportConfig, "report.", tree["report"])
+    _check_own("report.extra", report.extra, modules, _FIGURES)
+    _check_own("metrics", top["metrics"], modules)
     # The keys that all data sets share are in the same yaml as the plug-in's own, which is not made with them.
     split = {key: plugins["data"].pop(key, None) for key in SplitConfig.__dataclass_fields__}
     for group, plugin in plugins.items():
@@ -120,13 +124,12 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, 
             plugins[group] = checked_plugin(group, plugin, modules)
         except UnknownKey as error:
             raise ConfigError(f"{error}{_by_an_experiment(error.key, overrides, choices or {})}") from error
-    check_metrics(top["metrics"], modules)
     config = Config(
         **top,
         split=from_values(SplitConfig, "data.", split),
         range_test=from_values(RangeTestConfig, "range_test.", tree["range_test"]),
         train=from_values(TrainConfig, "train.", tree["train"]),
-        report=from_values(ReportConfig, "report.", tree["report"]),
+        report=report,
         sweep=from_values(SweepConfig, "sweep.", tree["sweep"]),
         plugins=plugins,
         plugin_folders=tuple(folders),
@@ -238,13 +241,16 @@ def checked_plugin(group: str, plugin: dict[str, Any], modules: Sequence[str]) -
     return {"_target_": target, **checked_settings(group, target, settings, RUN_ARGUMENTS.get(group, ()))}
 
 
-def check_metrics(names: Sequence[str], modules: Sequence[str]) -> None:
-    """Raises ConfigError where `metrics` names what is in none of the user's plug-in folders."""
+def _check_own(key: str, names: Sequence[str], modules: Sequence[str], package: str | None = None) -> None:
+    """Raises ConfigError where a list names what is in none of the user's modules, nor in this package of ours."""
     for name in names:
-        if name.rpartition(".")[0] not in modules:
+        module, _, attribute = name.rpartition(".")
+        ours = package and re.fullmatch(rf"{re.escape(package)}\.[a-z]\w*", module)
+        if not attribute.isidentifier() or not (ours or module in modules):
+            where = " or ".join([*([f"{package}.*"] if package else []), *modules])
             raise ConfigError(
-                f"metrics={name}: MODULE.NAME is needed, with a module of a folder that plugins=DIR names"
-                + (f" ({', '.join(modules)})" if modules else "")
+                f"{key}={name}: MODULE.NAME is needed{f', the module one of {where}' if where else ''}; name the "
+                "folder that holds yours with plugins=DIR"
             )
 
 

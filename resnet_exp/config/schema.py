@@ -86,6 +86,7 @@ class ReportConfig:
     summary: bool
     receptive_field: Images
     html: bool
+    extra: list[Text]  # MODULE.FUNCTION, each draws a section from a report's Subject
 
     def __post_init__(self) -> None:
         if self.gradcam_layers is not None and not self.gradcam_layers:

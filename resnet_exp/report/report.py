@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from resnet_exp.interfaces import ConfigError, Progress, RunError
-from resnet_exp.report.html import write_html
+from resnet_exp.config import build
+from resnet_exp.interfaces import Progress
+from resnet_exp.report.html import MEDIA_TYPES, write_html
 from resnet_exp.report.page import page_of
 from resnet_exp.report.parts.augmented import draw_augmentation
 from resnet_exp.report.parts.classes import draw_class_accuracy, draw_confusion
@@ -20,11 +21,10 @@ from resnet_exp.report.parts.gradcam import draw_gradcam
 from resnet_exp.report.parts.lr_range import draw_range_test
 from resnet_exp.report.parts.misclassified import draw_misclassified
 from resnet_exp.report.parts.summary import draw_summary
-from resnet_exp.report.section import Gap, Section
+from resnet_exp.report.section import Gap, Section, drawn
 from resnet_exp.report.subject import Subject
 from resnet_exp.run_dir.files import write_json
 
-_log = logging.getLogger(__name__)
 _TRAINING, _TRAINED = ("train",), ("train", "evaluate")
 
 
@@ -60,10 +60,12 @@ def draw_report(subject: Subject, progress: Progress) -> tuple[Section, ...]:
     One that cannot be drawn is a section with a gap: it costs neither the others nor the run.
     """
     parts = [part for part in PARTS if getattr(subject.settings, part.key) and subject.result["task"] in part.tasks]
+    draws = [(part.title, partial(part.draw, subject)) for part in parts]
+    draws += [(name, partial(_draw_extra, name, subject)) for name in subject.settings.extra]
     sections = []
-    with progress("report", len(parts)) as advance:
-        for part in parts:
-            sections.append(_drawn(part, subject))
+    with progress("report", len(draws)) as advance:
+        for title, draw in draws:
+            sections.append(drawn(title, draw))
             advance()
     if sections:
         write_json(subject.folder / "report.json", {"sections": [_listed(section) for section in sections]})
@@ -72,17 +74,19 @@ def draw_report(subject: Subject, progress: Progress) -> tuple[Section, ...]:
     return tuple(sections)
 
 
-def _drawn(part: Part, subject: Subject) -> Section:
-    try:
-        return part.draw(subject)
-    except (Gap, ConfigError, RunError) as reason:
-        return Section(part.title, gap=str(reason))
-    except Exception as error:
-        _log.debug("the report's part %r could not be drawn", part.title, exc_info=True)
-        return Section(part.title, gap=f"{type(error).__name__}: {error}")
+def _draw_extra(name: str, subject: Subject) -> Section:
+    """The section of a function that `report.extra` names, if the page can show it."""
+    section = build.figure(name)(subject)
+    if not isinstance(section, Section):
+        raise Gap(f"it returned a {type(section).__name__}; a resnet_exp.report.section.Section is needed")
+    for file in section.files:
+        if file.parent != subject.folder or not file.is_file():
+            raise Gap(f"{file} is no file in the report's folder, subject.folder")
+    for image in (figure.image for figure in section.figures):
+        if image.suffix not in MEDIA_TYPES:
+            raise Gap(f"{image.name} is no picture that the page can show: {' or '.join(MEDIA_TYPES)} is needed")
+    return section
 
 
 def _listed(section: Section) -> dict[str, Any]:
-    files = [file for figure in section.figures for file in (figure.image, figure.data)]
-    files += [table.data for table in section.tables]
-    return {"title": section.title, "gap": section.gap, "files": [file.name for file in files if file]}
+    return {"title": section.title, "gap": section.gap, "files": [file.name for file in section.files]}

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from resnet_exp.interfaces import ConfigError, RunError
+
+_log = logging.getLogger(__name__)
 
 
 class Gap(Exception):
@@ -40,3 +46,20 @@ class Section:
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
     gap: str | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """Its pictures, each before its data, and the data of its tables."""
+        files = [file for figure in self.figures for file in (figure.image, figure.data)]
+        return [file for file in (*files, *(table.data for table in self.tables)) if file]
+
+
+def drawn(title: str, draw: Callable[[], Section]) -> Section:
+    """Returns what `draw` does; a part that cannot be drawn is a section with a gap, and costs no other."""
+    try:
+        return draw()
+    except (Gap, ConfigError, RunError) as reason:
+        return Section(title, gap=str(reason))
+    except Exception as error:
+        _log.debug("the part %r could not be drawn", title, exc_info=True)
+        return Section(title, gap=f"{type(error).__name__}: {error}")

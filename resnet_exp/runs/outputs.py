@@ -12,6 +12,7 @@ import numpy as np
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from resnet_exp.config import build
 from resnet_exp.config.config import Config
 from resnet_exp.config.schema import ReportConfig
 from resnet_exp.data.prepare import Data
@@ -54,7 +55,9 @@ def save_range_test(found: FoundLR, record: Record, *, is_cached: bool, draw: bo
 
 
 def check_report(settings: ReportConfig, make_model: Callable[[], nn.Module | None]) -> None:
-    """Raises ConfigError where `report.gradcam_layers` names modules that the network does not have."""
+    """Raises ConfigError where the report names figures that are not there, or modules that the network lacks."""
+    for name in settings.extra:
+        build.figure(name)
     if settings.gradcam and settings.gradcam_layers:
         from resnet_exp.report.network.layers import check_layers
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,15 +13,13 @@ from typing import TYPE_CHECKING, Any
 from resnet_exp.config.redact import redact
 from resnet_exp.config.validation import VALIDATION
 from resnet_exp.report.html import Page, write_html
-from resnet_exp.report.section import Gap, Section, Table
+from resnet_exp.report.section import Section, Table, drawn
 from resnet_exp.run_dir.files import write_csv, write_json
 from resnet_exp.sweeps.leaderboard import COLUMNS, Comparison, compare_best, deviation, ranked, rows
 from resnet_exp.sweeps.ledger import Job, short_key
 
 if TYPE_CHECKING:
     from resnet_exp.sweeps.report.figures import Sweep
-
-_log = logging.getLogger(__name__)
 
 
 def draw_sweep(
@@ -59,7 +56,7 @@ def draw_sweep(
     name, may_be_share = _objective(config, keys, direction)
     sweep = Sweep(folder / "report", tuple(jobs), keys, direction, noun, name, may_be_share)
     write_tables(folder, jobs, keys, direction)
-    sections = tuple(section for part in _parts(sweep) if (section := _drawn(*part)))
+    sections = tuple(section for part in _parts(sweep) if (section := drawn(*part)))
     comparison = compare_best(sweep.finished, sweep.direction)
     page = Page(
         title, _headline(sweep, comparison), _facts(sweep, seconds), command, sections, config, environment, "sweep"
@@ -123,16 +120,6 @@ def _figures(sweep: Sweep) -> list[tuple[str, Callable[[], Section]]]:
         if sweep.noun == "trial":
             parts.append((optuna_figures.IMPORTANCES, partial(optuna_figures.draw_importances, sweep)))
     return parts
-
-
-def _drawn(title: str, draw: Callable[[], Section]) -> Section:
-    try:
-        return draw()
-    except Gap as reason:
-        return Section(title, gap=str(reason))
-    except Exception as error:
-        _log.debug("the sweep's part %r could not be drawn", title, exc_info=True)
-        return Section(title, gap=f"{type(error).__name__}: {error}")
 
 
 def leaderboard(sweep: Sweep) -> Section:
