@@ -231,7 +231,8 @@ WITHOUT_EFFECT = {
     "data._target_": "resnet_exp.data.other.Other",  # as above
 }
 # A training refuses what is for other tasks.
-NOT_SET_ALONE = {"checkpoint", "images", "predictions", "run_dir"}
+# With another key only; metrics and figures of one's own need a folder, and have tests of their own.
+NOT_SET_ALONE = {"checkpoint", "images", "predictions", "run_dir", "metrics", "report.extra"}
 WITH_EFFECT = {
     "task": "range_test",
     "seed": "1",
@@ -276,6 +277,14 @@ def test_every_key_is_known_to_the_signature() -> None:
     keys = set(flat(config_of().tree)) - NOT_SET_ALONE
     assert keys == WITHOUT_EFFECT.keys() | WITH_EFFECT.keys()
     assert not WITHOUT_EFFECT.keys() & WITH_EFFECT.keys()
+
+
+def test_metrics_of_ones_own_make_another_run_and_the_same_range_test() -> None:
+    """A finished run that lacks a metric is not the run that measures it."""
+    own = "plugins=tests/plugins", "metrics=[scale.Scale]"  # what it is is looked at later
+    assert sign(*own) != sign()
+    assert sign(*own, "task=range_test") == sign("task=range_test")
+    assert range_sign(*own) == range_sign()
 
 
 def test_the_tracker_does_not_change_the_signature() -> None:

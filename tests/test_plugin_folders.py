@@ -326,13 +326,13 @@ def test_a_figure_that_cannot_be_drawn_is_a_named_gap(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("os.system", "MODULE.FUNCTION is needed, the module one of resnet_exp.report.parts.* or some_figures;"),
-        ("resnet_exp.runs.redraw.redraw", "MODULE.FUNCTION is needed"),
-        ("resnet_exp.report.parts.classes.os.system", "MODULE.FUNCTION is needed"),
-        ("raising", "MODULE.FUNCTION is needed"),
-        ("some_figures.os.system", "MODULE.FUNCTION is needed"),
-        ("some_figures.nothing", "there is no such function of a report's Subject, or it cannot be imported (Attri"),
-        ("some_figures.two", "there is no such function of a report's Subject"),
+        ("os.system", "MODULE.NAME is needed, the module one of resnet_exp.report.parts.* or some_figures;"),
+        ("resnet_exp.runs.redraw.redraw", "MODULE.NAME is needed"),
+        ("resnet_exp.report.parts.classes.os.system", "MODULE.NAME is needed"),
+        ("raising", "MODULE.NAME is needed"),
+        ("some_figures.os.system", "MODULE.NAME is needed"),
+        ("some_figures.nothing", "it cannot be imported (AttributeError"),
+        ("some_figures.two", "a function of one argument, the Subject, is needed"),
         ("some_figures.Path", "Path is no function that some_figures itself defines"),
     ],
 )

@@ -38,6 +38,7 @@ class Plugins:
     augmentation: Augmentation
     optimizer: OptimizerFactory
     scheduler: Scheduler
+    tracker: Tracker
     in_channels: int  # 3, or 1 if the model takes grey images only
 
 
@@ -75,6 +76,7 @@ def plugins(config: Config) -> Plugins:
         source=source,
         augmentation=_make("augmentation", config),
         optimizer=_make("optimizer", config),
+        tracker=tracker(config),
     )
 
 

@@ -54,6 +54,8 @@ def arguments_of(target: str) -> Arguments | None:
     """
     tree, found = _definition(target)
     if isinstance(found, ast.ClassDef):
+        if not found.bases and not _has_init(found):
+            return Arguments({}, (), False, {})  # object's own __init__ takes nothing
         found = next((node for node in found.body if getattr(node, "name", None) == "__init__"), None)
         skipped = 1  # self
     else:
@@ -67,6 +69,10 @@ def arguments_of(target: str) -> Arguments | None:
     required += [arg.arg for arg, default in zip(spec.kwonlyargs, spec.kw_defaults, strict=True) if default is None]
     annotations, unreadable = _annotations([*positional, *spec.kwonlyargs], _names(tree))
     return Arguments(annotations, tuple(required), spec.kwarg is not None, unreadable)
+
+
+def _has_init(found: ast.ClassDef) -> bool:
+    return found.decorator_list != [] or any(getattr(node, "name", None) == "__init__" for node in found.body)
 
 
 def unchecked_arguments(group: str, target: str, given: Iterable[str] = ()) -> list[str]:

@@ -33,7 +33,7 @@ def evaluate_checkpoint(config: Config, command: str) -> float | None:
     console = Console()
     model_file = read_model_file(str(config.checkpoint))
     config = with_model_of(config, model_file)
-    source = build.source(config)
+    source, tracker = build.source(config), build.tracker(config)
     check_images(model_file, source.image_size)
     check_classes(model_file, source.size().num_classes)
     outputs.check_report(config.report, lambda: build.model(config, model_file.info))
@@ -45,7 +45,7 @@ def evaluate_checkpoint(config: Config, command: str) -> float | None:
     check_classes(model_file, data.info.num_classes, data.info.class_names)
     check_images(model_file, data.info.image_size, data.info.in_channels)
     run_signature = evaluation_signature(config, source.identity(), model_file.digest, runtime.precision)
-    with open_run(config, run_signature, runtime, metrics, command, console, started=started) as this:
+    with open_run(config, run_signature, runtime, metrics, tracker, command, console, started=started) as this:
         if this.is_finished:
             return this.objective
         messages.print_evaluation_plan(config, str(model_file.path), runtime, this.directory, console)

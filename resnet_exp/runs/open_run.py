@@ -10,10 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from resnet_exp.config import build
 from resnet_exp.config.config import Config
 from resnet_exp.data.prepare import EvaluationData
-from resnet_exp.interfaces import Augmentation, Metric
+from resnet_exp.interfaces import Augmentation, Metric, Tracker
 from resnet_exp.report.section import Section
 from resnet_exp.report.subject import Subject
 from resnet_exp.run_dir.directory import RunDirectory, open_run_directory
@@ -89,6 +88,7 @@ def open_run(
     run_signature: str,
     runtime: Runtime,
     metrics: tuple[Metric, ...],
+    tracker: Tracker,
     command: str,
     console: Console,
     *,
@@ -103,7 +103,6 @@ def open_run(
     Raises:
         RunError: another process works on it.
     """
-    tracker = build.tracker(config)
     environment = environment_of(runtime, config.plugin_folders)
     code = None if part is ALONE else environment["code_digest"]
     with open_run_directory(config.output_dir, config.title, run_signature, config.rerun, code) as directory:

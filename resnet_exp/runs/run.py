@@ -50,7 +50,9 @@ def run(config: Config, command: str, part: SweepPart = ALONE) -> float | None:
     runtime = start_runtime(config.device, config.train.precision, config.train.deterministic, part.gpu)
     metrics = _check(config, plugins, runtime)
     run_signature = signature(config, plugins.source.identity(), runtime.precision)
-    with open_run(config, run_signature, runtime, metrics, command, console, started=started, part=part) as this:
+    with open_run(
+        config, run_signature, runtime, metrics, plugins.tracker, command, console, started=started, part=part
+    ) as this:
         if this.is_finished:
             return this.objective
         messages.print_plan(config, runtime, this.directory, console)
