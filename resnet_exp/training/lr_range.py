@@ -103,6 +103,7 @@ def _repeat(
 
     A step that fp16 skipped is left out: the next step has the same LR again.
     """
+    # Without cycled momenta: the optimizer's own momentum is used.
     learner = make_learner(Schedule(lrs=lrs, momenta=None, max_lr=lrs[-1], min_lr=lrs[0]))
     applied: list[float] = []
     losses: list[float] = []
@@ -126,6 +127,7 @@ def _repeat(
 
 def _once_each(applied: list[float], losses: list[float]) -> tuple[float, ...]:
     """The losses in the order of the LRs; of equal LRs the last one's."""
+    # A dict has a key at its first place, with its last value.
     return tuple(dict(zip(applied, losses, strict=False)).values())
 
 
