@@ -28,7 +28,7 @@ from resnet_exp.training.range_rules import (
     verdict_from_json,
 )
 
-# The host reads the losses after this many steps. Each reading waits for the device; with fewer the
+# The host reads the losses after this many steps: each reading waits for the device, and with fewer readings the
 # training would go on long after a divergence.
 _CHUNK = 10
 # A second try starts at this fraction of start_lr, or ends at this multiple of end_lr.
