@@ -198,7 +198,7 @@ def test_a_checkpoint_of_another_model_or_other_classes_is_refused(trained: Path
         ({"model": {"_target_": target, "width": 0}}, "model.width=0: a whole number of at least 1"),
         ({"model": {"_target_": "os.system", "command": "touch executed"}}, r"model\._target_=os\.system: a name in"),
         ({"model": {"_target_": target, "width": {"_target_": "os.getcwd"}}}, "none is made by a _target_"),
-        ({"model": {"_target_": TORCHVISION, "name": "${oc.env:HOME}"}}, "a plain value is needed, not one that"),
+        ({"model": {"_target_": TORCHVISION, "name": "${oc.env:HOME}"}}, "a plain value is needed, not a reference"),
     ):
         with pytest.raises(ConfigError, match=words):
             evaluate(changed(trained, tmp_path / "changed.safetensors", **metadata))

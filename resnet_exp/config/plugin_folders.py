@@ -25,16 +25,16 @@ def folders_of(value: Any) -> list[Path]:
     return folders
 
 
-def conf_of(folder: Path, ours: Path) -> Path | None:
+def conf_of(folder: Path, own: Path) -> Path | None:
     """The folder's `conf`, or None if it has none.
 
     Raises:
-        ConfigError: a yaml in it has the name of one of ours; Hydra would silently take ours.
+        ConfigError: a yaml in it has the name of one in `own`, the conf of resnet_exp; Hydra would silently take that.
     """
     conf = folder / "conf"
     for path in conf.glob("*/*.yaml"):
         inside = path.relative_to(conf)
-        if (ours / inside).exists():
+        if (own / inside).exists():
             raise ConfigError(f"plugins={folder}: conf/{inside} has the name of one of resnet_exp's own; rename it")
     return conf if conf.is_dir() else None
 

@@ -58,7 +58,7 @@ class TrainConfig:
     checkpoint_interval: NotNegative
 
     def __post_init__(self) -> None:
-        if self.grad_accum_steps > self.batch_size:
+        if self.grad_accum_steps > self.batch_size:  # a part would have no image
             raise ConfigError(
                 f"train.grad_accum_steps={self.grad_accum_steps}: a whole number from 1 to "
                 f"train.batch_size={self.batch_size} is needed"
@@ -139,6 +139,7 @@ class TopLevelConfig:
                 raise ConfigError(f"task={self.task} needs {key}=...: {_MEANINGS[key]}")
         if not self.predictions.endswith(".csv"):
             raise ConfigError(f"predictions={self.predictions}: a file that ends in .csv is needed; it will be written")
+        # It becomes part of a folder's name.
         if self.name is not None and not re.fullmatch(r"[\w.+-]{1,80}", self.name):
             raise ConfigError(f"name={self.name}: letters, digits and ._+- are needed, 80 at most")
 

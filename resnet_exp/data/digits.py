@@ -75,6 +75,7 @@ def _enlarged(image: np.ndarray, image_size: int) -> np.ndarray:
 
 def _is_test(labels: np.ndarray) -> np.ndarray:
     """`[N], bool`: true for every fifth image of each class."""
+    # Counted within each class, so that all classes have the same share of test images.
     chosen = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         chosen[np.flatnonzero(labels == label)[TEST_EVERY - 1 :: TEST_EVERY]] = True

@@ -91,12 +91,12 @@ class ImageFolder:
         images = self._cached() or self._decoded(progress)
         self._report_unreadable(images)
         pixels = images.pixels
-        if self.channels == "auto" and images.grey:
+        if self.channels == "auto" and images.grey:  # the three channels are equal: one is enough
             pixels = np.ascontiguousarray(pixels[..., :1])
         return self._split(pixels, [index for index, _ in images.unreadable])
 
     @cached_property
-    def _listing(self) -> Listing:
+    def _listing(self) -> Listing:  # once, since identity, size and load all need it
         return list_images(self.root)
 
     @property
@@ -104,6 +104,7 @@ class ImageFolder:
         """The cache's key, a hash of all that the pixels depend on: the files, the settings and Pillow's version."""
         import PIL
 
+        # Another Pillow may decode the same file to other pixels.
         parts = (CACHE_FORMAT, PIL.__version__, self.image_size, self._stored_channels, self._listing.state_hash())
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
@@ -149,7 +150,7 @@ class ImageFolder:
         labels = np.array([file.label for file in self._listing.files], np.int64)
         readable = np.ones(len(labels), bool)
         readable[unreadable] = False
-        num_train = len(self._listing.train)
+        num_train = len(self._listing.train)  # the training files come first
         train = labels[:num_train][readable[:num_train]]
         test = labels[num_train:][readable[num_train:]]
         for split, present in (("train", train), ("test", test)):

@@ -71,6 +71,7 @@ def list_images(root: Path) -> Listing:
             that cannot be read.
     """
     with _os_errors_as_config_errors(root):
+        # The classes before the files: a wrong layout is found without listing a million files.
         class_names = {split: _class_names(root / split) for split in SPLITS}
         _check_classes(root, class_names["train"], class_names["test"])
         train, test = (_list_split(root, split, class_names["train"]) for split in SPLITS)
@@ -97,6 +98,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
+    # Sorted: labels are the classes' positions, and scandir's order differs between file systems.
     with os.scandir(folder) as entries:
         return tuple(sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")))
 
@@ -107,6 +109,7 @@ def _check_classes(root: Path, train: tuple[str, ...], test: tuple[str, ...]) ->
         raise ConfigError(
             f"data.root={root}: train/ holds {found}; telling images apart takes two or more. {_layout()}"
         )
+    # A class only in train/ could not be tested; one only in test/ would have no label.
     for here, there, names in (("train", "test", set(train) - set(test)), ("test", "train", set(test) - set(train))):
         if names:
             raise ConfigError(

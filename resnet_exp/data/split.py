@@ -107,6 +107,7 @@ def _too_many_held_out(settings: SplitConfig, held: int, used: int, classes: int
 
 def _batch_of_one(batch_size: int, trained: int) -> str:
     fault = "makes batches of one image" if batch_size == 1 else f"leaves a last batch of one image of the {trained:,}"
+    # Every batch size that leaves no last batch of one; the two nearest are suggested.
     fitting = (number for number in range(2, trained + 1) if trained % number != 1)
     nearest = sorted(sorted(fitting, key=lambda number: abs(number - batch_size))[:2])
     take = " or ".join(map(str, nearest))
@@ -125,7 +126,7 @@ def _shares(sizes: np.ndarray, count: int) -> np.ndarray:
     assert count <= np.maximum(sizes - 1, 0).sum(), "every class can keep an image"
     # The method of largest remainders: whole shares first, then one image each where rounding down took most.
     share, remainder = np.divmod(sizes * count, sizes.sum())
-    order = np.argsort(-remainder, kind="stable")
+    order = np.argsort(-remainder, kind="stable")  # of equal remainders the first classes, on every machine
     while left := count - share.sum():
         share[order[share[order] < sizes[order] - 1][:left]] += 1
     return share
@@ -133,6 +134,7 @@ def _shares(sizes: np.ndarray, count: int) -> np.ndarray:
 
 def _draw(labels: np.ndarray, share: np.ndarray, seed: int, salt: str) -> np.ndarray:
     """A mask `[N], bool` that is true for `share[label]` random images of each class."""
+    # One random order of all images; of each class its first ones are taken.
     rank = np.argsort(_noise(len(labels), seed, salt), kind="stable")
     mask = np.zeros(len(labels), dtype=bool)
     for label, count in enumerate(share):

@@ -35,7 +35,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         channels = [width, width, 2 * width, 4 * width, 8 * width]
-        strides = [1, 2, 2, 2]
+        strides = [1, 2, 2, 2]  # the first stage has the resolution of the stem
         self.stem = nn.Sequential(_conv3x3(in_channels, width), nn.BatchNorm2d(width), nn.ReLU())
         self.stages = nn.Sequential(*map(_stage, channels[:-1], channels[1:], blocks, strides))
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -76,7 +76,7 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
+        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),  # no bias: the BatchNorm after it has one
         nn.BatchNorm2d(out_channels),
     )
 

@@ -78,8 +78,8 @@ def _check_name(name: str) -> None:
         raise ConfigError(f"model.name={name}: torchvision has no such classification network; {hint}")
 
 
-def _check_kwargs(kwargs: dict[str, Any], ours: Iterable[str]) -> None:
-    for key in ours:
+def _check_kwargs(kwargs: dict[str, Any], reserved: Iterable[str]) -> None:
+    for key in reserved:
         if key in kwargs:
             why = "weights are random here, none are downloaded" if key == "weights" else "the run sets it"
             raise ConfigError(f"model.kwargs.{key}={kwargs[key]}: {why}; leave it out")

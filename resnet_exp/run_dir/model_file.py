@@ -122,17 +122,17 @@ def network(config: Config, model_file: ModelFile, device: torch.device) -> nn.M
 
 def check_classes(model_file: ModelFile, num_classes: int, class_names: tuple[str, ...] = ()) -> None:
     """Raises ConfigError unless the data have the checkpoint's classes; names are compared if they are given."""
-    ours = model_file.class_names
-    if num_classes != len(ours):
+    known = model_file.class_names
+    if num_classes != len(known):
         raise ConfigError(
-            f"checkpoint={model_file.path} is of {len(ours)} classes, and the data have {num_classes}; "
-            f"give data with these classes: {_some(ours)}"
+            f"checkpoint={model_file.path} is of {len(known)} classes, and the data have {num_classes}; "
+            f"give data with these classes: {_some(known)}"
         )
-    if class_names and class_names != ours:
-        theirs = [name for name in class_names if name not in ours]
+    if class_names and class_names != known:
+        others = [name for name in class_names if name not in known]
         raise ConfigError(
-            f"checkpoint={model_file.path} has the classes {_some(ours)}, and the data's are "
-            f"{'others: ' + _some(theirs) if theirs else 'in another order: ' + _some(class_names)}"
+            f"checkpoint={model_file.path} has the classes {_some(known)}, and the data's are "
+            f"{'others: ' + _some(others) if others else 'in another order: ' + _some(class_names)}"
         )
 
 

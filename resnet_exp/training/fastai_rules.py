@@ -32,6 +32,7 @@ def _as_fastai_reads(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
     """The LRs and smoothed losses that fastai's rules would be given, float64."""
     averages, average, best, stop = [], 0.0, math.inf, len(curve.losses)
     for i, loss in enumerate(curve.losses):
+        # fastai computes in float32, where a larger loss is infinite.
         loss = loss if abs(loss) <= FLOAT32_MAX or math.isnan(loss) else math.inf
         average = FASTAI_BETA * average + (1 - FASTAI_BETA) * loss
         averages.append(average / (1 - FASTAI_BETA ** (i + 1)))

@@ -28,7 +28,7 @@ from resnet_exp.training.range_rules import (
     verdict_from_json,
 )
 
-# The host reads the losses after this many steps. Each reading waits for the device; with fewer the
+# The host reads the losses after this many steps: each reading waits for the device, and with fewer readings the
 # training would go on long after a divergence.
 _CHUNK = 10
 # A second try starts at this fraction of start_lr, or ends at this multiple of end_lr.
@@ -121,6 +121,7 @@ def _repeat(
 
     A step that fp16 skipped is left out: the next step has the same LR again.
     """
+    # Without cycled momenta: the optimizer's own momentum is used.
     learner = make_learner(Schedule(lrs=lrs, momenta=None, max_lr=lrs[-1], min_lr=lrs[0]))
     applied: list[float] = []
     losses: list[float] = []
@@ -144,6 +145,7 @@ def _repeat(
 
 def _once_each(applied: list[float], losses: list[float]) -> tuple[float, ...]:
     """The losses in the order of the LRs; of equal LRs the last one's."""
+    # A dict has a key at its first place, with its last value.
     return tuple(dict(zip(applied, losses, strict=False)).values())
 
 

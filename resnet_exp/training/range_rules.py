@@ -40,7 +40,7 @@ class CurveReading:
             first update), `too_short` (fewer LRs than the rule needs).
         reason: one sentence for the user.
         lr: the suggestion; None unless usable.
-        index: step of the minimum; None where there was none to look for.
+        index: step of the minimum; None if the curve was too short or diverged.
         loss_min: smoothed loss there, nats per image.
         smoothed: the smoothed loss at each step before any non-finite one; empty if too few.
         valley_end: first step past the first valley; the number of finite losses if the valley never ended.

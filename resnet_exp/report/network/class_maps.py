@@ -84,7 +84,7 @@ def _raw(
             return self.raw
 
     # The layer's output becomes a leaf, so that nothing before it is differentiated.
-    begin = layer.register_forward_hook(lambda _, __, output: output.detach().requires_grad_())
+    start = layer.register_forward_hook(lambda _, __, output: output.detach().requires_grad_())
     cam = RawMaps(model=model, target_layers=[layer])
     # The library's hook has stored the output. The rest of the network gets a clone, since an in-place ReLU or += after
     # the layer would change what is stored, and the map would be wrong.
@@ -92,7 +92,7 @@ def _raw(
     try:
         cam(input_tensor=images, targets=[ClassifierOutputTarget(int(label)) for label in classes])
     finally:
-        begin.remove()
+        start.remove()
         shield.remove()
         cam.activations_and_grads.release()
     return cam.raw

@@ -67,6 +67,7 @@ def _slice(op: Operation) -> Spread:
     dim, size = op.given["dim"], op.first_shape[op.given["dim"]]
     start, _, step = slice(op.given["start"], None, op.given["step"]).indices(size)
     spread, along = op.first, op.first.dims[dim]
+    # What is cut off at the end does not change where the other positions are.
     if (start, step) == (0, 1) or spread.is_whole(along):
         return spread
     side = only(along)

@@ -42,6 +42,7 @@ class Extent:
     def window(self, kernel: int, stride: int, padding: int, dilation: int) -> Extent:
         """The extent of the outputs of a convolution or pooling."""
         reach = dilation * (kernel - 1)
+        # Kernel, stride and padding count positions of the input; `step` is their distance in pixels.
         return Extent(self.step * stride, self.low - self.step * padding, self.high + self.step * (reach - padding))
 
 
@@ -119,6 +120,7 @@ def hull(parts: Sequence[tuple[Sequence[int], Spread]], shape: Sequence[int], im
     Raises:
         NotUnderstoodError: the parts' strides differ, or a broadcast part does not depend on the whole image.
     """
+    # Shapes are aligned at their last dimension, as torch broadcasts.
     aligned = [((1,) * (len(shape) - len(size)) + tuple(size), spread) for size, spread in parts]
     dims: list[tuple[frozenset[int], ...]] = [
         (frozenset(),) * (len(shape) - len(spread.dims)) + spread.dims for _, spread in parts
@@ -129,6 +131,7 @@ def hull(parts: Sequence[tuple[Sequence[int], Spread]], shape: Sequence[int], im
         running = [i for i, along in enumerate(joined) if side in along and shape[i] > 1]
         extents = []
         for (size, spread), along in zip(aligned, dims, strict=True):
+            # A part that has all of the map's positions along this side moves with them; another is broadcast.
             alongside = all(side in along[i] and size[i] == shape[i] for i in running)
             extents.append(spread.sides[side] if alongside else _for_every_position(spread.sides[side], image[side]))
         strides = {extent.step for extent in extents} - {0}

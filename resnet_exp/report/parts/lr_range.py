@@ -53,6 +53,7 @@ def range_test_section(found: RangeTest, max_lr: float | None, min_lr: float | N
         for curve, reading in zip(found.curves, verdict.readings, strict=True)
         for column in (curve.lrs, curve.losses, reading.smoothed)
     ]
+    # The columns differ in length, since a repeat that diverges ends early.
     data = write_csv(folder / "range_test.csv", columns, zip_longest(*values))
     suggested = "no LR" if verdict.suggestion is None else f"the LR {verdict.suggestion:.4g}"
     alt = (
@@ -108,7 +109,7 @@ def _draw_repeats(axes: Axes, verdict: Verdict, curves: Sequence[Curve]) -> None
     for i, (curve, reading) in enumerate(zip(curves, verdict.readings, strict=True)):
         colour, style = REPEAT_STYLES[i % len(REPEAT_STYLES)]
         losses = np.asarray(curve.losses, dtype=float)
-        losses[~np.isfinite(losses)] = np.nan
+        losses[~np.isfinite(losses)] = np.nan  # not drawn; infinity would break the limits of the axis
         width, alpha = (0.7, 0.4) if reading.smoothed else (1.6, 0.9)
         axes.plot(curve.lrs[: len(losses)], losses, style, color=colour, lw=width, alpha=alpha, zorder=2)
         smoothed = reading.smoothed or [math.nan]
@@ -125,7 +126,7 @@ def _draw_repeats(axes: Axes, verdict: Verdict, curves: Sequence[Curve]) -> None
 def _chosen(verdict: Verdict, max_lr: float | None, min_lr: float | None) -> dict[str, tuple[float, str, str, float]]:
     """The LRs that the rule suggests and the schedule takes, by name: LR, colour, marker, marker size."""
     marks: dict[str, tuple[float, str, str, float]] = {}
-    if verdict.suggestion is not None and verdict.suggestion != max_lr:
+    if verdict.suggestion is not None and verdict.suggestion != max_lr:  # equal ones would cover each other
         marks["suggestion"] = (verdict.suggestion, INK, "o", 9)
     if max_lr is not None:
         marks["max_lr"] = (max_lr, VERMILLION, "*", 17)
@@ -153,7 +154,7 @@ def _set_limits(axes: Axes, verdict: Verdict, curves: Sequence[Curve], marked: S
 def _shade_divergence(axes: Axes, verdict: Verdict, curves: Sequence[Curve]) -> None:
     ends = [reading.valley_end for reading in verdict.readings]
     starts = [curve.lrs[end] for curve, end in zip(curves, ends, strict=True) if end < len(curve.lrs)]
-    for i, lr in enumerate(starts):
+    for i, lr in enumerate(starts):  # the areas overlap, and so are darker where more repeats diverge
         label = "past a repeat's first valley: diverging" if i == 0 else None
         axes.axvspan(lr, axes.get_xlim()[1], color=VERMILLION, alpha=0.22 / len(curves), lw=0, zorder=0, label=label)
 

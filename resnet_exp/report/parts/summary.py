@@ -73,6 +73,7 @@ def summarised(model: nn.Module, image: torch.Tensor) -> tuple[list[Layer], dict
     with measurable_copy(model) as copy, torch.no_grad():
         fields = receptive_fields(copy, image)
         names = {id(module): name for name, module in copy.named_modules()}
+        # depth=100: all levels; the page's table is cut by `_down_to_a_page`.
         found = torchinfo.summary(copy, input_data=image, depth=100, verbose=0)
         layers = [
             _layer(each, names[id(each.module)], fields) for each in found.summary_list if id(each.module) in names
