@@ -16,6 +16,7 @@ SCRIPT = ROOT / "benchmarks" / "gpu_check.sh"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_its_steps_still_fit_the_package(tmp_path: Path) -> None:
     """Those that need no images beside the embedded ones: a run by phases, and the loop beside the bare step."""
     settings = {
@@ -32,7 +33,7 @@ def test_its_steps_still_fit_the_package(tmp_path: Path) -> None:
         env={**os.environ, **settings, "OUT": str(tmp_path / "out"), "WORK": str(tmp_path / "work"), "DATA": ""},
         capture_output=True,
         text=True,
-        timeout=290,
+        timeout=580,
     )
     summary = (tmp_path / "out" / "summary.txt").read_text()
     for step in ("env", "lr037", "bench"):
@@ -42,7 +43,6 @@ def test_its_steps_still_fit_the_package(tmp_path: Path) -> None:
     (run,) = [each for each in found if each.get("run") == "lr037"]
     assert {"data", "training", "training/epochs", "measuring", "model_files"} <= run["seconds"].keys()
     assert sum("bench" in each for each in found) >= 8
-    assert not (ROOT / "outputs").exists() or "gpu_check" not in str(list((ROOT / "outputs").iterdir()))
 
 
 def test_a_name_that_it_wraps_and_that_is_gone_ends_it_with_words(monkeypatch: pytest.MonkeyPatch) -> None:
