@@ -226,6 +226,7 @@ WITHOUT_EFFECT = {
     "report.summary": "false",
     "report.receptive_field": "0",
     "report.html": "false",
+    "report.extra": "[resnet_exp.report.parts.classes.draw_confusion]",
     "data.root": "elsewhere",  # the data stand in the signature by their identity
     "data.download": "false",
     "data._target_": "resnet_exp.data.other.Other",  # as above
