@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.run_dir.files import read_json
 from resnet_exp.run_dir.journal import last_status
+from resnet_exp.run_dir.lock import try_lock
 from resnet_exp.run_dir.paths import RunPaths
 
 
@@ -93,11 +93,10 @@ def held(root: Path) -> Iterator[None]:
     Raises:
         RunError: one does.
     """
-    with (root / ".lock").open("w") as lock:  # the kernel lets go of it even when the process is killed
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{root} is being worked on by another process; wait for it, or stop it") from None
+    lock = try_lock(root / ".lock")
+    if lock is None:
+        raise RunError(f"{root} is in use by another process; wait for it, or stop it")
+    with lock:
         yield
 
 

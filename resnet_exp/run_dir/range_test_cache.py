@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_exp.run_dir.files import read_json, write_json
+from resnet_exp.run_dir.lock import locked
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,5 @@ def cached_range_test(output_dir: str, key: str, on_wait: Callable[[], None]) ->
         on_wait: called before waiting.
     """
     entry = CacheEntry(Path(output_dir) / "range_tests" / f"{key}.json")
-    entry.path.parent.mkdir(parents=True, exist_ok=True)
-    with entry.path.with_suffix(".lock").open("w") as lock:  # the kernel lets go of it when the process is killed
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            on_wait()
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(entry.path.with_suffix(".lock"), on_wait):
         yield entry

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict
 from typing import Any
 
 from resnet_exp.config.config import Config
+from resnet_exp.run_dir.digest import digest_of
 
 # Raised when the same config would give another result.
 SIGNATURE_VERSION = 1
@@ -39,7 +38,7 @@ def signature(config: Config, data_identity: str, precision: str) -> str:
     }
     if not config.needs_range_test:  # then nothing is multiplied by it
         determines["scheduler"] = {k: v for k, v in config.plugins["scheduler"].items() if k != "find_factor"}
-    return _hash(determines)
+    return digest_of(_plain(determines))
 
 
 def evaluation_signature(config: Config, data_identity: str, checkpoint_digest: str, precision: str) -> str:
@@ -51,7 +50,7 @@ def evaluation_signature(config: Config, data_identity: str, checkpoint_digest: 
         "checkpoint": checkpoint_digest,
         "precision": precision,
     }
-    return _hash(determines)
+    return digest_of(_plain(determines))
 
 
 def range_test_signature(config: Config, data_identity: str, environment: dict[str, Any]) -> str:
@@ -71,11 +70,7 @@ def range_test_signature(config: Config, data_identity: str, environment: dict[s
         "packages": {name: environment["packages"][name] for name in _PACKAGES},
         **{group: config.plugins[group] for group in ("model", "augmentation", "optimizer")},
     }
-    return _hash(determines)
-
-
-def _hash(determines: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(_plain(determines), sort_keys=True).encode()).hexdigest()[:12]
+    return digest_of(_plain(determines))
 
 
 def _plain(value: Any) -> Any:

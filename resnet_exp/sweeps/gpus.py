@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import os
 import platform
 from pathlib import Path
 from typing import IO
+
+from resnet_exp.run_dir.lock import try_lock
 
 # By folder and process: a fork has this too, but not its parent's claim. An open file is a held lock.
 _claims: dict[tuple[Path, int], tuple[int, IO[str]]] = {}
@@ -22,7 +23,6 @@ def claimed_gpu(folder: Path, count: int) -> int:
     """
     key = (folder.absolute(), os.getpid())
     if key not in _claims:
-        folder.mkdir(parents=True, exist_ok=True)
         _claims[key] = _claim(folder, count)
     return _claims[key][0]
 
@@ -30,11 +30,7 @@ def claimed_gpu(folder: Path, count: int) -> int:
 def _claim(folder: Path, count: int) -> tuple[int, IO[str]]:
     assert count > 0
     for place, index in ((place, index) for place in itertools.count() for index in range(count)):
-        lock = (folder / f"{platform.node()}-gpu{index}-{place}.lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-        else:
+        lock = try_lock(folder / f"{platform.node()}-gpu{index}-{place}.lock")
+        if lock is not None:
             return index, lock
     raise AssertionError("there is always a next place")

@@ -6,15 +6,15 @@ jobs need no server and no lock to tell how they stand.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from resnet_exp.run_dir.files import read_json, write_json
+from resnet_exp.run_dir.lock import is_locked, locked
 from resnet_exp.run_dir.paths import RunPaths
 
 SWEEP_VARIABLE = "RESNET_EXP_SWEEP"  # tells jobs, wherever they are launched, the directory of their sweep
@@ -136,9 +136,7 @@ class Ledger:
 
     def enrol(self, point: Mapping[str, str], command: str) -> int:
         """The number of the job of this point; it gets the next one that is free where nobody has planned it."""
-        self._jobs.mkdir(parents=True, exist_ok=True)
-        with (self._jobs / ".lock").open("w") as lock:  # of two jobs that enrol at once each gets a number of its own
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self._jobs / ".lock"):  # else two jobs that enrol at once would get the same number
             jobs = self.jobs()
             known = next((job.number for job in jobs if job.point == dict(point)), None)
             return self.write(Job(len(jobs), dict(point), command)).number if known is None else known
@@ -146,8 +144,7 @@ class Ledger:
     @contextmanager
     def held(self, number: int) -> Iterator[None]:
         """A block in which this process alone works on the job; another that does is waited for."""
-        with self._lock(number) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self._lock(number)):
             yield
 
     def stamp(self) -> tuple[tuple[str, int], ...]:
@@ -155,16 +152,10 @@ class Ledger:
         return tuple(sorted((path.name, path.stat().st_mtime_ns) for path in self._jobs.glob("*.json")))
 
     def _is_held(self, number: int) -> bool:
-        with self._lock(number) as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+        return is_locked(self._lock(number))
 
-    def _lock(self, number: int) -> IO[str]:
-        self._jobs.mkdir(parents=True, exist_ok=True)
-        return self._path(number).with_suffix(".lock").open("w")
+    def _lock(self, number: int) -> Path:
+        return self._path(number).with_suffix(".lock")
 
     def _path(self, number: int) -> Path:
         return self._jobs / f"{number:04d}.json"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ from resnet_exp.config.config import Config, typed
 from resnet_exp.config.redact import redact
 from resnet_exp.config.schema import SweepConfig, TrackerConfig, from_values
 from resnet_exp.interfaces import ConfigError
+from resnet_exp.run_dir.digest import digest_of
 from resnet_exp.sweeps.ledger import short_key
 
 # What touches neither the jobs' results nor their order.
@@ -114,15 +113,14 @@ def root_of(folder: Path, name: str | None, facts: Mapping[str, Any]) -> Path:
     known = {key: value for key, value in facts.items() if key != "command"}
     if facts["sweeper"]["_target_"] == _STUDY:
         known["space"] = sorted(facts["space"])
-    digest = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()[:12]
     title = name or "+".join(short_key(key, facts["space"]).replace("/", "_") for key in facts["space"])
-    return (folder / f"{title[:_NAME_LENGTH]}-{digest}").absolute()
+    return (folder / f"{title[:_NAME_LENGTH]}-{digest_of(known)}").absolute()
 
 
 def config_hash(config: Config) -> str:
     """Twelve hex digits of all that a job composed, but for its place in the sweep."""
     tree = {key: value for key, value in config.tree.items() if key != "sweep"}
-    return hashlib.sha256(json.dumps(tree, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    return digest_of(tree)
 
 
 def _of_the_command(config: DictConfig) -> list[str]:
