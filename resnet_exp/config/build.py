@@ -107,6 +107,11 @@ def source(config: Config) -> DataSource:
     return _make("data", config)
 
 
+def scheduler(config: Config) -> Scheduler:
+    """The learning-rate schedule."""
+    return _make("scheduler", config)
+
+
 def model(config: Config, info: DatasetInfo) -> Any:
     """A fresh network for these data, with initial weights from torch's global generator."""
     return _make(

@@ -24,6 +24,10 @@ class Constant:
     def check(self, epochs: int, steps_per_epoch: int | None = None) -> None:
         """Nothing: it fits into every run."""
 
+    def comparable_after(self, epochs: int) -> int:
+        """0: the LR is the same in every epoch, so no run waits for its LR to fall."""
+        return 0
+
     def first_lr(self, max_lr: float) -> float:
         """max_lr, as everywhere."""
         return max_lr

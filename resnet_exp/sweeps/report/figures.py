@@ -111,7 +111,7 @@ class Sweep:
         found = [scale_of(key, self.jobs, self.keys) for key in self.keys]
         return [scale for scale in found if len(scale.values) > 1]
 
-    def told(self, value: float | None) -> str | None:
+    def as_text(self, value: float | None) -> str | None:
         """A value of the objective, or a deviation: `71.20%`, or a number of four digits."""
         return None if value is None else f"{value:.2%}" if self.is_share else f"{value:.4g}"
 
@@ -229,7 +229,7 @@ def _dress(axes: Axes, sweep: Sweep, scale: Scale) -> None:
     else:
         axes.set_xlim(scale.beside(low, -5), scale.beside(high, 5))
     if sweep.best:
-        across, told = axes.axvline if by_name else axes.axhline, f"best {sweep.told(sweep.best.objective)}"
+        across, told = axes.axvline if by_name else axes.axhline, f"best {sweep.as_text(sweep.best.objective)}"
         across(value_at(sweep.best), color=INK, lw=1, ls=(0, (4, 3)), zorder=1, label=told)
     axes.grid(axis="both" if by_name else "y", color="#DDDDDD", lw=0.7)
     axes.spines[["top", "right"]].set_visible(False)
@@ -249,7 +249,7 @@ def _figure(sweep: Sweep, scale: Scale, image: Path) -> Figure:
     assert sweep.best is not None
     alt = (
         f"{sweep.objective} over {scale.label} of {len(sweep.finished)} finished {sweep.noun}s; the best is "
-        f"{sweep.best.label} with {sweep.told(sweep.best.objective)}."
+        f"{sweep.best.label} with {sweep.as_text(sweep.best.objective)}."
     )
     several = any(len(job.objectives) > 1 for job in sweep.finished)
     room = "; where there is room, hollow: a seed; bar: ± the seeds' standard deviation"

@@ -103,7 +103,7 @@ def _parallel_figure(sweep: Sweep, scales: Sequence[Scale], count: int, image: A
     assert sweep.best is not None
     alt = (
         f"{count} finished {sweep.noun}s as lines across {', '.join(scale.label for scale in scales)} to the "
-        f"{sweep.objective}; the best one, {sweep.best.label}, reaches {sweep.told(sweep.best.objective)}."
+        f"{sweep.objective}; the best one, {sweep.best.label}, reaches {sweep.as_text(sweep.best.objective)}."
     )
     caption = (
         f"A line is a {sweep.noun}; where dark lines meet, values do well. The one with the orange edge is the best."
