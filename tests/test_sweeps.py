@@ -560,6 +560,7 @@ def test_other_launchers_come_to_the_same(launcher: str, swept, tmp_path: Path) 
         (("--multirun", "hydra/sweeper=optuna", "scheduler.peak_epoch=1,2"), "would choose the worst"),
         (("--multirun", "hydra/sweeper=basic", "model.width=2,0"), "model.width=0: a whole number of at least 1"),
         (("--multirun", "hydra/sweeper=basic", "scheduler.peak_epoch=range(1,9)"), "scheduler.peak_epoch=5"),
+        (("sweep=peak_epoch_optuna", "hydra.sweeper.n_trials=0"), "hydra.sweeper.n_trials=0: a whole number"),
         (("--multirun", "model.width=2,0"), "job 1, model.width=0: model.width=0: a whole number of at least 1"),
         (("--multirun", "train.label_smoothing=interval(0,1)"), "hydra/sweeper=study proposes points of an interval"),
         (("--multirun", "data=digits,cifar10", "scheduler.max_lr=choice(0.1,-1)"), "scheduler.max_lr=-1"),

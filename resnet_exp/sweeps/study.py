@@ -51,9 +51,6 @@ class StudySweeper(PlanningSweeper):
         params: DictConfig | None = None,
     ) -> None:
         super().__init__(params)
-        for key, value in (("n_trials", n_trials), ("n_jobs", n_jobs), ("n_startup_trials", n_startup_trials)):
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"hydra.sweeper.{key}={value}: a whole number of at least 1 is needed")
         self._n_trials, self._n_jobs = n_trials, n_jobs
         self._sampler, self._n_startup_trials, self._direction = sampler, n_startup_trials, direction
 
@@ -61,8 +58,9 @@ class StudySweeper(PlanningSweeper):
         """Runs what is left of the study; returns its jobs, or None after a dry run.
 
         Raises:
-            ConfigError: an end of the space cannot work, or the study started with another space.
+            ConfigError: a setting or an end of the space cannot work, or the study started with another space.
         """
+        self._check_counts()
         from resnet_exp.sweeps.proposals import Proposals, distributions
 
         space = distributions(planner.space)
@@ -84,6 +82,13 @@ class StudySweeper(PlanningSweeper):
             if comparable_after is not None:
                 session.ledger.store_comparable_after(comparable_after)
             return self._run_batches(planner, proposals, session.ledger, self._make_queue(session.ledger, launcher))
+
+    def _check_counts(self) -> None:
+        """Raises ConfigError for a number that cannot be; here, since Hydra makes a traceback of a constructor's errors."""
+        counts = {"n_trials": self._n_trials, "n_jobs": self._n_jobs, "n_startup_trials": self._n_startup_trials}
+        for key, value in counts.items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"hydra.sweeper.{key}={value}: a whole number of at least 1 is needed")
 
     def _comparable_after(
         self, planner: Planner, space: dict[str, BaseDistribution], first: dict[str, Any]
