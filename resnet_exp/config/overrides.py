@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_exp.config.redact import redact
 from resnet_exp.interfaces import ConfigError
 
-if TYPE_CHECKING:  # Hydra is imported where it is called: who only reads a config needs the texts alone
+if TYPE_CHECKING:  # Hydra is imported inside functions: a config is checked with the texts alone
     from hydra.core.config_loader import ConfigLoader
     from hydra.core.override_parser.types import Override
 
@@ -115,7 +115,7 @@ def with_point(overrides: Sequence[str], point: Mapping[str, Any]) -> list[str]:
 def in_turn(variants: Sequence[Sequence[str]]) -> Iterator[tuple[str, list[str]]]:
     """Yields jobs that try each variant of an override beside the first ones of the others, far fewer than all.
 
-    Before each job stands what distinguishes it from the first.
+    With each job comes the text that distinguishes it from the first.
     """
     firsts = [each[0] for each in variants]
     yield " ".join(firsts), firsts

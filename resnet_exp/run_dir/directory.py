@@ -17,7 +17,7 @@ from resnet_exp.run_dir.paths import RunPaths
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """A run directory that this process holds."""
+    """A run directory that this process has locked."""
 
     paths: RunPaths
     is_new: bool
@@ -32,10 +32,10 @@ class RunDirectory:
 def open_run_directory(
     output_dir: str, title: str, signature: str, rerun: bool, code_digest: str | None = None
 ) -> Iterator[RunDirectory]:
-    """The directory `<output_dir>/<title>-<signature>`, made where it is new; no other process has it meanwhile.
+    """Yields the directory `<output_dir>/<title>-<signature>`, new or not, locked against other processes.
 
-    A finished run's is returned with its result; with `rerun` a new one beside it, numbered from 2, unless the newest
-    of these is unfinished and goes on. With a `code_digest` those that were begun by other code are passed over.
+    A finished run's comes with its result; with `rerun`, another one beside it, numbered from 2, unless the newest of
+    these is unfinished and continues. With a `code_digest`, those that other code has started are passed over.
 
     Raises:
         ConfigError: the directory cannot be made.
@@ -53,12 +53,12 @@ def open_run_directory(
             f"output_dir={output_dir}: nothing can be written there ({error.strerror}); choose another folder"
         ) from error
     with held(paths.root):
-        is_new = not paths.environment.exists()  # the last file that a new run begins with
+        is_new = not paths.environment.exists()  # the last file that a new run writes before it starts
         yield RunDirectory(paths, is_new, _result(paths.root))
 
 
 def find_run(output_dir: str, title: str, signature: str, code_digest: str) -> tuple[RunPaths, dict[str, Any] | None]:
-    """Where a sweep's run of this signature and code is, or would be, and its result if it has finished."""
+    """Returns where a sweep's run of this signature and code is, or would be, and its result if it has finished."""
     root = Path(output_dir).absolute() / f"{title}-{signature}"
     number = 1
     while _is_passed_over(_numbered(root, number), False, code_digest):
@@ -68,7 +68,7 @@ def find_run(output_dir: str, title: str, signature: str, code_digest: str) -> t
 
 @contextmanager
 def open_finished_run(run_dir: str) -> Iterator[RunDirectory]:
-    """The directory of a finished run, with its result; no other process has it meanwhile.
+    """Yields the directory of a finished run, with its result, locked against other processes.
 
     Raises:
         ConfigError: there is no run in it, or one that has not finished.
@@ -80,9 +80,7 @@ def open_finished_run(run_dir: str) -> Iterator[RunDirectory]:
     with held(paths.root):
         result = _result(paths.root)
         if result is None:
-            raise ConfigError(
-                f"run_dir={run_dir}: this run has not finished; the command that began it goes on with it"
-            )
+            raise ConfigError(f"run_dir={run_dir}: this run has not finished; the command that started it continues it")
         yield RunDirectory(paths, False, result)
 
 
@@ -111,7 +109,7 @@ def _numbered(root: Path, number: int) -> Path:
 
 
 def _result(root: Path) -> dict[str, Any] | None:
-    """The result, if the run came to its end: its status is written after its result."""
+    """The result of a run that has finished; its status is written after its result."""
     paths = RunPaths(root)
     finished = paths.journal.exists() and last_status(paths.journal) == "FINISHED"
     return read_json(paths.result) if finished else None

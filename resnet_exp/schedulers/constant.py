@@ -8,7 +8,7 @@ from resnet_exp.schedulers.lr import given
 
 
 class Constant:
-    """A schedule that stays at max_lr: what the others are measured against.
+    """A schedule that stays at max_lr: the baseline of the others.
 
     Args:
         max_lr: the LR of every step, a number; or `find`, for the range test's.

@@ -52,7 +52,7 @@ class Cyclic:
         if steps_per_epoch is None:
             return
         total = epochs * steps_per_epoch
-        most = (total - 1) // 2  # each half takes a step, and the first step stands before them all
+        most = (total - 1) // 2  # each half takes a step, and the first step comes before them all
         if self.cycles > most:
             needed = f"a whole number from 1 to {most} is needed" if most else "a cycle takes 3"
             raise ConfigError(

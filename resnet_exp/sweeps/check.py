@@ -28,7 +28,7 @@ def find_sweeper(config: DictConfig) -> type[Sweeper]:
     """Returns the class of the sweeper that the config names, which Hydra can instantiate from here on.
 
     Hydra instantiates only classes that are registered with it, as those of installed packages are. Ours are registered
-    here, and so are those of the user's folders: `plugins=DIR` is the consent to run what is in DIR.
+    here, and so are those of the user's folders: with `plugins=DIR` the user allows what is in DIR to run.
 
     Raises:
         ConfigError: it names something else.

@@ -11,7 +11,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from resnet_exp.config.config import typed
 from resnet_exp.config.overrides import is_within, key_of
-from resnet_exp.config.schema import TrackerConfig
 from resnet_exp.run_dir.files import read_json
 from resnet_exp.run_dir.journal import Journal, last_status
 from resnet_exp.run_dir.paths import RunPaths
@@ -50,7 +49,7 @@ def close(config: DictConfig, ledger: Ledger, parent: Parent, error: BaseExcepti
         )
     else:
         parent.end("FINISHED")
-    _print(jobs, winner, ledger, tracker_of(config), parent, console)
+    _print(jobs, winner, ledger, config, parent, console)
     return not failed and not left and error is None
 
 
@@ -90,7 +89,7 @@ def _print(
     jobs: list[Job],
     winner: Job | None,
     ledger: Ledger,
-    tracker: TrackerConfig,
+    config: DictConfig,
     parent: Parent,
     console: Console,
 ) -> None:
@@ -98,13 +97,13 @@ def _print(
     done = [job for job in jobs if job.status == "finished"]
     console.heading(f"{ledger.root.name}: {len(done)} of {len(jobs)} jobs finished")
     if winner is not None:
-        comparison = compare_best(jobs, parent.direction)
+        comparison, is_share = compare_best(jobs, parent.direction), config.task == "train"
         console.facts({"best": f"{winner.label}, objective {winner.objective:.4f}"})
         if comparison:
-            console.facts({"against": comparison.sentence()})
+            console.facts({"against": comparison.sentence(is_share)})
     for job in failed[:_SHOWN]:
         console.warn(f"{job.label} failed: {job.reason}\n           {job.command}")
     console.facts({"leaderboard": ledger.root / "leaderboard.csv", "page": ledger.root / "sweep.html"})
     if winner is not None:
         console.facts({"best config": f"python -m resnet_exp --config-dir {ledger.root} --config-name best"})
-    print_tracker(tracker, parent.link, console)
+    print_tracker(tracker_of(config), parent.link, console)

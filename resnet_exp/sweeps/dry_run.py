@@ -63,7 +63,7 @@ def _progress(config: Config, seed: int) -> _Progress:
         return _Progress(f"done: {result['objective']:.4f}", result["seconds"], 0.0)
     epoch = Checkpoints(paths.checkpoints).latest_epoch() if paths.checkpoints.exists() else 0
     if epoch:
-        return _Progress(f"goes on after epoch {epoch}", None, 1 - epoch / config.train.epochs)
+        return _Progress(f"continues after epoch {epoch}", None, 1 - epoch / config.train.epochs)
     return _Progress("to be run", None, 1.0)
 
 

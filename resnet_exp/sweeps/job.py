@@ -97,32 +97,32 @@ def _run_seed(config: Config, seed: int, job: Job, ledger: Ledger) -> Job:
     from resnet_exp.runs.run import run
 
     one = _of_seed(config, seed)
-    begun = SeedRun(seed, root="", status="running")
+    seed_run = SeedRun(seed, root="", status="running")
     started = time.time()
 
-    def on_begun(root: Path) -> None:
-        nonlocal begun
+    def on_start(root: Path) -> None:
+        nonlocal seed_run
         finished = (root / "result.json").exists()
-        begun = replace(begun, root=str(root), reused=finished)
-        ledger.write(ledger.job(job.number).with_run(begun))
+        seed_run = replace(seed_run, root=str(root), reused=finished)
+        ledger.write(ledger.job(job.number).with_run(seed_run))
 
     label = job.label if config.sweep.seeds is None else f"{job.label} seed={seed}"
     tags = {"mlflow.parentRunId": parent} if (parent := parent_run_id(ledger)) else {}
     whole = config.is_set("report")  # requested: else the winner alone gets a report and an MLflow model
     part = SweepPart(
-        label, tags, whole, partial(claimed_gpu, ledger.root), on_begun, _pruning(config, seed, job, ledger)
+        label, tags, whole, partial(claimed_gpu, ledger.root), on_start, _pruning(config, seed, job, ledger)
     )
     try:
         objective = run(one if whole else _without_report(one), command_of(one.overrides), part)
     except BaseException as error:
         status = "pruned" if isinstance(error, Pruned) else "failed"
         if not isinstance(error, KeyboardInterrupt):
-            ended = replace(begun, status=status, seconds=time.time() - started)
+            ended = replace(seed_run, status=status, seconds=time.time() - started)
             ledger.write(ledger.job(job.number).with_run(ended))
         raise
-    result: Any = read_json(Path(begun.root) / "result.json")
+    result: Any = read_json(Path(seed_run.root) / "result.json")
     accuracy = result["test"]["accuracy"] if "test" in result else None
-    ended = replace(begun, status="finished", objective=objective, test_accuracy=accuracy, seconds=result["seconds"])
+    ended = replace(seed_run, status="finished", objective=objective, test_accuracy=accuracy, seconds=result["seconds"])
     job = ledger.job(job.number).with_run(ended)
     if seed == _first_seed(config):  # a run that had finished before has reported no epochs
         curve = {str(epoch["epoch"]): epoch["val_accuracy"] for epoch in result.get("history", ())}

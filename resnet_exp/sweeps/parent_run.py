@@ -23,7 +23,7 @@ _WAIT_FOR_MLFLOW = 20.0  # seconds at most, before the first job, whose run is n
 
 
 class Parent:
-    """Keeps a sweep's leaderboard, figures and MLflow run up to date while its jobs run, from a thread of its own."""
+    """Updates a sweep's leaderboard, figures and MLflow run while its jobs run, from a thread of its own."""
 
     def __init__(self, ledger: Ledger, tracker: Tracker, environment: dict[str, Any], direction: str) -> None:
         self._ledger, self._tracker, self._environment, self.direction = ledger, tracker, environment, direction
@@ -34,7 +34,7 @@ class Parent:
         self._seen: Any = None
         self.link: str | None = None  # to MLflow's page of the parent, once the sweep has ended
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Starts the parent run, in MLflow too, and follows the ledger from here on."""
         facts = self._ledger.facts
         self._journal.status("RUNNING")
@@ -46,7 +46,7 @@ class Parent:
         self._thread.start()
 
     def _wait_for_mlflow(self) -> None:
-        """Returns when the parent has its MLflow run, which the jobs' are nested under; without MLflow at once."""
+        """Waits until the parent has its MLflow run, under which those of the jobs are nested; not without MLflow."""
         deadline = time.monotonic() + _WAIT_FOR_MLFLOW
         while self._is_mirrored and parent_run_id(self._ledger) is None and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -80,7 +80,7 @@ class Parent:
         best_config.write_best(self._ledger.root, best_of(jobs, self.direction))
 
     def end(self, status: str, reason: str | None = None) -> None:
-        """Records how the sweep ended, and waits for MLflow to have it."""
+        """Records how the sweep ended, and waits until MLflow has it."""
         self._ending.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -107,7 +107,8 @@ class Parent:
             )
             self._journal.metrics(values, 0)
             note = compare_best(jobs, self.direction)
-            text = f"best: {first.label}, {first.objective:.4f}" + (f"; {note.sentence()}" if note else "")
+            is_share = self._ledger.facts["config"].get("task") == "train"
+            text = f"best: {first.label}, {first.objective:.4f}" + (f"; {note.sentence(is_share)}" if note else "")
             self._journal.tags({"mlflow.note.content": f"{text}\n\n`{self._ledger.facts['command']}`"})
         for path in sorted(self._ledger.root.glob("*.*")):
             if path.name in ("sweep.html", "leaderboard.csv", "sweep.json", "best.yaml"):

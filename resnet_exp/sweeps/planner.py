@@ -21,7 +21,7 @@ from resnet_exp.sweeps.plan import config_hash, space_of
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """A job with what launches it."""
+    """A job, the config that it will compose, and the overrides that launch it."""
 
     job: Job
     config: Config
@@ -59,7 +59,7 @@ class Planner:
         Args:
             number: counted from 0.
             point: a value for each swept key, as on the command line.
-            values: the same as numbers, booleans and texts, for those who compute with them.
+            values: the same as numbers, booleans and texts, where the sweeper computes with them.
 
         Raises:
             ConfigError: the point cannot work.

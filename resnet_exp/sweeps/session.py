@@ -84,7 +84,7 @@ class Session:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, interrupt_sweep)
         self._parent = parent_of(config, self.ledger, code)
-        self._parent.begin()
+        self._parent.start()
 
     def __enter__(self) -> Session:
         return self

@@ -84,7 +84,7 @@ class StudySweeper(PlanningSweeper):
             return self._run_batches(planner, proposals, session.ledger, self._make_queue(session.ledger, launcher))
 
     def _check_counts(self) -> None:
-        """Raises ConfigError for a number that cannot be; here, since Hydra makes a traceback of a constructor's errors."""
+        """Raises ConfigError for an impossible number; a constructor's errors would be tracebacks of Hydra's."""
         counts = {"n_trials": self._n_trials, "n_jobs": self._n_jobs, "n_startup_trials": self._n_startup_trials}
         for key, value in counts.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
