@@ -362,6 +362,19 @@ def test_the_parents_objective_has_a_whole_swept_value_as_its_step(tmp_path: Pat
     assert parent._curve(jobs) == {step: one.objective for step, one in zip(steps, jobs, strict=True)}
 
 
+def test_the_parents_params_have_names_that_mlflow_takes(tmp_path: Path) -> None:
+    """Its names take no `+`, which a key that is added has on the command line."""
+    from resnet_exp.sweeps.parent_run import Parent
+    from resnet_exp.tracking.tracker import NullTracker
+
+    facts = {"space": {"+model.kwargs.dropout": "0.1,0.2"}, "config": {"seed": 0}, "command": "command"}
+    (tmp_path / "sweep.json").write_text(json.dumps(facts))
+    parent = Parent(Ledger(tmp_path), NullTracker(), {}, "maximize")
+    parent.start()
+    parent.end("FINISHED")
+    assert '"sweep.model.kwargs.dropout":"0.1,0.2"' in parent._ledger.paths.journal.read_text().replace(" ", "")
+
+
 # Whole sweeps, as a user runs them
 
 

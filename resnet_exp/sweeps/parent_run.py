@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from resnet_exp.config.config import flat
-from resnet_exp.config.overrides import has_whole_values, parsed
+from resnet_exp.config.overrides import has_whole_values, key_of, parsed
 from resnet_exp.interfaces import Tracker
 from resnet_exp.run_dir.journal import Journal, metric_history
 from resnet_exp.sweeps import best_config
@@ -38,7 +38,8 @@ class Parent:
         """Starts the parent run, in MLflow too, and follows the ledger from here on."""
         facts = self._ledger.facts
         self._journal.status("RUNNING")
-        self._journal.params({f"sweep.{key}": values for key, values in facts["space"].items()} | self._fixed(facts))
+        swept = {f"sweep.{key_of(key)}": values for key, values in facts["space"].items()}
+        self._journal.params(swept | self._fixed(facts))
         self._journal.tags({"command": facts["command"], "sweep": "parent", "mlflow.source.name": "resnet_exp"})
         self._journal.tags({"mlflow.note.content": f"running\n\n`{facts['command']}`"})
         self._tracker.begin()
