@@ -38,6 +38,7 @@ class Parent:
         """Starts the parent run, in MLflow too, and follows the ledger from here on."""
         facts = self._ledger.facts
         self._journal.status("RUNNING")
+        # Without the + of a key that is added: MLflow takes none in names.
         swept = {f"sweep.{key_of(key)}": values for key, values in facts["space"].items()}
         self._journal.params(swept | self._fixed(facts))
         self._journal.tags({"command": facts["command"], "sweep": "parent", "mlflow.source.name": "resnet_exp"})
