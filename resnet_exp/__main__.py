@@ -8,7 +8,6 @@ from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -18,12 +17,11 @@ from resnet_exp.config.config import typed
 from resnet_exp.config.redact import redact
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.runs.signals import sigterm_as_ctrl_c
-from resnet_exp.sweeps import grid, study
 from resnet_exp.sweeps.job import run_job
 from resnet_exp.sweeps.ledger import Ledger
 
-# What Hydra itself may make of a config: `hydra.callbacks`, `hydra.job_logging`. Launchers, sweepers and our plug-ins
-# are held against lists of their own.
+# What Hydra itself may instantiate from a config: `hydra.callbacks`, `hydra.job_logging`. Launchers, sweepers and our
+# plug-ins have lists of their own.
 _TARGETS = ("resnet_exp.sweeps.callback.SweepCallback", "logging.*")
 
 
@@ -71,8 +69,6 @@ def _run(cfg: DictConfig) -> float | None:
 
 def main() -> None:
     """Runs the command line. It exits with 0; 2: a setting cannot work; 1: the run failed; 130: interrupted."""
-    for sweeper in (grid.GridSweeper, study.StudySweeper):
-        Plugins.instance().register(sweeper)
     try:
         with sigterm_as_ctrl_c():
             check(sys.argv[1:])

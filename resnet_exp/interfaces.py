@@ -179,6 +179,14 @@ class Scheduler(Protocol):
         """The LR of the first step."""
         ...
 
+    def comparable_after(self, epochs: int) -> int:
+        """The epoch after which runs of this schedule may be compared with others; 0: after every epoch.
+
+        Sweeps ask it before they stop poor runs early. It is the epoch in which the LR begins its last way down: a high
+        LR hides how good a run is, and one whose LR is still high would look worse than one that is already falling.
+        """
+        ...
+
     def plan(self, max_lr: float, epochs: int, steps_per_epoch: int) -> Schedule:
         """The schedule over all steps of the run."""
         ...

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import math
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +270,18 @@ def test_a_scheduler_plans_every_step(name: str, epochs: int, steps: int, folder
     assert schedule.lrs[0] == pytest.approx(scheduler.first_lr(0.3), rel=1e-12)
     assert schedule.momenta is None or len(schedule.momenta) == len(schedule.lrs)
     assert schedule == scheduler.plan(0.3, epochs, steps)
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(24, 1), (24, 98), (25, 3)])
+@pytest.mark.parametrize("name", options("scheduler"))
+def test_a_schedule_never_rises_after_the_epoch_from_which_its_runs_can_be_compared(
+    name: str, epochs: int, steps: int, folder: Path
+) -> None:
+    scheduler = build.plugins(with_option("scheduler", name, folder)).scheduler
+    after = scheduler.comparable_after(epochs)
+    assert isinstance(after, int) and 0 <= after <= epochs
+    left = scheduler.plan(0.3, epochs, steps).lrs[after * steps :]
+    assert all(later <= earlier for earlier, later in pairwise(left))
 
 
 @pytest.mark.parametrize("name", options("optimizer"))

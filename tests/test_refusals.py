@@ -229,8 +229,8 @@ def test_a_slip_in_an_options_name_is_understood(group: str) -> None:
         (("task=evaluate", "checkpoint=x"), "task=evaluate needs data=...: the data set"),
         (("train.epochs=[",), "train.epochs=[: key=value is needed"),
         (("experiment=quickstart", "scheduler=constant"), "scheduler.peak_epoch is no key of resnet_exp.schedulers."),
-        (("+model=resnet18",), "+model: the group is there already"),
-        (("+train.epochs=3",), "+train.epochs: the key is there already"),
+        (("+model=resnet18",), "+model: the group exists already"),
+        (("+train.epochs=3",), "+train.epochs: the key exists already"),
     ],
     ids=str,
 )
@@ -261,10 +261,6 @@ def test_the_keys_of_a_sweep_are_checked_too() -> None:
     check(["-m", "scheduler=onecycle", "scheduler.peak_epoch=range(1,4)", "model=glob(resnet*)"])
     with pytest.raises(ConfigError, match=r"scheduler\.peak_epoch is no key with scheduler=cosine; every job"):
         check(["-m", "scheduler=onecycle,cosine", "scheduler.peak_epoch=2,5"])
-    with pytest.raises(ConfigError, match=r"model\.width=0: a whole number of at least 1 is needed"):
-        check(["-m", "model.width=2,0", "data=digits"])  # before the first job runs
-    with pytest.raises(ConfigError, match=r"scheduler\.max_lr=-1"):
-        check(["-m", "data=digits,cifar10", "scheduler.max_lr=choice(0.1,-1)"])
     with pytest.raises(ConfigError, match="plugins cannot be swept over"):
         check(["-m", "plugins=a,b"])
     with pytest.raises(ConfigError, match=r"scheduler\.peak_epok is no key; did you mean scheduler\.peak_epoch\?"):
@@ -290,7 +286,7 @@ def test_what_only_shows_something_is_not_checked() -> None:
 def test_an_open_mapping_takes_any_key() -> None:
     check(["model=torchvision", "+model.kwargs.dropout=0.1"])
     check(["model=torchvision", "+model.kwargs={dropout: 0.1}"])
-    with pytest.raises(ConfigError, match=r"is added with \+model\.kwargs="):
+    with pytest.raises(ConfigError, match=r"are added with \+model\.kwargs="):
         check(["model=torchvision", "model.kwargs={dropout: 0.1}"])
     with pytest.raises(ConfigError, match=r"model\.kwarg\.dropout is no key"):
         check(["model=torchvision", "+model.kwarg.dropout=0.1"])

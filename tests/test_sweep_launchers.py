@@ -117,20 +117,20 @@ def test_joblib_runs_a_job_on_each_gpu_or_each_core_and_shares_the_cores(
         (["backend=multiprocessing"], (8, None)),  # it refuses a number of threads
     ],
 )
-def test_what_the_user_sets_of_joblib_stays(runtime, overrides, expected) -> None:
+def test_what_the_user_sets_of_joblib_stays(machine, overrides, expected) -> None:
     machine(8)
     launcher = prepared("joblib", *(f"hydra.launcher.{text}" for text in overrides))
     assert (launcher.n_jobs, launcher.inner_max_num_threads) == expected
 
 
 @pytest.mark.parametrize("value", ["0", "many", "1.5"])
-def test_a_number_of_jobs_that_cannot_be_is_refused(runtime, value: str) -> None:
+def test_a_number_of_jobs_that_cannot_be_is_refused(machine, value: str) -> None:
     machine(8)
     with pytest.raises(ConfigError, match=rf"hydra\.launcher\.n_jobs={value}: .* or null"):
         prepared("joblib", f"hydra.launcher.n_jobs={value}")
 
 
-def test_submitit_s_jobs_see_the_gpus_that_we_see(runtime, monkeypatch) -> None:
+def test_submitit_s_jobs_see_the_gpus_that_we_see(machine, monkeypatch) -> None:
     """By itself it hides them all."""
     machine(8, gpus=2)
     assert prepared("submitit_local").setup == ["unset CUDA_VISIBLE_DEVICES"]
@@ -152,20 +152,20 @@ def test_submitit_s_jobs_see_the_gpus_that_we_see(runtime, monkeypatch) -> None:
         (0, ["init.num_cpus=4", "remote.num_cpus=2"], "auto", (4, 0, 2, 0)),
     ],
 )
-def test_ray_s_jobs_take_a_gpu_and_a_share_of_the_cores(runtime, gpus, overrides, device, expected) -> None:
+def test_ray_s_jobs_take_a_gpu_and_a_share_of_the_cores(machine, gpus, overrides, device, expected) -> None:
     machine(8, gpus)
     ray = prepared("ray", *(f"hydra.launcher.ray.{text}" for text in overrides), device=device).ray
     assert (ray.init.num_cpus, ray.init.num_gpus, ray.remote.num_cpus, ray.remote.num_gpus) == expected
 
 
-def test_a_cluster_s_resources_are_its_own(runtime) -> None:
+def test_a_cluster_s_resources_are_its_own(machine) -> None:
     machine(8, gpus=2)
     ray = prepared("ray", "hydra.launcher.ray.init.address=auto").ray
     assert (ray.init.num_cpus, ray.remote.num_cpus, ray.remote.num_gpus) == (None, None, None)
     assert "RAY_AUTH_TOKEN" not in os.environ
 
 
-def test_ray_gets_a_secret_of_the_sweep_s_own_unless_there_is_one(runtime, monkeypatch, tmp_path) -> None:
+def test_ray_gets_a_secret_of_the_sweep_s_own_unless_there_is_one(machine, monkeypatch, tmp_path) -> None:
     machine(8)
     monkeypatch.setenv("HOME", str(tmp_path))
     prepared("ray")

@@ -134,14 +134,14 @@ def test_the_best_is_compared_with_the_second_seed_by_seed() -> None:
 def test_one_seed_can_tell_nothing_of_noise() -> None:
     compared = compare_best([job(0, {0: 0.5}), job(1, {0: 0.4})])
     assert compared.beyond_noise is None
-    assert "may be noise" in compared.told()
+    assert "may be noise" in compared.sentence()
 
 
 def test_two_seeds_that_agree_by_chance_prove_nothing() -> None:
     """Seen: two seeds of 1,000 images each, both 0.6 % apart. All points together tell how much seeds scatter."""
     best, second = job(3, {0: 0.622, 1: 0.632}), job(4, {0: 0.616, 1: 0.626})
     alone = compare_best([best, second])
-    assert alone.beyond_noise is None and "spread cannot be told" in alone.told()
+    assert alone.beyond_noise is None and "2 seeds that all differ by the same" in alone.sentence()
     among = compare_best([best, second, job(2, {0: 0.601, 1: 0.613}), job(1, {0: 0.616, 1: 0.572})])
     assert among.beyond_noise is False
 
@@ -283,6 +283,98 @@ def test_the_first_trials_are_never_given_up() -> None:
 
     others = [curve(number, 0.9, 0.9, 0.9) for number in range(3)]
     assert not is_poor(curve(9, 0.1, 0.1, 0.1, status="running"), others, make_pruner("median", 1, 6), "maximize")
+
+
+def composing(scheduler_of):
+    """A planner, as far as pruning needs one: it composes a config with the scheduler's settings of a point."""
+    from types import SimpleNamespace
+
+    from resnet_exp.config import build
+
+    def compose(number: int, point: dict[str, object]):
+        plugins = {"scheduler": scheduler_of(point)}
+        config = SimpleNamespace(
+            plugins=plugins, plugin_modules=(), train=SimpleNamespace(epochs=point.get("train.epochs", 24)),
+            sweep=SimpleNamespace(pruner="median"),
+        )  # fmt: skip
+        build.scheduler(config).check(config.train.epochs)
+        return config
+
+    return SimpleNamespace(compose=compose)
+
+
+def onecycle(point: dict[str, object]) -> dict[str, object]:
+    return {"_target_": "resnet_exp.schedulers.onecycle.OneCycle", "peak_epoch": point.get("scheduler.peak_epoch", 5)}
+
+
+def test_trials_are_compared_after_the_latest_epoch_that_any_of_them_may_ask_for() -> None:
+    """Two ends that do not fit together, a peak in epoch 20 of 8, are no trial."""
+    from resnet_exp.sweeps.pruning import latest_comparable
+
+    planner, first = composing(onecycle), {"scheduler.peak_epoch": 2, "train.epochs": 8, "optimizer.momentum": 0.9}
+    ends = {"scheduler.peak_epoch": [1, 20], "train.epochs": [8, 24], "optimizer.momentum": [0.8, 0.95]}
+    assert latest_comparable(planner, first, ends) == 20
+    assert latest_comparable(planner, first, {"optimizer.momentum": [0.8, 0.95]}) == 2
+
+
+def test_a_swept_scheduler_says_itself_when_its_runs_can_be_compared() -> None:
+    from resnet_exp.sweeps.pruning import latest_comparable
+
+    targets = {"onecycle": onecycle({}), "cyclic": {"_target_": "resnet_exp.schedulers.cyclic.Cyclic", "cycles": 3}}
+    planner = composing(lambda point: targets[str(point["scheduler"])])
+    assert latest_comparable(planner, {"scheduler": "onecycle"}, {"scheduler": ["onecycle", "cyclic"]}) == 20
+
+
+def test_a_scheduler_that_does_not_say_when_runs_can_be_compared_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from resnet_exp.interfaces import ConfigError
+    from resnet_exp.schedulers.onecycle import OneCycle
+    from resnet_exp.sweeps.pruning import latest_comparable
+
+    monkeypatch.delattr(OneCycle, "comparable_after")
+    with pytest.raises(ConfigError, match=r"OneCycle has no comparable_after\(epochs\)"):
+        latest_comparable(composing(onecycle), {}, {})
+
+
+# The parent run
+
+
+@pytest.mark.parametrize(
+    ("space", "steps"),
+    [
+        ({"scheduler.peak_epoch": "2,7"}, [2, 7]),
+        ({"optimizer": "sgd,adam", "train.batch_size": "choice(64,128)"}, [64, 128]),
+        ({"scheduler.max_lr": "0.1,1", "train.epochs": "range(8,10)"}, [8, 9]),
+        ({"scheduler.find_factor": "interval(1,8)"}, [0, 1]),
+        ({"train.epochs": "int(interval(8,9))"}, [8, 9]),
+    ],
+)  # fmt: skip
+def test_the_parents_objective_has_a_whole_swept_value_as_its_step(tmp_path: Path, space, steps) -> None:
+    from resnet_exp.tracking.tracker import NullTracker
+
+    from resnet_exp.sweeps.parent_run import Parent
+
+    (tmp_path / "sweep.json").write_text(json.dumps({"space": space}))
+    values = {"sgd": "sgd", "adam": "adam"}
+    jobs = []
+    for number, step in enumerate(steps):
+        point = {key: str(step) for key in space} | ({"optimizer": [*values][number]} if "optimizer" in space else {})
+        jobs.append(replace(job(number, {0: 0.5 + number / 10}), point=point))
+    parent = Parent(Ledger(tmp_path), NullTracker(), {}, "maximize")
+    assert parent._curve(jobs) == {step: one.objective for step, one in zip(steps, jobs, strict=True)}
+
+
+def test_the_parents_params_have_names_that_mlflow_takes(tmp_path: Path) -> None:
+    """Its names take no `+`, which a key that is added has on the command line."""
+    from resnet_exp.tracking.tracker import NullTracker
+
+    from resnet_exp.sweeps.parent_run import Parent
+
+    facts = {"space": {"+model.kwargs.dropout": "0.1,0.2"}, "config": {"seed": 0}, "command": "command"}
+    (tmp_path / "sweep.json").write_text(json.dumps(facts))
+    parent = Parent(Ledger(tmp_path), NullTracker(), {}, "maximize")
+    parent.start()
+    parent.end("FINISHED")
+    assert '"sweep.model.kwargs.dropout":"0.1,0.2"' in parent._ledger.paths.journal.read_text().replace(" ", "")
 
 
 # Whole sweeps, as a user runs them
@@ -481,6 +573,12 @@ def test_other_launchers_come_to_the_same(launcher: str, swept, tmp_path: Path) 
         (("sweep=peak_epoch",), "scheduler.peak_epoch=5: a whole number from 1 to train.epochs=4 is needed"),
         (("sweep=peak_epoch_optuna",), "scheduler.peak_epoch=12: a whole number from 1 to train.epochs=4 is needed"),
         (("--multirun", "hydra/sweeper=optuna", "scheduler.peak_epoch=1,2"), "would choose the worst"),
+        (("--multirun", "hydra/sweeper=basic", "model.width=2,0"), "model.width=0: a whole number of at least 1"),
+        (("--multirun", "hydra/sweeper=basic", "scheduler.peak_epoch=range(1,9)"), "scheduler.peak_epoch=5"),
+        (("sweep=peak_epoch_optuna", "hydra.sweeper.n_trials=0"), "hydra.sweeper.n_trials=0: a whole number"),
+        (("--multirun", "model.width=2,0"), "job 1, model.width=0: model.width=0: a whole number of at least 1"),
+        (("--multirun", "train.label_smoothing=interval(0,1)"), "hydra/sweeper=study proposes points of an interval"),
+        (("--multirun", "data=digits,cifar10", "scheduler.max_lr=choice(0.1,-1)"), "scheduler.max_lr=-1"),
     ],
 )  # fmt: skip
 def test_what_a_sweep_cannot_honour_is_refused_before_anything_is_written(arguments, said: str, tmp_path: Path) -> None:

@@ -116,6 +116,11 @@ def source(config: Config) -> DataSource:
     return _make("data", config)
 
 
+def scheduler(config: Config) -> Scheduler:
+    """The learning-rate schedule."""
+    return _make("scheduler", config)
+
+
 def model(config: Config, info: DatasetInfo) -> Any:
     """A new model for these data, its initial weights from torch's global generator."""
     return _make(

@@ -1,4 +1,4 @@
-"""The command line, checked before Hydra composes it: every key and option is known, or the nearest one is named."""
+"""The check of the command line before Hydra composes it: an unknown key or option is answered with the nearest one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
@@ -20,7 +19,8 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
 import resnet_exp
-from resnet_exp.config.config import GROUPS, NO_OPTIMIZER_LR, RUN_ARGUMENTS, typed
+from resnet_exp.config.config import GROUPS, NO_OPTIMIZER_LR, RUN_ARGUMENTS
+from resnet_exp.config.overrides import in_turn, name_and_value, parsed
 from resnet_exp.config.plugin_args import unchecked_arguments
 from resnet_exp.config.plugin_folders import conf_of, folders_of, open_folders
 from resnet_exp.config.suggest import UnknownKey, nearest
@@ -29,12 +29,11 @@ from resnet_exp.interfaces import ConfigError
 _PACKAGE = Path(resnet_exp.__file__).resolve().parent
 # At the top of the repository; inside the package once a wheel is installed.
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
-# With these Hydra shows something and runs nothing.
+# Flags with which Hydra shows something and runs nothing.
 _SHOWS = {"--help", "-h", "--hydra-help", "--version", "--info", "-i"}
 _COMPLETION = {"--shell-completion", "-sc"}
 _CONFIG_DIR = ("--config-dir", "-cd")
-_MOST_VALUES = 100  # of a sweep over one key that are tried beforehand
-# What people look for elsewhere.
+# Keys that people look for where they are not.
 _UNTRACKED = "would be ignored: the tracker that is chosen has no such setting; leave it out"
 _ELSEWHERE = {
     "optimizer.lr": NO_OPTIMIZER_LR,
@@ -44,25 +43,28 @@ _ELSEWHERE = {
 
 
 class PluginFolders(SearchPathPlugin):
-    """Puts the `conf/` of each folder that `plugins=` names behind ours on Hydra's search path."""
+    """Appends the `conf/` of each folder that `plugins=` names to Hydra's search path, so that ours comes first."""
 
     folders: tuple[str, ...] = ()
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Appends them."""
+        """Appends the folders; Hydra calls it whenever it makes a search path."""
         for folder in self.folders:
             search_path.append("plugins", folder if "://" in folder else f"file://{folder}")
 
 
 def check(arguments: Sequence[str]) -> None:
-    """Raises ConfigError unless every override names a key, and every group's choice an option, that is there.
+    """Checks that every override names a key that exists, and every choice of a group an option that exists.
 
     From here on the folders that `plugins=` names are on Hydra's search path. Of a command that only shows something,
-    the choices are checked.
+    as `--help` does, the choices alone are checked. The values are checked when the config is composed.
+
+    Raises:
+        ConfigError: an override names something else, or cannot be read.
     """
     if _COMPLETION & set(arguments):
         return
-    overrides = [_parsed(text) for text in _overrides(arguments)]
+    overrides = [parsed(text) for text in _overrides(arguments)]
     _open_plugin_folders(overrides, arguments)
     with initialize_config_dir(str(CONF)):
         loader = GlobalHydra.instance().config_loader()
@@ -77,35 +79,24 @@ def check(arguments: Sequence[str]) -> None:
         for override in overrides:
             if override.key_or_group not in groups:
                 _check_key(override, compositions, list(groups))
-        if any(override.is_sweep_override() for override in overrides):
-            _check_sweep(overrides)
         _warn_of_unchecked(overrides, trees.values())
 
 
 def is_sweep(arguments: Sequence[str]) -> bool:
-    """Whether the command names a sweep, as `sweep=peak_epoch`, and says no mode itself."""
-    overrides = list(_overrides(arguments))
-    named = any(text.startswith("sweep=") and text != "sweep=default" for text in overrides)
-    mode = {"--multirun", "-m"} & set(arguments) or any(text.startswith("hydra.mode=") for text in overrides)
-    return named and not mode and not _SHOWS & set(arguments) and not any(text in ("--cfg", "-c") for text in arguments)
+    """Whether the command names a sweep, as `sweep=peak_epoch` does, without saying `--multirun` or a mode itself."""
+    values = dict(map(name_and_value, _overrides(arguments)))
+    is_named = values.get("sweep", "default") != "default"
+    return is_named and "hydra.mode" not in values and not {*arguments} & {"--multirun", "-m", "--cfg", "-c", *_SHOWS}
 
 
 def _overrides(arguments: Sequence[str]) -> Iterator[str]:
-    """The arguments that are no flags, nor what follows a flag."""
+    """The arguments that are neither flags nor the values of flags."""
     before = ""
     for argument in arguments:
         of_a_flag = before.startswith("-") and "=" not in argument and before != "--multirun" and before != "-m"
         if not argument.startswith("-") and not of_a_flag:
             yield argument
         before = argument
-
-
-def _parsed(text: str) -> Override:
-    try:
-        return OverridesParser.create().parse_override(text)
-    except HydraException as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"{text}: key=value is needed, and this cannot be read ({reason})") from error
 
 
 def _open_plugin_folders(overrides: Sequence[Override], arguments: Sequence[str]) -> None:
@@ -134,7 +125,7 @@ def _warn_of_unchecked(overrides: Sequence[Override], trees: Iterable[dict[str, 
 
 
 def _search_path(overrides: Sequence[Override]) -> Iterator[str]:
-    """What the user puts on Hydra's search path: Hydra itself reads it when it composes, later than here."""
+    """The folders of `hydra.searchpath=`, which Hydra itself reads only when it composes, later than this check."""
     for override in overrides:
         paths = override.value() if override.key_or_group == "hydra.searchpath" else None
         if isinstance(paths, list):
@@ -155,7 +146,7 @@ def _groups(loader: ConfigLoader) -> Iterator[str]:
 
 
 def _choices(override: Override, options: list[str]) -> list[Any]:
-    """What the override sets: one value, or those of a sweep."""
+    """The values that the override sets: one, or those of a sweep."""
     value = override.value()
     if isinstance(value, Glob):
         return value.filter(options)
@@ -167,10 +158,10 @@ def _check_option(override: Override, groups: dict[str, list[str]]) -> None:
     if override.is_delete() or group == "hydra":
         return
     if override.is_add():
-        raise ConfigError(f"+{group}: the group is there already; choose with {group}=..., without the +")
+        raise ConfigError(f"+{group}: the group exists already; choose with {group}=..., without the +")
     choices = _choices(override, options)
     if not choices:
-        raise ConfigError(f"{override.input_line}: no option of {group} is like that; known are {', '.join(options)}")
+        raise ConfigError(f"{override.input_line}: no option of {group} matches; known are {', '.join(options)}")
     for choice in choices:
         if choice is None and group != "experiment":
             raise ConfigError(f"{group}=null: an option is needed; known are {', '.join(options)}")
@@ -182,26 +173,18 @@ def _check_option(override: Override, groups: dict[str, list[str]]) -> None:
 
 
 def _compositions(chosen: Sequence[Override], groups: dict[str, list[str]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The config with the choices; of a sweep's choices each in turn, beside the first ones of the other groups."""
+    """The config of each choice of a sweep, beside the first choices of the other groups; before it, the choice."""
     variants = [[_fixed(override, choice) for choice in _choices(override, groups[override.key_or_group])]
                 for override in chosen]  # fmt: skip
-    for label, job in _in_turn(variants):
+    for label, job in in_turn(variants):
         tree: Any = OmegaConf.to_container(_composed(job), resolve=False)
         yield label, tree
 
 
-def _in_turn(variants: list[list[str]]) -> Iterator[tuple[str, list[str]]]:
-    """Jobs: each variant of an override beside the first ones of the others; with what tells the job from the first."""
-    firsts = [each[0] for each in variants]
-    yield " ".join(firsts), firsts
-    for place, each in enumerate(variants):
-        for other in each[1:]:
-            yield other, [*firsts[:place], other, *firsts[place + 1 :]]
-
-
 def _fixed(override: Override, choice: Any) -> str:
-    text = str(override.input_line)
-    return text if override.is_delete() else f"{text.partition('=')[0]}={'null' if choice is None else choice}"
+    if override.is_delete():
+        return str(override.input_line)
+    return f"{override.get_key_element()}={'null' if choice is None else choice}"
 
 
 def _composed(overrides: list[str]) -> DictConfig:
@@ -212,7 +195,7 @@ def _composed(overrides: list[str]) -> DictConfig:
 
 
 def _keys(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Every dotted key, those of sections too; an empty mapping, open for any key, once more with `.*` behind it."""
+    """Every dotted key, sections included; an empty mapping, which takes any key, once more with `.*` after it."""
     for key, value in tree.items():
         yield f"{prefix}{key}"
         if isinstance(value, dict):
@@ -220,7 +203,7 @@ def _keys(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _check_key(override: Override, compositions: dict[str, set[str]], groups: Sequence[str]) -> None:
-    """Raises ConfigError unless the key is there with every choice of the command line's groups."""
+    """Raises ConfigError unless the key exists with every choice that the command line makes."""
     key, known = override.key_or_group, set().union(*compositions.values())
     if key.startswith("hydra.") or any(f"{parent}.*" in known for parent in _parents(key)):
         return
@@ -236,31 +219,13 @@ def _check_key(override: Override, compositions: dict[str, set[str]], groups: Se
         if key not in keys:
             raise ConfigError(f"{key} is no key with {label}; every job of a sweep gets it, so each must have it")
     if override.is_add():
-        raise ConfigError(f"+{key}: the key is there already; set it with {key}=..., without the +")
+        raise ConfigError(f"+{key}: the key exists already; set it with {key}=..., without the +")
 
 
 def _check_mapping(override: Override) -> None:
-    """An empty mapping takes any key, but Hydra adds none without a +."""
+    """Raises ConfigError where new keys of an empty mapping are set without a +: Hydra would refuse to add them."""
     if isinstance(override.value(), dict) and not (override.is_add() or override.is_force_add()):
-        raise ConfigError(f"{override.input_line}: what is new in a mapping is added with +{override.input_line}")
-
-
-def _check_sweep(overrides: Sequence[Override]) -> None:
-    """Raises ConfigError where a value that is swept over cannot work: no job is run before all are known to be sound.
-
-    Each value is tried beside the first ones of the others; what cannot be listed (an interval, a glob) is left out.
-    """
-    values = [list(_values(override)) for override in overrides if not override.key_or_group.startswith("hydra")]
-    for _, job in _in_turn([each for each in values if each]):
-        typed(_composed(job), job)
-
-
-def _values(override: Override) -> Iterator[str]:
-    if not override.is_sweep_override():
-        yield str(override.input_line)
-    elif override.is_discrete_sweep() and not isinstance(override.value(), Glob):
-        for value in itertools.islice(override.sweep_string_iterator(), _MOST_VALUES):
-            yield f"{override.get_key_element()}={value}"
+        raise ConfigError(f"{override.input_line}: new keys of a mapping are added with +{override.input_line}")
 
 
 def _parents(key: str) -> Iterator[str]:

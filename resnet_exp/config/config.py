@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from resnet_exp.config.overrides import key_of
+from resnet_exp.config.overrides import is_within, key_of
 from resnet_exp.config.plugin_args import checked_settings
 from resnet_exp.config.plugin_folders import folders_of, open_folders
 from resnet_exp.config.redact import is_secret, redact
@@ -89,8 +89,7 @@ class Config:
 
     def is_set(self, *sections: str) -> bool:
         """Whether the command line sets one of these keys or groups, or a key below them."""
-        keys = map(key_of, self.overrides)
-        return any(key == section or key.startswith(f"{section}.") for key in keys for section in sections)
+        return any(is_within(key_of(text), *sections) for text in self.overrides)
 
 
 def typed(cfg: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, Any] | None = None) -> Config:

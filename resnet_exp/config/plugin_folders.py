@@ -32,7 +32,7 @@ def conf_of(folder: Path, own: Path) -> Path | None:
         ConfigError: a yaml in it has the name of one in `own`, the conf of resnet_exp; Hydra would silently take that.
     """
     conf = folder / "conf"
-    for path in conf.glob("*/*.yaml"):
+    for path in conf.rglob("*.yaml"):
         inside = path.relative_to(conf)
         if (own / inside).exists():
             raise ConfigError(f"plugins={folder}: conf/{inside} has the name of one of resnet_exp's own; rename it")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from resnet_exp.config.overrides import key_of
+from resnet_exp.config.overrides import is_within, key_of
 from resnet_exp.interfaces import ConfigError
 
 # The keys that the tasks after a training read; a group's name includes all keys below it.
@@ -62,7 +62,7 @@ def refuse_unused(task: str, overrides: Sequence[str], plugins: _Plugins, report
 def _reason(key: str, task: str, plugins: _Plugins) -> str | None:
     """Why the key has no effect, and what to do; None if it has an effect."""
     if task in _READ_BY:
-        if key in _SPLIT or not any(_within(key, read) for read in (*_READ_BY[task], "experiment", "hydra")):
+        if key in _SPLIT or not is_within(key, *_READ_BY[task], "experiment", "hydra"):
             return f"task={task} does not read it; leave it out"
         return None
     if key in _ONLY_FOR:
@@ -85,7 +85,7 @@ def _reason_of_a_training(key: str, task: str, plugins: _Plugins) -> str | None:
         if key == "scheduler.max_lr" and max_lr != "find":
             return "task=range_test finds it; leave it out"
         return None  # a training's command may be repeated with task=range_test: its other keys are for the training
-    if max_lr != "find" and (_within(key, "range_test") or key == "scheduler.find_factor"):
+    if max_lr != "find" and (is_within(key, "range_test") or key == "scheduler.find_factor"):
         return f"scheduler.max_lr={max_lr} is given, so no range test runs; set scheduler.max_lr=find or leave it out"
     if max_lr != "find" and scheduler.get("cycle_momentum") and _sets_momentum(key, plugins["optimizer"]):
         return "scheduler.cycle_momentum=true moves the momentum from 0.95 to 0.85 and back; leave one of them out"
@@ -99,7 +99,3 @@ def _sets_momentum(key: str, optimizer: Mapping[str, Any]) -> bool:
     # Both betas are set by one key: [0.9, 0.99] is how a user changes the second alone.
     betas = optimizer.get("betas")
     return isinstance(betas, (list, tuple)) and betas[:1] != type(betas)([0.9])
-
-
-def _within(key: str, section: str) -> bool:
-    return key == section or key.startswith((f"{section}.", f"{section}/"))

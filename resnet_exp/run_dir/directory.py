@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.run_dir.files import read_json
 from resnet_exp.run_dir.journal import last_status
+from resnet_exp.run_dir.lock import try_lock
 from resnet_exp.run_dir.paths import RunPaths
 
 
@@ -80,9 +80,7 @@ def open_finished_run(run_dir: str) -> Iterator[RunDirectory]:
     with held(paths.root):
         result = _result(paths.root)
         if result is None:
-            raise ConfigError(
-                f"run_dir={run_dir}: this run has not finished; the command that began it goes on with it"
-            )
+            raise ConfigError(f"run_dir={run_dir}: this run has not finished; the command that started it continues it")
         yield RunDirectory(paths, False, result)
 
 
@@ -93,11 +91,10 @@ def held(root: Path) -> Iterator[None]:
     Raises:
         RunError: another process has locked it.
     """
-    with (root / ".lock").open("w") as lock:  # the kernel unlocks it even when the process is killed
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{root} is being worked on by another process; wait for it, or stop it") from None
+    lock = try_lock(root / ".lock")
+    if lock is None:
+        raise RunError(f"{root} is in use by another process; wait for it, or stop it")
+    with lock:
         yield
 
 

@@ -1,8 +1,7 @@
-"""What runs remember for one another: range tests, each made once by whoever needs it first."""
+"""The cache of range tests: the first run that needs one makes it, and others read it."""
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,39 +9,34 @@ from pathlib import Path
 from typing import Any
 
 from resnet_exp.run_dir.files import read_json, write_json
+from resnet_exp.run_dir.lock import locked
 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """A place on the disk for what is known of one key."""
+    """The file of one range test."""
 
     path: Path
 
     @property
     def value(self) -> Any | None:
-        """What was kept, or None."""
+        """What is stored; None where nothing is."""
         return read_json(self.path)
 
     def store(self, value: Any) -> None:
-        """Keeps the value, for this process and all others."""
+        """Stores the value for this process and all others."""
         write_json(self.path, value)
 
 
 @contextmanager
 def cached_range_test(output_dir: str, key: str, on_wait: Callable[[], None]) -> Iterator[CacheEntry]:
-    """The range test of this key, while no other process makes the same; one that does is waited for.
+    """Yields the entry of this key, locked, so that no two processes make the same range test; waits for one that does.
 
     Args:
         output_dir: where runs go.
-        key: of all that determines the range test, `signature.range_test_signature`.
+        key: of everything that determines the range test, `signature.range_test_signature`.
         on_wait: called before waiting.
     """
     entry = CacheEntry(Path(output_dir) / "range_tests" / f"{key}.json")
-    entry.path.parent.mkdir(parents=True, exist_ok=True)
-    with entry.path.with_suffix(".lock").open("w") as lock:  # the kernel lets go of it when the process is killed
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            on_wait()
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(entry.path.with_suffix(".lock"), on_wait):
         yield entry

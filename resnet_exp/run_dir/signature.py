@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict
 from typing import Any
 
 from resnet_exp.config.config import Config
+from resnet_exp.run_dir.digest import digest_of
 
 # Raise it when a change of the code makes the same config give another result.
 SIGNATURE_VERSION = 1
@@ -40,7 +39,7 @@ def signature(config: Config, data_identity: str, precision: str) -> str:
     }
     if not config.needs_range_test:  # find_factor multiplies the LR of a range test, and there is none
         determines["scheduler"] = {k: v for k, v in config.plugins["scheduler"].items() if k != "find_factor"}
-    return _hash(determines)
+    return digest_of(_plain(determines))
 
 
 def evaluation_signature(config: Config, data_identity: str, checkpoint_digest: str, precision: str) -> str:
@@ -53,7 +52,7 @@ def evaluation_signature(config: Config, data_identity: str, checkpoint_digest: 
         "precision": precision,
         **_extra_metrics(config),
     }
-    return _hash(determines)
+    return digest_of(_plain(determines))
 
 
 def _extra_metrics(config: Config) -> dict[str, Any]:
@@ -80,11 +79,7 @@ def range_test_signature(config: Config, data_identity: str, environment: dict[s
         "packages": {name: environment["packages"][name] for name in _PACKAGES},
         **{group: config.plugins[group] for group in ("model", "augmentation", "optimizer")},
     }
-    return _hash(determines)
-
-
-def _hash(determines: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(_plain(determines), sort_keys=True).encode()).hexdigest()[:12]
+    return digest_of(_plain(determines))
 
 
 def _plain(value: Any) -> Any:

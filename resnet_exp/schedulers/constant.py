@@ -8,7 +8,7 @@ from resnet_exp.schedulers.lr import given
 
 
 class Constant:
-    """A schedule that stays at max_lr: what the others are measured against.
+    """A schedule that stays at max_lr: the baseline of the others.
 
     Args:
         max_lr: the LR of every step, a number; or `find`, for the range test's.
@@ -23,6 +23,10 @@ class Constant:
 
     def check(self, epochs: int, steps_per_epoch: int | None = None) -> None:
         """Nothing: it fits into every run."""
+
+    def comparable_after(self, epochs: int) -> int:
+        """0: the LR is the same in every epoch, so no run waits for its LR to fall."""
+        return 0
 
     def first_lr(self, max_lr: float) -> float:
         """max_lr, as everywhere."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 from annotated_types import Ge, Le
@@ -68,6 +69,10 @@ class Cosine:
                 f"scheduler.warmup_epochs={self.warmup_epochs:g} leaves none of the run's {total} steps for the LR to "
                 "fall; take a shorter warm-up, a smaller train.batch_size or more train.epochs"
             )
+
+    def comparable_after(self, epochs: int) -> int:
+        """The epoch in which the warm-up ends."""
+        return math.ceil(self.warmup_epochs)
 
     def first_lr(self, max_lr: float) -> float:
         """Where the warm-up begins: min_lr; without one, max_lr."""

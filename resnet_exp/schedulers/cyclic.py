@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Literal
 
@@ -51,13 +52,18 @@ class Cyclic:
         if steps_per_epoch is None:
             return
         total = epochs * steps_per_epoch
-        most = (total - 1) // 2  # each half takes a step, and the first step stands before them all
+        most = (total - 1) // 2  # each half takes a step, and the first step comes before them all
         if self.cycles > most:
             needed = f"a whole number from 1 to {most} is needed" if most else "a cycle takes 3"
             raise ConfigError(
                 f"scheduler.cycles={self.cycles} in {total} steps: {needed}; or take a smaller train.batch_size or "
                 "more train.epochs"
             )
+
+    def comparable_after(self, epochs: int) -> int:
+        """The epoch of the last peak: before it, one run may be on a peak while another is between two."""
+        last_peak = 2 * self.cycles - 1  # in halves of a cycle
+        return math.ceil(epochs * last_peak / (2 * self.cycles))
 
     def first_lr(self, max_lr: float) -> float:
         """Where the cycles begin: min_lr."""

@@ -51,6 +51,10 @@ class MultiStep:
                 "are needed, or more train.epochs"
             )
 
+    def comparable_after(self, epochs: int) -> int:
+        """The last milestone: each drop lifts the accuracy at once, so one that has had fewer would look worse."""
+        return self.milestones[-1]
+
     def first_lr(self, max_lr: float) -> float:
         """max_lr."""
         return max_lr

@@ -67,6 +67,10 @@ class OneCycle:
                 "LR cannot rise; take a smaller train.batch_size or a later peak_epoch"
             )
 
+    def comparable_after(self, epochs: int) -> int:
+        """The epoch of the peak."""
+        return self.peak_epoch
+
     def first_lr(self, max_lr: float) -> float:
         """Where the cycle begins: min_lr."""
         return max_lr / DIV_FACTOR if self.min_lr is None else self.min_lr

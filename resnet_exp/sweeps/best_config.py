@@ -15,7 +15,7 @@ from resnet_exp.sweeps.plan import shipped
 
 
 def write_best(root: Path, job: Job | None) -> Path | None:
-    """`best.yaml` in the sweep's directory, the whole config of the best job; None as long as none has finished."""
+    """Writes `best.yaml` into the sweep's directory, the whole config of the best job, if one has finished."""
     if job is None:
         return None
     run = job.runs[0]
@@ -24,7 +24,7 @@ def write_best(root: Path, job: Job | None) -> Path | None:
     whole = {
         "defaults": ["_self_", *(entry for entry in ours["defaults"] if _is_of_hydra(entry))],
         **config,
-        "name": run.name.rpartition("-")[0],  # the directory that the point has run in, and not another one
+        "name": run.name.rpartition("-")[0],  # so that it finds the run directory of the point
         "report": shipped("report", "default"),
         "sweep": shipped("sweep", "default"),
         "hydra": ours["hydra"],

@@ -1,38 +1,43 @@
-"""The Hydra callback that opens a sweep before its first job and closes it after its last, with every sweeper."""
+"""The Hydra callback of every sweep: checks its sweeper, and opens the sweep for those of other packages."""
 
 from __future__ import annotations
 
 import sys
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from resnet_exp.sweeps.launchers import check_launcher, end_jobs
-from resnet_exp.sweeps.plan import OWN_SWEEPERS, check_sweep
-from resnet_exp.sweeps.session import Session, errors_told, open_sweep
+from resnet_exp.sweeps.check import check_sweep, check_values, find_sweeper
+from resnet_exp.sweeps.launchers import check_launcher
+from resnet_exp.sweeps.session import Session, exit_on_error, open_sweep
+from resnet_exp.sweeps.sweeper import PlanningSweeper
 
 
 class SweepCallback(Callback):
-    """Opens and closes sweeps; a single run passes it by."""
+    """Stands at both ends of a sweep; Hydra calls the same instance at its start and its end, and none for a run."""
+
+    def __init__(self) -> None:
+        self._session: Session | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns no session: launchers send callbacks to their workers, and its lock and thread are this process's."""
+        return {"_session": None}
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Opens the sweep; our own sweepers do it themselves, when all their jobs are known to be sound."""
-        with errors_told():
-            check_sweep(config)
+        """Checks the sweep, and opens it for a sweeper that does not open it itself."""
+        with exit_on_error():
+            sweeper = find_sweeper(config)
+            check_sweep(config, sweeper)
             check_launcher(str(config.hydra.runtime.choices["hydra/launcher"]))
-            if config.hydra.sweeper._target_ not in OWN_SWEEPERS:
-                open_sweep(config)
+            if not issubclass(sweeper, PlanningSweeper):
+                check_values(config, GlobalHydra.instance().config_loader())
+                self._session = open_sweep(config)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Closes it, however it ended; a sweep with failed jobs ends the command with 1."""
-        error = sys.exc_info()[1]
-        if error is not None or Session.open is not None:
-            end_jobs()
-        sweep, Session.open = Session.open, None
-        if sweep is None:
-            return
-        with errors_told():
-            went_well = sweep.end(error)
-        if error is None and not went_well:
-            raise SystemExit(1)
+        """Closes what it has opened, however the sweep ended; Hydra calls it in a `finally`."""
+        session, self._session = self._session, None
+        if session is not None:
+            with exit_on_error():
+                session.close(sys.exc_info()[1])

@@ -1,4 +1,4 @@
-"""How a sweep begins and ends: what it is about, its parent run, its winner's report, what its user is told."""
+"""The end of a sweep: its parent run, its winner's report, and what is printed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from resnet_exp.config.config import typed
-from resnet_exp.config.overrides import key_of
+from resnet_exp.config.overrides import is_within, key_of
 from resnet_exp.run_dir.files import read_json
 from resnet_exp.run_dir.journal import Journal, last_status
 from resnet_exp.run_dir.paths import RunPaths
@@ -26,10 +26,10 @@ _SHOWN = 10  # failed jobs on the terminal; the leaderboard has them all
 
 
 def close(config: DictConfig, ledger: Ledger, parent: Parent, error: BaseException | None, console: Console) -> bool:
-    """Ends what was left running, draws the winner's report, closes the parent run, says what came of it.
+    """Ends runs that were left open, draws the winner's report, closes the parent run and prints the result.
 
     Returns:
-        Whether every job has finished, or was given up by the pruner.
+        Whether every job has finished, or was stopped by the pruner.
     """
     for job in ledger.jobs():
         if job.status in ("lost", "failed", "interrupted"):
@@ -38,9 +38,9 @@ def close(config: DictConfig, ledger: Ledger, parent: Parent, error: BaseExcepti
     failed = [job for job in jobs if job.status == "failed"]
     left = [job for job in jobs if job.status not in ("finished", "failed", "pruned")]
     winner = best_of(jobs, parent.direction)
-    asked = any(key_of(text).partition(".")[0] == "report" for text in config.hydra.overrides.task)
-    if winner and error is None and not left and not asked:  # else each job has what was asked for
-        _show_winner(config, winner)
+    is_requested = any(is_within(key_of(text), "report") for text in config.hydra.overrides.task)
+    if winner and error is None and not left and not is_requested:  # else each job has what was requested
+        _draw_winner(config, winner)
     if isinstance(error, KeyboardInterrupt):
         parent.end("KILLED", "interrupted")
     elif failed or left or error is not None:
@@ -49,12 +49,12 @@ def close(config: DictConfig, ledger: Ledger, parent: Parent, error: BaseExcepti
         )
     else:
         parent.end("FINISHED")
-    _tell(jobs, winner, ledger, parent, console)
+    _print(jobs, winner, ledger, parent, console, is_share=config.task == "train")
     return not failed and not left and error is None
 
 
 def _end_runs(job: Job, config: DictConfig) -> None:
-    """Records of runs whose process was killed that they failed: a tracker would show them running for ever."""
+    """Marks runs whose process was killed as failed: a tracker would show them running for ever."""
     for run in job.runs:
         journal = RunPaths(Path(run.root)).journal
         if not run.root or not journal.exists() or last_status(journal) != "RUNNING":
@@ -66,7 +66,7 @@ def _end_runs(job: Job, config: DictConfig) -> None:
         mirror.end()
 
 
-def _show_winner(config: DictConfig, winner: Job) -> None:
+def _draw_winner(config: DictConfig, winner: Job) -> None:
     """Draws the winner's report and exports its model for the tracker, unless it has them."""
     root = Path(winner.runs[0].root)
     if (root / "report" / "report.html").exists() or (read_json(root / "result.json") or {}).get("task") != "train":
@@ -85,12 +85,14 @@ def _show_winner(config: DictConfig, winner: Job) -> None:
     redraw(replace(command, task="report", run_dir=str(root), overrides=("tracker=given",)))
 
 
-def _tell(
+def _print(
     jobs: list[Job],
     winner: Job | None,
     ledger: Ledger,
     parent: Parent,
     console: Console,
+    *,
+    is_share: bool,
 ) -> None:
     failed = [job for job in jobs if job.status == "failed"]
     done = [job for job in jobs if job.status == "finished"]
@@ -99,7 +101,7 @@ def _tell(
         comparison = compare_best(jobs, parent.direction)
         console.facts({"best": f"{winner.label}, objective {winner.objective:.4f}"})
         if comparison:
-            console.facts({"against": comparison.told()})
+            console.facts({"against": comparison.sentence(is_share)})
     for job in failed[:_SHOWN]:
         console.warn(f"{job.label} failed: {job.reason}\n           {job.command}")
     console.facts({"leaderboard": ledger.root / "leaderboard.csv", "page": ledger.root / "sweep.html"})

@@ -13,31 +13,34 @@ from resnet_exp.run_dir.signature import signature
 from resnet_exp.runs.console import Console
 from resnet_exp.runs.environment import code_state
 from resnet_exp.sweeps.ledger import Job
+from resnet_exp.sweeps.planner import PlannedJob
 from resnet_exp.training.device import start_runtime
 
 
 @dataclass(frozen=True)
-class _Standing:
-    """How a run stands before the sweep begins."""
+class _Progress:
+    """How far a run is before the sweep starts."""
 
-    told: str
+    text: str
     seconds: float | None  # of a finished one
-    left: float  # the share of it that is still to be run, 0..1
+    left: float  # the share of it that is not done yet, 0..1
 
 
-def print_plan(planned: Sequence[tuple[Job, Config]]) -> None:
-    """Lists a grid's jobs, with what they compose, and how their runs stand; nothing is run or written."""
+def print_plan(planned: Sequence[PlannedJob]) -> None:
+    """Prints all jobs of a sweep and how far their runs are; nothing is run or written."""
     console = Console()
-    standings = [[_standing(config, seed) for seed in config.sweep.seeds or [config.seed]] for _, config in planned]
-    console.heading(f"{len(planned)} jobs, {sum(map(len, standings))} runs; nothing is run (sweep.dry_run=true)")
-    for (job, _), runs in zip(planned, standings, strict=True):
-        told = [run.told for run in runs]
-        console.line(f"  {job.number:>4}  {job.label}  {told[0] if len(set(told)) == 1 else ', '.join(told)}")
-    console.line(f"  {_eta([run for runs in standings for run in runs])}")
+    seeds = [(one.config, one.config.sweep.seeds or [one.config.seed]) for one in planned]
+    progress = [[_progress(config, seed) for seed in each] for config, each in seeds]
+    console.heading(f"{len(planned)} jobs, {sum(map(len, progress))} runs; nothing is run (sweep.dry_run=true)")
+    for one, runs in zip(planned, progress, strict=True):
+        texts = [run.text for run in runs]
+        shown = texts[0] if len(set(texts)) == 1 else ", ".join(texts)
+        console.line(f"  {one.job.number:>4}  {one.job.label}  {shown}")
+    console.line(f"  {_eta([run for runs in progress for run in runs])}")
 
 
 def print_study(trials: Sequence[Job], n_trials: int, space: Mapping[str, object]) -> None:
-    """Lists the trials that a study has made, and what it would propose from: its points depend on what comes out."""
+    """Prints a study's trials so far, and the space that the next ones come from: their points depend on results."""
     console = Console()
     done = [job for job in trials if job.status in ("finished", "pruned")]
     left = max(0, n_trials - len(done))
@@ -46,29 +49,29 @@ def print_study(trials: Sequence[Job], n_trials: int, space: Mapping[str, object
         objective = "" if job.objective is None else f": {job.objective:.4f}"
         console.line(f"  {job.number:>4}  {job.label}  {job.status}{objective}")
     console.facts({key: str(distribution) for key, distribution in space.items()})
-    times = [_Standing("", job.seconds, 0.0) for job in done]
-    console.line(f"  {_eta([*times, *([_Standing('', None, 1.0)] * left)])}")
+    times = [_Progress("", job.seconds, 0.0) for job in done]
+    console.line(f"  {_eta([*times, *([_Progress('', None, 1.0)] * left)])}")
 
 
-def _standing(config: Config, seed: int) -> _Standing:
+def _progress(config: Config, seed: int) -> _Progress:
     config = replace(config, seed=seed)
     runtime = start_runtime(config.device, config.train.precision, config.train.deterministic)
     code = code_state(*config.plugin_folders)["code_digest"]
     run_signature = signature(config, build.source(config).identity(), runtime.precision)
     paths, result = find_run(config.output_dir, config.title, run_signature, code)
     if result is not None:
-        return _Standing(f"done: {result['objective']:.4f}", result["seconds"], 0.0)
+        return _Progress(f"done: {result['objective']:.4f}", result["seconds"], 0.0)
     epoch = Checkpoints(paths.checkpoints).latest_epoch() if paths.checkpoints.exists() else 0
     if epoch:
-        return _Standing(f"goes on after epoch {epoch}", None, 1 - epoch / config.train.epochs)
-    return _Standing("to be run", None, 1.0)
+        return _Progress(f"continues after epoch {epoch}", None, 1 - epoch / config.train.epochs)
+    return _Progress("to be run", None, 1.0)
 
 
-def _eta(runs: Sequence[_Standing]) -> str:
+def _eta(runs: Sequence[_Progress]) -> str:
     left = sum(run.left for run in runs)
     times = [run.seconds for run in runs if run.seconds]
     if not left:
-        return "all of it is done"
+        return "everything is done"
     if not times:
         return f"{left:g} runs are left; how long one takes is known when the first has finished"
     mean = sum(times) / len(times)

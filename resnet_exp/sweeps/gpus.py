@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import os
 import platform
 from pathlib import Path
 from typing import IO
 
-# By folder and process: a fork has this too, but not its parent's claim. An open file is a held lock.
+from resnet_exp.run_dir.lock import try_lock
+
+# By folder and process: a fork inherits this, but needs a GPU of its own. The lock is held while the file is open.
 _claims: dict[tuple[Path, int], tuple[int, IO[str]]] = {}
 
 
 def claimed_gpu(folder: Path, count: int) -> int:
-    """The index, of `count`, of the GPU that this process alone uses among those that share `folder` on this machine.
+    """Returns the index, below `count`, of the GPU that this process alone uses among those that share `folder`.
 
-    It stays this process's own until it ends, however it ends, and later calls return the same one. When all are taken,
-    a second process comes to each GPU in turn, then a third: the places `<machine>-gpu<index>-<n>.lock` are filled from
-    the lowest `n` up, so that those GPUs are shared that were shared least when they were taken.
+    It is this process's own until it ends, however it ends; later calls return the same one. When all GPUs are taken,
+    each gets a second process in turn, then a third: the places `<machine>-gpu<index>-<n>.lock` are filled from the
+    lowest `n` up, so that a process gets a GPU with as few others as possible.
     """
     key = (folder.absolute(), os.getpid())
     if key not in _claims:
-        folder.mkdir(parents=True, exist_ok=True)
         _claims[key] = _claim(folder, count)
     return _claims[key][0]
 
@@ -30,11 +30,7 @@ def claimed_gpu(folder: Path, count: int) -> int:
 def _claim(folder: Path, count: int) -> tuple[int, IO[str]]:
     assert count > 0
     for place, index in ((place, index) for place in itertools.count() for index in range(count)):
-        lock = (folder / f"{platform.node()}-gpu{index}-{place}.lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-        else:
+        lock = try_lock(folder / f"{platform.node()}-gpu{index}-{place}.lock")
+        if lock is not None:
             return index, lock
     raise AssertionError("there is always a next place")

@@ -1,4 +1,4 @@
-"""A job of a sweep: a point, run with each seed, and told to the ledger as it goes."""
+"""A job of a sweep: a point, run with each seed, and written to the ledger as it goes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_exp.config.config import Config
-from resnet_exp.config.overrides import command_of, key_of, of_the_run
+from resnet_exp.config.overrides import command_of, key_of, of_the_run, point_of
 from resnet_exp.config.redact import redact
 from resnet_exp.config.schema import ReportConfig, from_values
 from resnet_exp.config.validation import VALIDATION
@@ -28,24 +28,23 @@ from resnet_exp.sweeps.plan import config_hash, shipped
 
 
 def run_job(config: Config, ledger: Ledger) -> float | None:
-    """Runs a job and returns its objective, the mean over its seeds; None where it was not to be begun any more.
+    """Runs a job and returns its objective, the mean over its seeds; None where enough other jobs have failed.
 
-    A point that has finished is not run again. Whatever becomes of the job, the ledger tells it, and an error that
-    leaves here holds neither images nor networks.
+    A point that has finished is not run again. Whatever happens to the job is in the ledger, and an error that leaves
+    here holds neither images nor networks.
 
     Raises:
         RunError: it failed; the message is the reason.
-        Pruned: its sweep gave it up.
+        Pruned: its sweep stopped it.
     """
     with sigterm_as_ctrl_c():
         return _run_job(config, ledger)
 
 
 def _run_job(config: Config, ledger: Ledger) -> float | None:
-    facts = ledger.facts
-    point = {key_of(text): text.partition("=")[2] for text in config.overrides if key_of(text) in facts["space"]}
     number = config.sweep.job
-    if number is None:  # a sweeper of Hydra's own plans nothing
+    if number is None:  # a stock sweeper plans nothing
+        point = point_of(config.overrides, ledger.facts["space"])
         number = ledger.enrol(point, command_of(config.overrides))
     with ledger.held(number):
         job = ledger.job(number)
@@ -61,7 +60,7 @@ def _run_job(config: Config, ledger: Ledger) -> float | None:
 
 
 def _run_seeds(config: Config, job: Job, ledger: Ledger) -> Exception | None:
-    """The job done and told; what it ended with is made anew, so that no traceback keeps its images alive."""
+    """Runs each seed and writes how the job ended; returns a new error, whose traceback keeps no images alive."""
     status, reason, error = "finished", None, None
     try:
         _check_planned(job, config, ledger)
@@ -70,7 +69,7 @@ def _run_seeds(config: Config, job: Job, ledger: Ledger) -> Exception | None:
     except KeyboardInterrupt:
         ledger.write(replace(ledger.job(job.number), status="interrupted", reason="interrupted"))
         if os.environ.get(PROCESS_VARIABLE) != str(os.getpid()):
-            os._exit(130)  # a worker: its launcher would take the interruption for a result, and begin another job
+            os._exit(130)  # a worker: its launcher would take the interruption for a result, and start another job
         raise
     except Pruned as pruned:
         status, reason, error = "pruned", str(pruned), Pruned(str(pruned))
@@ -85,49 +84,51 @@ def _run_seeds(config: Config, job: Job, ledger: Ledger) -> Exception | None:
 
 
 def _check_planned(job: Job, config: Config, ledger: Ledger) -> None:
-    """Raises ConfigError where the job composed something else than the sweep has planned, or is of other code."""
+    """Raises ConfigError where the job composed another config than was planned, or has other code than the sweep."""
     from resnet_exp.runs.environment import code_state
 
     if job.config_hash not in (None, config_hash(config)):
-        raise ConfigError("the config is not the one that was planned: a yaml was edited meanwhile; begin again")
+        raise ConfigError(
+            "the config is not the one that was planned: a yaml was edited meanwhile; start the sweep again"
+        )
     if code_state(*config.plugin_folders)["code_digest"] != ledger.facts["code_digest"]:
-        raise ConfigError("the code is not that of the sweep: it was changed meanwhile; begin again")
+        raise ConfigError("the code is not that of the sweep: it was changed meanwhile; start the sweep again")
 
 
 def _run_seed(config: Config, seed: int, job: Job, ledger: Ledger) -> Job:
-    """The job with its run of this seed."""
+    """Runs the job with this seed; returns the job with its run."""
     from resnet_exp.runs.run import run
 
     one = _of_seed(config, seed)
-    begun = SeedRun(seed, root="", status="running")
+    seed_run = SeedRun(seed, root="", status="running")
     started = time.time()
 
-    def on_begun(root: Path) -> None:
-        nonlocal begun
+    def on_start(root: Path) -> None:
+        nonlocal seed_run
         finished = (root / "result.json").exists()
-        begun = replace(begun, root=str(root), reused=finished)
-        ledger.write(ledger.job(job.number).with_run(begun))
+        seed_run = replace(seed_run, root=str(root), reused=finished)
+        ledger.write(ledger.job(job.number).with_run(seed_run))
 
     label = job.label if config.sweep.seeds is None else f"{job.label} seed={seed}"
     whole = config.is_set("report")  # requested: else the winner alone gets a report and an exported model
     part = SweepPart(
-        label, ledger.root, whole, partial(claimed_gpu, ledger.root), on_begun, _pruning(config, seed, job, ledger)
+        label, ledger.root, whole, partial(claimed_gpu, ledger.root), on_start, _pruning(config, seed, job, ledger)
     )
     try:
         objective = run(one if whole else _without_report(one), command_of(one.overrides), part)
     except BaseException as error:
         status = "pruned" if isinstance(error, Pruned) else "failed"
         if not isinstance(error, KeyboardInterrupt):
-            ended = replace(begun, status=status, seconds=time.time() - started)
+            ended = replace(seed_run, status=status, seconds=time.time() - started)
             ledger.write(ledger.job(job.number).with_run(ended))
         raise
-    result: Any = read_json(Path(begun.root) / "result.json")
+    result: Any = read_json(Path(seed_run.root) / "result.json")
     accuracy = result["test"]["accuracy"] if "test" in result else None
-    told = replace(begun, status="finished", objective=objective, test_accuracy=accuracy, seconds=result["seconds"])
-    job = ledger.job(job.number).with_run(told)
-    if seed == _first_seed(config):  # of a run that was finished before nothing was reported epoch by epoch
+    ended = replace(seed_run, status="finished", objective=objective, test_accuracy=accuracy, seconds=result["seconds"])
+    job = ledger.job(job.number).with_run(ended)
+    if seed == _first_seed(config):  # a run that had finished before has reported no epochs
         measured = f"accuracy/{VALIDATION[config.split.validation].images}"
-        points = metric_history(RunPaths(Path(begun.root)).journal).get(measured, [])
+        points = metric_history(RunPaths(Path(seed_run.root)).journal).get(measured, [])
         job = replace(job, curve={str(epoch): value for epoch, value, _ in points})
     return ledger.write(job)
 
@@ -146,7 +147,7 @@ def _without_report(config: Config) -> Config:
 
 
 def _pruning(config: Config, seed: int, job: Job, ledger: Ledger) -> Callable[[int, float | None], None]:
-    """What looks at each epoch's objective: the pruner at the first seed, nobody at the others."""
+    """What is called with each epoch's objective: the pruner for the first seed, nothing for the others."""
     if config.sweep.pruner == "none" or seed != _first_seed(config):
         return lambda epoch, objective: None
     from resnet_exp.sweeps.pruning import reporter

@@ -1,4 +1,4 @@
-"""What Hydra's launchers need from us: their extras, the machine's GPUs and cores shared out, their processes ended."""
+"""What Hydra's launchers need from us: a check of their extras, settings for this machine, an end to their jobs."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ def _is_installed(extra: str) -> bool:
 
 
 def prepare_launcher(launcher: DictConfig, device: str, jobs: int | None = None) -> None:
-    """Sets what depends on the machine in `hydra.launcher`, where it is null; called before it is instantiated.
+    """Sets what depends on the machine in `hydra.launcher`, where it is null; call it before instantiating it.
 
     joblib and Ray run one job on each GPU, or on each core without one, and these share the cores. submitit's local
-    jobs see the GPUs that this process sees. What the jobs get from the environment is set for this process too.
+    jobs see the GPUs that this process sees. Environment variables for the jobs are set in this process too.
 
     Args:
-        launcher: the composed config of the launcher; one that is not known here stays as it is.
+        launcher: the composed config of the launcher; one that is not known here is not changed.
         device: auto, cpu or cuda, as the jobs have it.
-        jobs: that the sweep can run at once; None: any number.
+        jobs: that the sweep has at most at a time; None: any number.
 
     Raises:
         ConfigError: a setting cannot work.
@@ -60,19 +60,19 @@ def prepare_launcher(launcher: DictConfig, device: str, jobs: int | None = None)
 
 
 def jobs_at_once(device: str, jobs: int | None = None) -> int:
-    """The number of jobs that this machine should run at once: one on each GPU, or on each core; `jobs` at most."""
+    """Returns how many jobs this machine should run at once: one on each GPU, or on each core; `jobs` at most."""
     return max(1, min(gpus(device) or cores(), jobs or sys.maxsize))
 
 
 def cores() -> int:
-    """The CPU cores that this process may use, by its affinity and its container's quota."""
+    """Returns how many CPU cores this process may use, by its affinity and its container's quota."""
     from joblib import cpu_count
 
     return int(cpu_count())
 
 
 def gpus(device: str) -> int:
-    """The GPUs that torch sees; none for jobs on the CPU."""
+    """Returns how many GPUs torch sees; 0 for jobs on the CPU."""
     if device == "cpu":
         return 0
     import torch
@@ -107,7 +107,7 @@ def _prepare_ray(launcher: DictConfig, device: str, jobs: int | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     init, remote = launcher.ray.init, launcher.ray.remote
     if init.get("address") != "local":
-        return  # what a cluster has is not for us to say
+        return  # a cluster knows itself what it has
     _keep_ray_token_out_of_home()
     if init.get("num_cpus") is None:
         init.num_cpus = cores()
@@ -126,15 +126,15 @@ def _threads(at_once: int) -> int:
 
 def _keep_ray_token_out_of_home() -> None:
     """Gives Ray a secret for this sweep alone, where the user has none: it would write one into the home directory."""
-    kept = Path.home() / ".ray" / "auth_token"
-    if os.environ.get("RAY_AUTH_MODE", "token") == "token" and not kept.exists():
+    users = Path.home() / ".ray" / "auth_token"
+    if os.environ.get("RAY_AUTH_MODE", "token") == "token" and not users.exists():
         os.environ["RAY_AUTH_MODE"] = "token"
         if "RAY_AUTH_TOKEN_PATH" not in os.environ:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def start_launcher(launcher: DictConfig) -> None:
-    """Starts Ray for Ray's launcher, which would take SIGTERM's handler from us; called before jobs are launched."""
+    """Starts Ray for Ray's launcher, and restores our handler of SIGTERM, which Ray replaces; call before launching."""
     if not str(launcher.get("_target_")).endswith(".RayLauncher"):
         return
     import ray
@@ -149,8 +149,8 @@ def start_launcher(launcher: DictConfig) -> None:
 def end_jobs(grace: float = 5.0) -> list[int]:
     """Ends every process that a launcher has started on this machine; returns the pids that had to be killed.
 
-    Jobs get SIGTERM, and `grace` seconds. Ray is then shut down by itself: it would abort this process when its daemons
-    are gone, and it gives jobs about a second only.
+    Jobs get SIGTERM and `grace` seconds. Ray is shut down afterwards, by its own function: it gives jobs only about a
+    second, and it would abort this process if its daemons were ended before it.
     """
     ray, killed = sys.modules.get("ray"), []
     if ray is not None and ray.is_initialized():
@@ -160,13 +160,14 @@ def end_jobs(grace: float = 5.0) -> list[int]:
 
 
 def interrupt_sweep(*_: Any) -> None:
-    """A handler of SIGINT and SIGTERM that ends the jobs, so that they can tell how they ended; then it is Ctrl-C.
+    """Handles SIGINT and SIGTERM: ends the jobs, so that each can write how it ended, then raises KeyboardInterrupt.
 
-    joblib kills its workers as soon as it sees a KeyboardInterrupt. A second signal cuts the waiting short.
+    The other way round joblib would kill its workers at once. A second signal cuts the waiting short.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     ray = sys.modules.get("ray")
-    if ray is None or not ray.is_initialized():  # Ray is not to be shut down from within itself: end_jobs does it later
+    # Ray must not be shut down from within its own call: end_jobs does it later.
+    if ray is None or not ray.is_initialized():
         end_children()
     raise KeyboardInterrupt

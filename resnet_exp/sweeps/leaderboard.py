@@ -17,7 +17,7 @@ COLUMNS = (
     *("rank", "what_differs", "objective", "std", "n", "test_accuracy", "seconds", "status", "reason"),
     *("job", "runs", "command"),
 )
-_NO_SPREAD = 1e-9  # that is rounding: accuracies are counts, and few of them can differ by the same
+_NO_SPREAD = 1e-9  # rounding: accuracies are counts, so a few seeds may well differ by exactly the same
 
 
 @dataclass(frozen=True)
@@ -34,22 +34,26 @@ class Comparison:
 
     @property
     def beyond_noise(self) -> bool | None:
-        """Whether the interval leaves zero out; None where one seed can tell nothing."""
+        """Whether the interval leaves zero out; None where the seeds show no spread to compare with."""
         return None if self.low is None or self.high is None else self.low > 0 or self.high < 0
 
-    def told(self) -> str:
-        """The comparison in a sentence."""
-        ahead = f"{self.difference:.2%} ahead of" if self.difference else "level with"
-        pair = f"{self.best.label} is {ahead} {self.second.label}"
-        if self.beyond_noise is None:
-            seeds = "one seed" if self.n < 2 else f"each of {self.n} seeds, whose spread cannot be told"
-            return f"{pair} with {seeds}: that may be noise; more sweep.seeds, such as [0,1,2], would tell"
-        spread = f"95% interval {self.low:+.2%} to {self.high:+.2%}, paired over {self.n} seeds"
+    def sentence(self, is_share: bool = True) -> str:
+        """Returns the comparison in words; a share, such as an accuracy, is in percent, and better when higher."""
+        if not is_share:
+            pair = f"{self.best.label} differs from {self.second.label} by {self.difference:+.3g}"
+        else:
+            ahead = f"{self.difference:.2%} ahead of" if self.difference else "level with"
+            pair = f"{self.best.label} is {ahead} {self.second.label}"
+        if self.low is None or self.high is None:
+            seeds = "one seed" if self.n < 2 else f"{self.n} seeds that all differ by the same"
+            return f"{pair} with {seeds}: that may be noise; more sweep.seeds, such as [0,1,2], would show"
+        kind = "+.2%" if is_share else "+.3g"
+        spread = f"95% interval {self.low:{kind}} to {self.high:{kind}}, paired over {self.n} seeds"
         return f"{pair} ({spread}): {'beyond noise' if self.beyond_noise else 'not beyond noise'}"
 
 
 def ranked(jobs: Sequence[Job], direction: str = "maximize") -> list[Job]:
-    """Finished jobs, the best first and of equals the earlier one; then the others in the order of the plan."""
+    """Returns finished jobs, the best first and of equals the earlier one; then the others in the order of the plan."""
     sign = -1 if direction == "maximize" else 1
     done = [job for job in jobs if job.objective is not None and math.isfinite(job.objective)]
     best_first = sorted(done, key=lambda job: (sign * _value(job), job.number))
@@ -57,7 +61,7 @@ def ranked(jobs: Sequence[Job], direction: str = "maximize") -> list[Job]:
 
 
 def rows(jobs: Sequence[Job], direction: str = "maximize") -> list[list[Any]]:
-    """The leaderboard's rows, of `COLUMNS`; accuracies are fractions, None where there is none yet."""
+    """Returns the leaderboard's rows, with `COLUMNS`; accuracies are fractions, None where there is none yet."""
     table = []
     for rank, job in enumerate(ranked(jobs, direction), 1):
         names = " ".join(run.name for run in job.runs)
@@ -68,22 +72,22 @@ def rows(jobs: Sequence[Job], direction: str = "maximize") -> list[list[Any]]:
 
 
 def best_of(jobs: Sequence[Job], direction: str = "maximize") -> Job | None:
-    """The best finished job."""
+    """Returns the best finished job; None where none has finished."""
     first = ranked(jobs, direction)[:1]
     return first[0] if first and first[0].objective is not None else None
 
 
 def deviation(job: Job) -> float | None:
-    """The sample standard deviation of the objective over seeds; None with fewer than two."""
+    """Returns the sample standard deviation of the objective over seeds; None with fewer than two."""
     values = list(job.objectives.values())
     return statistics.stdev(values) if len(values) > 1 else None
 
 
 def compare_best(jobs: Sequence[Job], direction: str = "maximize") -> Comparison | None:
-    """The best against the second best point; None where fewer than two have finished.
+    """Compares the best with the second best point; None where fewer than two have finished.
 
-    A seed sets the split, the weights and the order of every point alike, so that what it does to all cancels out; the
-    noise that is left is estimated from all points that have these seeds. With two points it is the paired t-test.
+    A seed sets the split, the weights and the order for every point alike, so its effect on all of them cancels out;
+    the noise that is left is estimated from all points that have these seeds. With two points it is the paired t-test.
 
     Source: randomised complete block design, such as Montgomery, Design and Analysis of Experiments, section 4.1.
     """

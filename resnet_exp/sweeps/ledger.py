@@ -1,25 +1,25 @@
 """The ledger of a sweep: one JSON file a job, written by whoever runs the job, read by all.
 
-It is all that a sweep remembers of its jobs. No two processes write one file, and none is ever half written, so that
-jobs need no server and no lock to tell how they stand.
+It is all that a sweep remembers of its jobs. No two processes write the same file, and none is ever half written, so
+that jobs report their status without a server or a common lock.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from resnet_exp.run_dir.files import read_json, write_json
+from resnet_exp.run_dir.lock import is_locked, locked
 from resnet_exp.run_dir.paths import RunPaths
 
-SWEEP_VARIABLE = "RESNET_EXP_SWEEP"  # tells jobs, wherever they are launched, the directory of their sweep
+SWEEP_VARIABLE = "RESNET_EXP_SWEEP"  # the directory of the sweep, for its jobs, wherever they are launched
 PROCESS_VARIABLE = "RESNET_EXP_SWEEP_PROCESS"  # the process that launches them
-# planned: not begun. lost: its process was killed; the same command, or a second pass, goes on with it.
+# planned: not started. lost: its process was killed; the same command, or a second attempt, goes on with it.
 ENDED = ("finished", "failed", "pruned")
 
 
@@ -32,33 +32,33 @@ class SeedRun:
     status: str  # running | finished | failed | pruned
     objective: float | None = None
     test_accuracy: float | None = None
-    seconds: float = 0.0  # that the run took; of a reused one, when it ran
-    reused: bool = False  # it was finished already, and not run again
+    seconds: float = 0.0  # that the run took, even where it was before this sweep
+    reused: bool = False  # it had finished before, and was not run again
 
     @property
     def name(self) -> str:
-        """The run directory's name."""
+        """The name of the run directory."""
         return Path(self.root).name
 
 
 @dataclass(frozen=True)
 class Job:
-    """A point of a sweep as far as it has come: what is set, how it stands, one run a seed."""
+    """A point of a sweep and its status so far: what is set, what became of it, one run a seed."""
 
     number: int  # counted from 0, in the order of the plan
-    point: dict[str, str]  # what differs: each key that is swept over, as on the command line
+    point: dict[str, str]  # the value of each swept key, as on the command line
     command: str  # runs the point by itself
     status: str = "planned"  # planned | running | lost | finished | failed | pruned | interrupted
     reason: str | None = None  # of a job that failed, was pruned or interrupted
     config_hash: str | None = None  # of the config that was planned
-    attempts: int = 0  # processes that took it up
+    attempts: int = 0  # processes that started it
     runs: tuple[SeedRun, ...] = ()
     curve: dict[str, float] = field(default_factory=dict)  # the first seed's objective by epoch, counted from 1
     values: dict[str, Any] = field(default_factory=dict)  # of an Optuna trial: its parameters' values
 
     @property
     def label(self) -> str:
-        """What tells the job from the others: `peak_epoch=5 optimizer=sgd`."""
+        """What distinguishes the job from the others: `peak_epoch=5 optimizer=sgd`."""
         return " ".join(f"{short_key(key, self.point)}={_short(value)}" for key, value in self.point.items())
 
     @property
@@ -68,7 +68,7 @@ class Job:
 
     @property
     def objectives(self) -> dict[int, float]:
-        """Of each seed that has finished."""
+        """The objective of each seed that has finished."""
         return {run.seed: run.objective for run in self.runs if run.status == "finished" and run.objective is not None}
 
     @property
@@ -78,11 +78,11 @@ class Job:
 
     @property
     def seconds(self) -> float:
-        """What all its runs took."""
+        """The time of all its runs."""
         return sum(run.seconds for run in self.runs)
 
     def with_run(self, run: SeedRun) -> Job:
-        """The job with this run in the place of the one of its seed."""
+        """Returns the job with this run, in place of the one with the same seed."""
         others = [other for other in self.runs if other.seed != run.seed]
         return replace(self, runs=tuple(sorted((*others, run), key=lambda one: one.seed)))
 
@@ -90,35 +90,44 @@ class Job:
 class Ledger:
     """The directory of a sweep and the jobs in it.
 
-    `jobs/NNNN.json` is a job, `jobs/NNNN.lock` is held by the process that works on it: the kernel lets go of it even
-    when that process is killed, and so a job is known to be lost.
+    `jobs/NNNN.json` is a job, `jobs/NNNN.lock` is locked by the process that runs it. The kernel releases the lock even
+    when that process is killed: a job that says `running` and is not locked is lost.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.paths = RunPaths(root)  # of the parent run, which has a journal as every run has
-        self._jobs = root / "jobs"
+        self._jobs, self._pruning = root / "jobs", root / "pruning.json"
 
     @classmethod
     def of_this_process(cls) -> Ledger | None:
-        """The ledger of the sweep that this process works for."""
+        """Returns the ledger of the sweep whose job this process runs; None where it runs none."""
         root = os.environ.get(SWEEP_VARIABLE)
         return cls(Path(root)) if root else None
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the sweep began with: command, swept keys, seeds, base config."""
+        """What the sweep started with: command, swept keys, seeds, base config."""
         return read_json(self.root / "sweep.json") or {}
 
+    @property
+    def comparable_after(self) -> int:
+        """The epoch after which a pruner may compare jobs; a sweep with a pruner has stored it."""
+        return int(read_json(self._pruning)["comparable_after"])  # type: ignore[index]
+
+    def store_comparable_after(self, epoch: int) -> None:
+        """Stores the epoch after which a pruner may compare jobs."""
+        write_json(self._pruning, {"comparable_after": epoch})
+
     def jobs(self) -> list[Job]:
-        """All jobs in the order of the plan; one whose process is gone is `lost`."""
+        """Returns all jobs in the order of the plan; one whose process is gone is `lost`."""
         return [self.job(int(path.stem)) for path in sorted(self._jobs.glob("*.json"))]
 
     def job(self, number: int) -> Job:
-        """One job as it stands."""
-        kept: Any = read_json(self._path(number))
-        runs = tuple(SeedRun(**run) for run in kept.pop("runs"))
-        job = Job(**kept, runs=runs)
+        """Returns one job with its status now."""
+        stored: Any = read_json(self._path(number))
+        runs = tuple(SeedRun(**run) for run in stored.pop("runs"))
+        job = Job(**stored, runs=runs)
         return replace(job, status="lost") if job.status == "running" and not self._is_held(number) else job
 
     def has(self, number: int) -> bool:
@@ -126,58 +135,49 @@ class Ledger:
         return self._path(number).exists()
 
     def has_failed_enough(self, most: int | None) -> bool:
-        """Whether `most` jobs have failed, `sweep.max_failures`; never where it is None."""
+        """Whether `most` jobs have failed (`sweep.max_failures`); never where it is None."""
         return most is not None and sum(job.status == "failed" for job in self.jobs()) >= most
 
     def write(self, job: Job) -> Job:
-        """Puts the job down, whole or not at all, and returns it."""
+        """Writes the job, whole or not at all, and returns it."""
         write_json(self._path(job.number), asdict(job))
         return job
 
     def enrol(self, point: Mapping[str, str], command: str) -> int:
-        """The number of the job of this point; it gets the next one that is free where nobody has planned it."""
-        self._jobs.mkdir(parents=True, exist_ok=True)
-        with (self._jobs / ".lock").open("w") as lock:  # of two jobs that enrol at once each gets a number of its own
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        """Returns the number of the job of this point; a point that nobody has planned gets the next free one."""
+        with locked(self._jobs / ".lock"):  # else two jobs that enrol at once would get the same number
             jobs = self.jobs()
             known = next((job.number for job in jobs if job.point == dict(point)), None)
             return self.write(Job(len(jobs), dict(point), command)).number if known is None else known
 
     @contextmanager
     def held(self, number: int) -> Iterator[None]:
-        """A block in which this process alone works on the job; another that does is waited for."""
-        with self._lock(number) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        """A block in which this process alone runs the job; waits for another one that does."""
+        with locked(self._lock(number)):
             yield
 
     def stamp(self) -> tuple[tuple[str, int], ...]:
-        """Changes whenever a job's file does."""
+        """Returns a value that changes whenever a job's file does."""
         return tuple(sorted((path.name, path.stat().st_mtime_ns) for path in self._jobs.glob("*.json")))
 
     def _is_held(self, number: int) -> bool:
-        with self._lock(number) as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+        return is_locked(self._lock(number))
 
-    def _lock(self, number: int) -> IO[str]:
-        self._jobs.mkdir(parents=True, exist_ok=True)
-        return self._path(number).with_suffix(".lock").open("w")
+    def _lock(self, number: int) -> Path:
+        return self._path(number).with_suffix(".lock")
 
     def _path(self, number: int) -> Path:
         return self._jobs / f"{number:04d}.json"
 
 
 def short_key(key: str, among: Mapping[str, Any]) -> str:
-    """The last part of a dotted key, or the whole where another key ends like that."""
+    """Returns the last part of a dotted key, or the whole where another key has the same last part."""
     last = key.rpartition(".")[2]
     return last if sum(other.rpartition(".")[2] == last for other in among) == 1 else key
 
 
 def _short(value: str) -> str:
-    """A number of many digits to four of them; all else as it is."""
+    """A number of many digits rounded to four; anything else unchanged."""
     try:
         return f"{float(value):.4g}" if len(value) > 8 else value
     except ValueError:

@@ -1,4 +1,4 @@
-"""The parent run of a sweep: a journal of its own, mirrored by the tracker, with the state of all jobs."""
+"""The parent run of a sweep: a journal of its own, mirrored by the tracker, with what all jobs have reached so far."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from resnet_exp.config.config import flat
+from resnet_exp.config.overrides import has_whole_values, key_of, parsed
 from resnet_exp.interfaces import Mirror
 from resnet_exp.run_dir.journal import Journal, metric_history
 from resnet_exp.sweeps import best_config
@@ -18,11 +19,10 @@ from resnet_exp.sweeps.report.page import draw_sweep
 _log = logging.getLogger(__name__)
 _LOOK = 0.5  # seconds between looks at the ledger
 _WAIT = 20.0  # seconds at most, before the first job: trackers show its run beneath the parent's
-_PEAK = "scheduler.peak_epoch"
 
 
 class Parent:
-    """Keeps a sweep's leaderboard, figures and parent run up to date while its jobs run, from a thread of its own."""
+    """Updates a sweep's leaderboard, figures and parent run while its jobs run, from a thread of its own."""
 
     def __init__(self, ledger: Ledger, mirror: Mirror, environment: dict[str, Any], direction: str) -> None:
         self._ledger, self._mirror, self._environment, self.direction = ledger, mirror, environment, direction
@@ -32,11 +32,13 @@ class Parent:
         self._seen: Any = None
         self.tracker_lines: Sequence[str] = ()  # how to look at the parent in its tracker, once the sweep has ended
 
-    def begin(self) -> None:
-        """Opens the parent run, in the tracker too, and follows the ledger from here on."""
+    def start(self) -> None:
+        """Starts the parent run, in the tracker too, and follows the ledger from here on."""
         facts = self._ledger.facts
         self._journal.status("RUNNING")
-        self._journal.params({f"sweep.{key}": values for key, values in facts["space"].items()} | self._fixed(facts))
+        # Without the + of a key that is added, which not every tracker takes in names.
+        swept = {f"sweep.{key_of(key)}": values for key, values in facts["space"].items()}
+        self._journal.params(swept | self._fixed(facts))
         self._journal.tags({"command": facts["command"], "sweep": "parent"})
         self._journal.tags({"description": f"running\n\n`{facts['command']}`"})
         self._mirror.begin()
@@ -44,17 +46,17 @@ class Parent:
         self._thread.start()
 
     def refresh(self) -> None:
-        """Draws and records how the sweep stands, if that has changed."""
+        """Draws and records the state of the sweep, if it has changed."""
         seen = self._ledger.stamp()
         if seen == self._seen:
             return
         self._seen = seen
         jobs = self._ledger.jobs()
-        for tell in (self._draw, self._record):
+        for show in (self._draw, self._record):
             try:
-                tell(jobs)
+                show(jobs)
             except Exception:  # neither a picture nor a full disk is worth a sweep: the ledger has it all
-                _log.exception("how the sweep stands could not be told")
+                _log.exception("the state of the sweep could not be drawn or recorded")
 
     def _draw(self, jobs: list[Job]) -> None:
         facts = self._ledger.facts
@@ -87,7 +89,7 @@ class Parent:
             self.refresh()
 
     def _record(self, jobs: list[Job]) -> None:
-        """Writes what is new to the journal; a tracker's chart shows the objective over the peak epoch at once."""
+        """Writes what is new to the journal."""
         known = metric_history(self._ledger.paths.journal)
         for step, value in sorted(self._curve(jobs).items()):
             if (step, value) not in {point[:2] for point in known.get("objective", ())}:
@@ -99,7 +101,8 @@ class Parent:
             )
             self._journal.metrics(values, 0)
             note = compare_best(jobs, self.direction)
-            text = f"best: {first.label}, {first.objective:.4f}" + (f"; {note.told()}" if note else "")
+            is_share = self._ledger.facts["config"].get("task") == "train"
+            text = f"best: {first.label}, {first.objective:.4f}" + (f"; {note.sentence(is_share)}" if note else "")
             self._journal.tags({"description": f"{text}\n\n`{self._ledger.facts['command']}`"})
         for path in sorted(self._ledger.root.glob("*.*")):
             if path.name in ("sweep.html", "leaderboard.csv", "sweep.json", "best.yaml"):
@@ -110,13 +113,18 @@ class Parent:
         self._mirror.sync()
 
     def _curve(self, jobs: list[Job]) -> dict[int, float]:
-        """The objective by peak epoch, where that is swept over; by job otherwise. Of several the best."""
+        """The objective by step, the best where several jobs have the same step.
+
+        Trackers draw a metric over its step: with the value of a swept key as the step, their page shows the objective
+        over that key. Steps are whole numbers, so it is the first key that has no others; else the job's number.
+        """
+        space = (parsed(f"{key}={values}") for key, values in self._ledger.facts["space"].items())
+        key = next((override.get_key_element() for override in space if has_whole_values(override)), None)
         curve: dict[int, float] = {}
         better = max if self.direction == "maximize" else min
         for job in jobs:
             if job.objective is not None:
-                peak = job.point.get(_PEAK, "")
-                step = int(peak) if peak.isdigit() else job.number
+                step = job.number if key is None else int(job.point[key])
                 curve[step] = better(curve.get(step, job.objective), job.objective)
         return curve
 

@@ -1,100 +1,76 @@
-"""What a sweep is made of, read from its command and its composed config before a job is run."""
+"""What a sweep is, read from its command and its composed config before a job is run."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from resnet_exp.config import build
 from resnet_exp.config.command_line import CONF
 from resnet_exp.config.config import Config, checked_plugin, typed
+from resnet_exp.config.overrides import key_of, sweep_overrides, swept
 from resnet_exp.config.plugin_folders import folders_of, open_folders
 from resnet_exp.config.redact import redact
 from resnet_exp.config.schema import SweepConfig, from_values
-from resnet_exp.config.validation import VALIDATION
 from resnet_exp.interfaces import ConfigError, Tracker
+from resnet_exp.run_dir.digest import digest_of
 from resnet_exp.sweeps.ledger import short_key
 
-# What touches neither the jobs' results nor their order.
+# Settings that change neither the jobs' results nor their order.
 _SURROUNDINGS = ("output_dir", "device", "tracker", "report", "name", "rerun", "sweep")
-# Of a sweeper: how long it goes on, and what it is made of otherwise.
+# Settings of a sweeper that say how far it goes, not what it does; `params` are part of the space.
 _GOES_ON = ("n_trials", "n_jobs", "max_failure_rate", "storage", "study_name", "params")
-OWN_SWEEPERS = ("resnet_exp.sweeps.grid.GridSweeper", "resnet_exp.sweeps.study.StudySweeper")
-_STUDY = OWN_SWEEPERS[1]
+_STUDY = "resnet_exp.sweeps.study.StudySweeper"
 _NAME_LENGTH = 60
 
 
 def shipped(group: str, name: str) -> dict[str, Any]:
-    """The settings that one of our own yamls gives its group."""
+    """Returns the settings that one of our own yamls gives its group."""
     content: dict[str, Any] = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
     section: dict[str, Any] = content.get(group, content)  # a yaml that sets other groups too names its own
     return section
 
 
 def settings(config: DictConfig) -> SweepConfig:
-    """The `sweep` section, checked."""
+    """Returns the `sweep` section, checked."""
     section: Any = OmegaConf.to_container(config.sweep, resolve=True)
     checked: SweepConfig = from_values(SweepConfig, "sweep.", section)
     return checked
 
 
-def check_sweep(config: DictConfig) -> None:
-    """Raises ConfigError for settings that no job of this sweep could honour."""
-    sweep, sweeper = settings(config), str(config.hydra.sweeper._target_)
-    if sweep.job is not None:
-        raise ConfigError(f"sweep.job={sweep.job}: the sweep itself says which of its jobs a job is; leave it out")
-    if sweep.pruner != "none" and sweeper != _STUDY:
-        raise ConfigError(f"sweep.pruner={sweep.pruner} would be ignored: it is for hydra/sweeper=study")
-    if sweep.dry_run and sweeper not in OWN_SWEEPERS:
-        raise ConfigError("sweep.dry_run=true needs hydra/sweeper=grid or study: others do not tell what they will run")
-    if config.task not in ("train", "range_test"):
-        raise ConfigError(f"task={config.task} cannot be swept over; task=train or task=range_test can")
-    validation = VALIDATION.get(str(config.data.validation))  # a wrong one is refused with the job's config
-    if config.task == "train" and validation is not None and validation.objective is None:
-        raise ConfigError("data.validation=none leaves a sweep nothing to choose by; holdout is needed")
-    direction = getattr(config.hydra.sweeper.get("direction"), "name", config.hydra.sweeper.get("direction"))
-    if config.task == "train" and direction == "minimize":
-        raise ConfigError(
-            "hydra.sweeper.direction=minimize would choose the worst: the objective is an accuracy; set "
-            "hydra.sweeper.direction=maximize"
-        )
-    tracker_of(config)
+def plugin_folders(config: DictConfig) -> list[Path]:
+    """Returns the folders that `plugins=` names."""
+    whole: Any = OmegaConf.to_container(config)
+    return folders_of(whole["plugins"])
 
 
-def space_of(config: DictConfig, arguments: Sequence[str]) -> dict[str, str]:
-    """What is swept over: the values of each key, as on the command line, which comes before the sweeper's `params`.
+def space_of(config: DictConfig, arguments: Sequence[str], loader: ConfigLoader | None = None) -> dict[str, Override]:
+    """Returns what is swept over: the values of each key on the command line, or else in the sweeper's `params`.
 
     Raises:
         ConfigError: nothing is.
     """
-    params = [f"{key}={values}" for key, values in (config.hydra.sweeper.get("params") or {}).items()]
-    space: dict[str, str] = {}
-    for override in OverridesParser.create().parse_overrides([*params, *arguments]):
-        key = override.get_key_element()
-        space.pop(key, None)
-        if override.is_sweep_override():
-            space[key] = str(override.input_line).partition("=")[2]
+    space = swept(sweep_overrides(config.hydra.sweeper.get("params") or {}, arguments), loader)
     if not space:
         raise ConfigError("nothing is swept over: give several values, such as scheduler.peak_epoch=2,5,8")
     return space
 
 
 def facts_of(config: DictConfig, code_digest: str, data_identity: str) -> dict[str, Any]:
-    """What a sweep is: another of these is another sweep, or cannot go on with it."""
+    """Returns what a sweep is: where one of these differs, it is another sweep; the command alone may differ."""
     space = space_of(config, list(config.hydra.overrides.task))
     sweep, sweeper = settings(config), OmegaConf.to_container(config.hydra.sweeper, resolve=True, enum_to_str=True)
     assert isinstance(sweeper, dict)
     return {
         "command": redact(shlex.join(["python", "-m", "resnet_exp", "--multirun", *_of_the_command(config)])),
-        "space": space,
+        "space": {key: override.get_value_string() for key, override in space.items()},
         "seeds": sweep.seeds,
         "pruner": sweep.pruner,
         "sweeper": {key: value for key, value in sweeper.items() if key not in _GOES_ON},
@@ -105,45 +81,39 @@ def facts_of(config: DictConfig, code_digest: str, data_identity: str) -> dict[s
 
 
 def base_config(config: DictConfig) -> dict[str, Any]:
-    """What all jobs compose but for the swept values, without what touches no result."""
+    """Returns what all jobs compose except the swept values, without what changes no result."""
     whole: Any = OmegaConf.to_container(config, resolve=False)
     return {key: value for key, value in whole.items() if key not in ("hydra", *_SURROUNDINGS)}
 
 
 def root_of(folder: Path, name: str | None, facts: Mapping[str, Any]) -> Path:
-    """The sweep's directory in `folder`: named after what is swept over, with a digest of all that the sweep is.
+    """Returns the sweep's directory in `folder`: named after the swept keys, with a digest of all that the sweep is.
 
-    Of a study the space is left out: a changed one is refused there, since what was proposed before came from another.
+    A study's values are left out of the digest: with other values it must be refused, not become another study, since
+    what it proposed before came from the old ones.
     """
     known = {key: value for key, value in facts.items() if key != "command"}
     if facts["sweeper"]["_target_"] == _STUDY:
         known["space"] = sorted(facts["space"])
-    digest = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()[:12]
     title = name or "+".join(short_key(key, facts["space"]).replace("/", "_") for key in facts["space"])
-    return (folder / f"{title[:_NAME_LENGTH]}-{digest}").absolute()
+    return (folder / f"{title[:_NAME_LENGTH]}-{digest_of(known)}").absolute()
 
 
 def config_hash(config: Config) -> str:
-    """Twelve hex digits of all that a job composed, but for its place in the sweep."""
-    tree = {key: value for key, value in config.tree.items() if key != "sweep"}
-    return hashlib.sha256(json.dumps(tree, sort_keys=True, default=str).encode()).hexdigest()[:12]
-
-
-def _of_the_command(config: DictConfig) -> list[str]:
-    hydra = [text for text in config.hydra.overrides.hydra if not text.startswith("hydra.mode=")]
-    return [*hydra, *config.hydra.overrides.task]
+    """Returns twelve hex digits of all that a job composed, except its place in the sweep."""
+    return digest_of({key: value for key, value in config.tree.items() if key != "sweep"})
 
 
 def data_identity(config: DictConfig) -> str:
-    """The identity of the data set of the base config; of one that cannot stand alone, nothing."""
+    """Returns the identity of the base config's data set; nothing where the base config cannot work by itself."""
     try:
         return build.source(_base(config)).identity()
-    except ConfigError:
+    except ConfigError:  # its jobs may work: each sets the swept keys
         return ""
 
 
 def tracker_of(config: DictConfig) -> Tracker:
-    """The tracker; it opens nothing yet.
+    """Returns the tracker, which opens nothing yet.
 
     Raises:
         ConfigError: it does not take its settings.
@@ -151,6 +121,11 @@ def tracker_of(config: DictConfig) -> Tracker:
     part: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, ["tracker", "plugins"]), resolve=True)
     modules = open_folders(folders_of(part["plugins"]))
     return build.tracker_of(checked_plugin("tracker", part["tracker"], modules), modules)
+
+
+def _of_the_command(config: DictConfig) -> list[str]:
+    hydra = [text for text in config.hydra.overrides.hydra if key_of(text) != "hydra.mode"]
+    return [*hydra, *config.hydra.overrides.task]
 
 
 def _base(config: DictConfig) -> Config:

@@ -1,10 +1,10 @@
-"""The end of every process that this one has started, and of those that they have started in turn.
+"""Ends every process that this one has started, and those that they have started in turn.
 
-Launchers leave them behind when a sweep is interrupted: joblib its workers, submitit the jobs' controllers, Ray a
-cluster. What has been given away already, a child whose own parent is dead, can no longer be told from a stranger.
+Launchers leave processes behind when a sweep is interrupted: joblib its workers, submitit the jobs' controllers, Ray a
+cluster. A process whose parent had ended before is not found: the kernel has given it to another parent.
 
-Resource trackers of multiprocessing and joblib are let be: they ignore SIGTERM, take away what killed workers leave in
-shared memory, and end with the process that they work for. One that is killed is started anew, with a warning.
+Resource trackers of multiprocessing and joblib are left alone: they ignore SIGTERM, clean up what killed workers leave
+in shared memory, and end with the process that they work for. One that is killed is started again, with a warning.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import NamedTuple
 _PROC = Path("/proc")
 _PAUSE = 0.05  # seconds between two looks
 _PR_SET_CHILD_SUBREAPER = 36  # Source: Linux, include/uapi/linux/prctl.h
-_AFTER_KILL = 2.0  # seconds until the kernel has taken what was killed away
+_AFTER_KILL = 2.0  # seconds for the kernel to remove what was killed
 
 
 class _Process(NamedTuple):
-    """A process; its number alone may be that of another one by the time it is used."""
+    """A process; the pid alone may belong to another one by the time it is used."""
 
     pid: int
-    started: int  # clock ticks since the machine was
+    started: int  # clock ticks after the machine
 
 
 class _Stat(NamedTuple):
@@ -38,13 +38,13 @@ class _Stat(NamedTuple):
 
 
 def end_children(grace: float = 5.0, only: str = "") -> list[int]:
-    """The pids that had to be killed, after every process below this one was asked to end, by SIGTERM.
+    """Ends every process below this one by SIGTERM; returns the pids that had to be killed.
 
     Those that are left after `grace` seconds are sent SIGKILL. No other process is ever signalled.
 
     Args:
         grace: seconds.
-        only: the beginning of the command lines that are meant; those of other processes are let be.
+        only: the start of the command lines of those that are ended; all others are left alone.
     """
     known: set[_Process] = set()
     with _orphans_are_ours():
@@ -54,7 +54,7 @@ def end_children(grace: float = 5.0, only: str = "") -> list[int]:
 
 @contextlib.contextmanager
 def _orphans_are_ours() -> Iterator[None]:
-    """A block in which a process below this one whose parent ends becomes this one's child: it is not lost sight of."""
+    """A block in which a process below this one becomes our child when its parent ends, and so is still found."""
     prctl = ctypes.CDLL(None).prctl
     prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
@@ -64,9 +64,9 @@ def _orphans_are_ours() -> Iterator[None]:
 
 
 def _signal(number: signal.Signals, known: set[_Process], seconds: float, only: str) -> set[_Process]:
-    """The processes that were signalled, each once: the known ones, those below them and us, and those born meanwhile.
+    """Signals, once each, the known processes, those below them and us, and those started meanwhile; returns them.
 
-    One that is born meanwhile is let be for a moment: it may be what a launcher itself tidies up with.
+    One that is started meanwhile is left alone for a moment: a launcher may be cleaning up with it.
     """
     signalled: set[_Process] = set()
     until = time.monotonic() + seconds
@@ -84,7 +84,7 @@ def _signal(number: signal.Signals, known: set[_Process], seconds: float, only: 
 
 
 def _living(known: Collection[_Process], only: str) -> set[_Process]:
-    """The processes below this one and those known before, whose parents may be dead by now, that have not ended."""
+    """The processes that have not ended of those below this one, and those known before, whose parents may have."""
     stats = [stat for path in _PROC.glob("[0-9]*") if (stat := _stat(int(path.name)))]
     below = {stat.process for stat in stats} & set(known)
     parents = {os.getpid(), *(process.pid for process in below)}
@@ -105,7 +105,7 @@ def _send(process: _Process, number: signal.Signals) -> None:
 
 
 def _is_meant(pid: int, only: str) -> bool:
-    """Whether its command line begins so, and is not that of a tracker, `python -c "from ....resource_tracker ..."`."""
+    """Whether its command line starts like this, and is no tracker's, `python -c "from ....resource_tracker ..."`."""
     try:
         command = (_PROC / str(pid) / "cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):

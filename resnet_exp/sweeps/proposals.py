@@ -1,4 +1,4 @@
-"""What Optuna proposes next, as a function of what came out so far, a seed and the trial's number."""
+"""What Optuna proposes next, as a function of the results so far, a seed and the trial's number."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra_plugins.hydra_optuna_sweeper._impl import create_optuna_distribution_from_override
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -19,25 +19,13 @@ _PROPOSAL = 0x5EED  # keeps these draws apart from those of runs with the same s
 STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
-def distributions(
-    space: Mapping[str, str], arguments: Sequence[str], params: Mapping[str, Any]
-) -> tuple[dict[str, BaseDistribution], list[str]]:
-    """Optuna's distribution of each swept key, in the order of their names, and the overrides all trials share."""
-    found = {key: distribution_of(key, values) for key, values in sorted(space.items())}
-    fixed = [f"{key}={value}" for key, value in params.items() if key not in space]
-    shared = [text for text in arguments if text.lstrip("+~").partition("=")[0] not in space]
-    return found, [*fixed, *shared]
-
-
-def distribution_of(key: str, values: str) -> BaseDistribution:
-    """Optuna's distribution of a key's values, as they stand on the command line."""
-    (override,) = OverridesParser.create().parse_overrides([f"{key}={values}"])
-    found: BaseDistribution = create_optuna_distribution_from_override(override)
-    return found
+def distributions(space: Mapping[str, Override]) -> dict[str, BaseDistribution]:
+    """Returns Optuna's distribution of each swept key, in the order of their names."""
+    return {key: create_optuna_distribution_from_override(values) for key, values in sorted(space.items())}
 
 
 def ends(distribution: BaseDistribution) -> list[Any]:
-    """The least and the largest value of a range, or all values of a choice."""
+    """Returns the least and the largest value of a range, or all values of a choice."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     assert isinstance(distribution, IntDistribution | FloatDistribution)
@@ -45,7 +33,7 @@ def ends(distribution: BaseDistribution) -> list[Any]:
 
 
 class Proposals:
-    """Proposes points.
+    """The points that Optuna proposes for a study.
 
     Args:
         space: each parameter's distribution.
@@ -70,12 +58,12 @@ class Proposals:
         self._seed = seed
 
     def propose(self, number: int, before: Sequence[Job], first_of_batch: int) -> dict[str, Any]:
-        """The values of trial `number`, by parameter.
+        """Returns the values of trial `number`, by parameter.
 
         Args:
             number: counted from 0.
             before: the trials of lower numbers.
-            first_of_batch: trials from here on count as running: when this one was first proposed, they were.
+            first_of_batch: trials from here on count as running, as they were when this one was first proposed.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(direction=self._direction, sampler=self._make_sampler(number))
@@ -87,7 +75,7 @@ class Proposals:
     def _trial(self, job: Job, *, running: bool) -> FrozenTrial:
         state = TrialState.RUNNING if running else STATES[job.status]
         value = job.objective if state == TrialState.COMPLETE else None
-        curve = {int(epoch): objective for epoch, objective in job.curve.items()}  # by it a pruned trial is ranked
+        curve = {int(epoch): objective for epoch, objective in job.curve.items()}  # Optuna ranks pruned trials by it
         return create_trial(
             state=state, value=value, params=job.values, distributions=self._space, intermediate_values=curve
         )

@@ -1,32 +1,36 @@
-"""Trials given up half-way (`sweep.pruner`): compared only after the latest peak that the sweep may choose.
+"""Trials that are stopped early (`sweep.pruner`), compared only after the epoch from which they may be.
 
-OneCycle makes a late peak look bad midway: its LR is still high when an early one's has come down. Even after
-the latest peak a late one has had fewer epochs to come down, so a pruner may still miss a late peak that would have
-won; `none` misses nothing.
+A schedule with a late peak looks bad midway: its LR is still high when that of an early peak has come down. Even after
+the latest peak it has had fewer epochs to come down, so a pruner may still stop a trial that would have won.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 import optuna
 
+from resnet_exp.config import build
 from resnet_exp.config.config import Config
+from resnet_exp.config.overrides import is_within, key_of
+from resnet_exp.interfaces import ConfigError
 from resnet_exp.runs.hooks import Pruned
 from resnet_exp.sweeps.ledger import Job, Ledger
-from resnet_exp.sweeps.proposals import STATES, distribution_of, ends
+from resnet_exp.sweeps.planner import Planner
+from resnet_exp.sweeps.proposals import STATES
 
-_PEAK = "scheduler.peak_epoch"
 _STARTUP_TRIALS = 4  # finished ones before the first comparison
+# Keys and groups that can move the epoch after which runs may be compared.
+_DECISIVE = ("scheduler", "train.epochs", "experiment")
 
 
 def reporter(ledger: Ledger, number: int, config: Config) -> Callable[[int, float | None], None]:
-    """What tells the ledger the objective of each epoch of a job, and raises Pruned when the job is to be given up."""
-    latest = latest_peak(ledger.facts, config)
+    """Returns what writes the objective of each epoch of a job to the ledger, and raises Pruned to stop the job."""
     direction = str(ledger.facts["sweeper"].get("direction", "maximize"))
-    pruner = make_pruner(config.sweep.pruner, latest, config.train.epochs)
+    pruner = make_pruner(config.sweep.pruner, ledger.comparable_after, config.train.epochs)
 
     def measured(epoch: int, objective: float | None) -> None:
         if objective is None:
@@ -42,20 +46,21 @@ def reporter(ledger: Ledger, number: int, config: Config) -> Callable[[int, floa
     return measured
 
 
-def make_pruner(kind: str, latest: int, epochs: int) -> optuna.pruners.BasePruner:
-    """The pruner of this name, which is silent up to the epoch of the latest peak."""
+def make_pruner(kind: str, comparable_after: int, epochs: int) -> optuna.pruners.BasePruner:
+    """Returns the pruner of this name, which stops nothing until the epoch `comparable_after` is over."""
     if kind == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=_STARTUP_TRIALS, n_warmup_steps=latest + 1)
+        return optuna.pruners.MedianPruner(n_startup_trials=_STARTUP_TRIALS, n_warmup_steps=comparable_after + 1)
     if kind == "hyperband":
-        least = min(latest + 1, epochs)
+        least = min(comparable_after + 1, epochs)
         return optuna.pruners.HyperbandPruner(min_resource=least, max_resource=epochs, reduction_factor=2)
     return optuna.pruners.NopPruner()
 
 
 def is_poor(job: Job, others: Sequence[Job], pruner: optuna.pruners.BasePruner, direction: str) -> bool:
-    """Whether the pruner would give the job up now, from its curve and those of the others as far as they came.
+    """Whether the pruner would stop the job now, from its curve and those of the others so far.
 
-    What a pruner remembers of trials, Hyperband their rungs, it learns anew from their curves.
+    Hyperband stores its rungs in the trials themselves. Here the trials are made from the curves each time, so that
+    the pruner is asked about every epoch again, as if it had seen them happen.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     way: Literal["minimize", "maximize"] = "minimize" if direction == "minimize" else "maximize"
@@ -76,9 +81,34 @@ def is_poor(job: Job, others: Sequence[Job], pruner: optuna.pruners.BasePruner, 
     return own.should_prune()
 
 
-def latest_peak(facts: dict[str, Any], config: Config) -> int:
-    """The latest epoch in which the LR of any job may peak; 0 where no scheduler has a peak."""
-    values = facts["space"].get(_PEAK)
-    if values is None:
-        return int(config.plugins["scheduler"].get("peak_epoch") or 0)
-    return max(int(float(end)) for end in ends(distribution_of(_PEAK, values)))
+def latest_comparable(planner: Planner, first: Mapping[str, Any], ends: Mapping[str, Sequence[Any]]) -> int:
+    """Returns the epoch after which all runs that the sweep may choose can be compared.
+
+    Args:
+        planner: composes what the sweep may choose.
+        first: a point that works.
+        ends: of each swept key, the values between which the others lie, or all values.
+
+    Raises:
+        ConfigError: a scheduler does not say when its runs can be compared.
+    """
+    keys = [key for key in ends if is_within(key_of(key), *_DECISIVE)]
+    latest = _comparable_after(planner.compose(0, first))
+    for values in itertools.product(*(ends[key] for key in keys)):
+        try:
+            config = planner.compose(0, {**first, **dict(zip(keys, values, strict=True))})
+        except ConfigError:  # two ends that do not fit together: no job has both
+            continue
+        latest = max(latest, _comparable_after(config))
+    return latest
+
+
+def _comparable_after(config: Config) -> int:
+    scheduler = build.scheduler(config)
+    if not hasattr(scheduler, "comparable_after"):  # a user's own, older than this method
+        raise ConfigError(
+            f"sweep.pruner={config.sweep.pruner} needs to know when runs can be compared, and "
+            f"{config.plugins['scheduler']['_target_']} has no comparable_after(epochs); add it (0: after every "
+            "epoch), or set sweep.pruner=none"
+        )
+    return scheduler.comparable_after(config.train.epochs)

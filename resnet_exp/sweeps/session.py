@@ -1,4 +1,4 @@
-"""A sweep that this process runs, from its directory and parent run to its end."""
+"""A sweep that this process runs, from the lock on its directory to the last line of its parent run."""
 
 from __future__ import annotations
 
@@ -9,47 +9,48 @@ import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from resnet_exp.config.plugin_folders import folders_of
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.run_dir.directory import held
 from resnet_exp.run_dir.files import write_json
 from resnet_exp.runs.console import Console
-from resnet_exp.sweeps.launchers import interrupt_sweep
+from resnet_exp.sweeps.launchers import end_jobs, interrupt_sweep
 from resnet_exp.sweeps.ledger import PROCESS_VARIABLE, SWEEP_VARIABLE, Ledger
-from resnet_exp.sweeps.plan import data_identity, facts_of, root_of, settings, tracker_of
+from resnet_exp.sweeps.plan import data_identity, facts_of, plugin_folders, root_of, settings, tracker_of
 from resnet_exp.tracking.mirror import open_mirror
 
 if TYPE_CHECKING:
     from resnet_exp.sweeps.parent_run import Parent
 
 
-def open_sweep(config: DictConfig) -> None:
-    """Opens the sweep of this config, its directory and its parent run.
+def open_sweep(config: DictConfig) -> Session:
+    """Returns the sweep of this config, open: its directory is locked, its parent run has started.
+
+    It is a context manager, which closes the sweep however its block ends.
 
     Raises:
         RunError: another process runs it.
     """
     assert not settings(config).dry_run
-    Session.open = Session(config)
+    return Session(config)
 
 
 def ledger_of(config: DictConfig) -> tuple[Ledger, dict[str, Any], dict[str, Any]]:
-    """The ledger of the sweep of this config, whether it has begun or not, what the sweep is, and the code it runs."""
+    """Returns the ledger of this config's sweep, which need not exist yet, what the sweep is, and the code it runs."""
     from resnet_exp.runs.environment import code_state  # imports torch
 
-    whole: Any = OmegaConf.to_container(config)
-    code = code_state(*folders_of(whole["plugins"]))
+    code = code_state(*plugin_folders(config))
     facts = facts_of(config, code["code_digest"], data_identity(config))
     return Ledger(root_of(Path(config.hydra.sweep.dir), config.name, facts)), facts, code
 
 
 @contextmanager
-def errors_told() -> Iterator[None]:
-    """A block whose errors end the command here, in words: Hydra makes a warning or a traceback of them."""
+def exit_on_error() -> Iterator[None]:
+    """A block whose errors are printed and end the command: from callbacks Hydra only warns, and exits with 0."""
     try:
         yield
     except (ConfigError, RunError) as error:
@@ -61,9 +62,14 @@ def errors_told() -> Iterator[None]:
 
 
 class Session:
-    """A sweep that this process runs: its directory is its own, and jobs, wherever they are launched, know of it."""
+    """An open sweep: no other process works in its directory, and its jobs, wherever they are launched, find it.
 
-    open: Session | None = None  # of this process
+    Args:
+        config: the sweep's, as Hydra composed it.
+
+    Raises:
+        RunError: another process runs the sweep.
+    """
 
     def __init__(self, config: DictConfig) -> None:
         self._config = config
@@ -73,26 +79,43 @@ class Session:
         self._held.enter_context(held(self.ledger.root))
         if not self.ledger.facts:
             write_json(self.ledger.root / "sweep.json", facts)
+        # For the jobs, which may run in other processes; nobody in this one reads them but a job.
         os.environ |= {SWEEP_VARIABLE: str(self.ledger.root), PROCESS_VARIABLE: str(os.getpid())}
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, interrupt_sweep)
         self._parent = parent_of(config, self.ledger, code)
-        self._parent.begin()
+        self._parent.start()
 
-    def end(self, error: BaseException | None) -> bool:
-        """Closes the parent run and says what came of the sweep; returns whether all of it went well."""
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        self.close(error)
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Ends what launchers left running, closes the parent run and prints how the sweep ended.
+
+        Args:
+            error: what ended the sweep early.
+
+        Raises:
+            SystemExit: 1, where no error ended it but a job failed.
+        """
         from resnet_exp.sweeps.closing import close
 
+        end_jobs()
         try:
-            return close(self._config, self.ledger, self._parent, error, Console())
+            went_well = close(self._config, self.ledger, self._parent, error, Console())
         finally:
             for variable in (SWEEP_VARIABLE, PROCESS_VARIABLE):
                 os.environ.pop(variable, None)
             self._held.close()
+        if error is None and not went_well:
+            raise SystemExit(1)
 
 
 def parent_of(config: DictConfig, ledger: Ledger, environment: dict[str, Any]) -> Parent:
-    """The parent run, not begun yet."""
+    """Returns the parent run, not started yet."""
     from resnet_exp.sweeps.parent_run import Parent  # its page imports much
 
     mirror = open_mirror(tracker_of(config), ledger.paths, "sweep")

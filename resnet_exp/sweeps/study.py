@@ -1,34 +1,39 @@
-"""Points proposed by Optuna from what came out so far (`hydra/sweeper=study`).
+"""Points proposed by Optuna from the results so far (`hydra/sweeper=study`).
 
 The ledger is the study's storage: a proposal is a function of the trials that have ended, the seed and the trial's
-number, so that a study which was killed proposes what it would have proposed, and nothing is ever left running in it.
+number. So a study that was killed proposes what it would have proposed, and no trial stays running in it for ever.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.run_dir.files import read_json, write_json
-from resnet_exp.sweeps.job_queue import PlanningSweeper
-from resnet_exp.sweeps.ledger import ENDED, Job
-from resnet_exp.sweeps.plan import settings, space_of
-from resnet_exp.sweeps.session import errors_told, ledger_of, open_sweep
+from resnet_exp.sweeps.job_queue import JobQueue
+from resnet_exp.sweeps.ledger import ENDED, Job, Ledger
+from resnet_exp.sweeps.plan import settings
+from resnet_exp.sweeps.planner import PlannedJob, Planner
+from resnet_exp.sweeps.session import ledger_of, open_sweep
+from resnet_exp.sweeps.sweeper import PlanningSweeper
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
+
+    from resnet_exp.sweeps.proposals import Proposals
 
 _COUNTED = ("finished", "pruned")
 
 
 class StudySweeper(PlanningSweeper):
-    """An Optuna study of `n_trials` trials in all, however often it was killed and begun again.
+    """An Optuna study of `n_trials` trials in all, however often it is killed and started again.
 
     Args:
-        n_trials: that end finished or pruned; failed ones are made up for, until as many have failed.
+        n_trials: trials that end finished or pruned; failed ones are replaced, until as many have failed.
         n_jobs: trials at once.
         sampler: tpe, random or gp.
         n_startup_trials: random points before tpe or gp looks at results.
@@ -46,90 +51,120 @@ class StudySweeper(PlanningSweeper):
         params: DictConfig | None = None,
     ) -> None:
         super().__init__(params)
-        for key, value in (("n_trials", n_trials), ("n_jobs", n_jobs), ("n_startup_trials", n_startup_trials)):
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"hydra.sweeper.{key}={value}: a whole number of at least 1 is needed")
         self._n_trials, self._n_jobs = n_trials, n_jobs
         self._sampler, self._n_startup_trials, self._direction = sampler, n_startup_trials, direction
 
-    def sweep(self, arguments: list[str]) -> Any:
-        """Runs what is left of the study; returns its jobs."""
-        with errors_told():
-            return self._sweep(arguments)
+    def run(self, planner: Planner) -> list[Job] | None:
+        """Runs what is left of the study; returns its jobs, or None after a dry run.
 
-    def _sweep(self, arguments: list[str]) -> list[Job] | None:
+        Raises:
+            ConfigError: a setting or an end of the space cannot work, or the study started with another space.
+        """
+        self._check_counts()
         from resnet_exp.sweeps.proposals import Proposals, distributions
 
-        space, fixed = distributions(space_of(self._config, arguments), arguments, self._params)
-        proposals = Proposals(space, self._sampler, self._n_startup_trials, self._direction, int(self._config.seed))
-        self._check_ends(space, proposals.propose(0, [], 0), fixed)
+        space = distributions(planner.space)
+        seed = int(self._config.seed)
+        proposals = Proposals(space, self._sampler, self._n_startup_trials, self._direction, seed)
+        first = proposals.propose(0, [], 0)
+        _check_ends(planner, space, first)
+        comparable_after = self._comparable_after(planner, space, first)
+        ledger, _, _ = ledger_of(self._config)
         if settings(self._config).dry_run:
             from resnet_exp.sweeps.dry_run import print_study
 
-            print_study(ledger_of(self._config)[0].jobs(), self._n_trials, space)
+            print_study(ledger.jobs(), self._n_trials, space)
             return None
-        self._jobs.prepare(self._n_jobs)
-        open_sweep(self._config)
-        self._refuse_another_space(space)
-        while batch := self._batch():
-            trials: list[Job] = []
-            for number in batch:
-                trials.append(self._planned(number, trials, proposals, fixed))
-            self._jobs.run([trial for trial in trials if not self._has_ended(trial.number)])
-        return self._jobs.ledger.jobs()
+        _refuse_another_space(ledger, space)
+        launcher = self._make_launcher(self._n_jobs)
+        with open_sweep(self._config) as session:
+            write_json(_space_file(ledger), _as_text(space))
+            if comparable_after is not None:
+                session.ledger.store_comparable_after(comparable_after)
+            return self._run_batches(planner, proposals, session.ledger, self._make_queue(session.ledger, launcher))
 
-    def _check_ends(self, space: dict[str, BaseDistribution], first: dict[str, Any], fixed: Sequence[str]) -> None:
-        """Raises ConfigError where an end of the space cannot work beside the first point."""
+    def _check_counts(self) -> None:
+        """Raises ConfigError for an impossible number; a constructor's errors would be tracebacks of Hydra's."""
+        counts = {"n_trials": self._n_trials, "n_jobs": self._n_jobs, "n_startup_trials": self._n_startup_trials}
+        for key, value in counts.items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"hydra.sweeper.{key}={value}: a whole number of at least 1 is needed")
+
+    def _comparable_after(
+        self, planner: Planner, space: dict[str, BaseDistribution], first: dict[str, Any]
+    ) -> int | None:
+        """The first epoch after which the pruner may compare trials; None without a pruner."""
+        if settings(self._config).pruner == "none" or self._config.task != "train":
+            return None
         from resnet_exp.sweeps.proposals import ends
+        from resnet_exp.sweeps.pruning import latest_comparable
 
-        for name, distribution in space.items():
-            for value in ends(distribution):
-                point = {**first, name: value}
-                self._jobs.compose(0, [*(f"{key}={one}" for key, one in point.items()), *fixed])
+        return latest_comparable(planner, first, {key: ends(distribution) for key, distribution in space.items()})
 
-    def _planned(self, number: int, batch: Sequence[Job], proposals: Any, fixed: Sequence[str]) -> Job:
-        """The trial of this number: as it was proposed before the sweep was killed, or proposed after its `batch`."""
-        ledger, first = self._jobs.ledger, number - len(batch)
-        known = ledger.job(number).values if ledger.has(number) else None
-        before = [job for job in ledger.jobs() if job.number < first]
-        values = known or proposals.propose(number, [*before, *batch], first)
-        point = {key: str(value) for key, value in values.items()}
-        overrides = [*(f"{key}={value}" for key, value in point.items()), *fixed]
-        return self._jobs.plan(number, point, overrides, values)[0]
+    def _run_batches(self, planner: Planner, proposals: Proposals, ledger: Ledger, queue: JobQueue) -> list[Job]:
+        while batch := self._batch(ledger, queue):
+            trials: list[PlannedJob] = []
+            for number in batch:
+                trials.append(_planned(number, [trial.job for trial in trials], planner, proposals, ledger))
+            queue.run([trial for trial in trials if not _has_ended(trial.job.number, ledger)])
+        return ledger.jobs()
 
-    def _batch(self) -> range | None:
-        """The next trials to run; None when the study is complete, or too much has failed.
+    def _batch(self, ledger: Ledger, queue: JobQueue) -> range | None:
+        """The numbers of the next trials; None when the study is complete, or too much has failed.
 
-        A batch is as large as what had come out before it left room for: in a study that was killed in the middle of
-        one, trials that have ended are part of it too, so that all are proposed from what they were proposed from.
+        A batch is as large as the results before it left room for. In a study that was killed in the middle of one,
+        trials that have ended are part of it too, so that each is proposed from the same results as before.
         """
-        jobs = self._jobs.ledger.jobs()
+        jobs = ledger.jobs()
+        left = self._n_trials - sum(job.status in _COUNTED for job in jobs)
         failed = sum(job.status == "failed" for job in jobs)
-        if self._left() <= 0 or failed >= self._n_trials or self._jobs.has_failed_enough():
+        if left <= 0 or failed >= self._n_trials or queue.has_failed_enough():
             return None
         batch = range(0)
-        while all(self._has_ended(number) for number in batch):
+        while all(_has_ended(number, ledger) for number in batch):
             counted = sum(job.status in _COUNTED for job in jobs[: batch.stop])
             batch = range(batch.stop, batch.stop + min(self._n_jobs, self._n_trials - counted))
         return batch
 
-    def _has_ended(self, number: int) -> bool:
-        ledger = self._jobs.ledger
-        return ledger.has(number) and ledger.job(number).status in ENDED
 
-    def _left(self) -> int:
-        return self._n_trials - sum(job.status in _COUNTED for job in self._jobs.ledger.jobs())
+def _check_ends(planner: Planner, space: dict[str, BaseDistribution], first: dict[str, Any]) -> None:
+    """Raises ConfigError where an end of the space cannot work beside the first point."""
+    from resnet_exp.sweeps.proposals import ends
 
-    def _refuse_another_space(self, space: dict[str, BaseDistribution]) -> None:
-        path = self._jobs.ledger.root / "space.json"
-        now = {key: str(distribution) for key, distribution in space.items()}
-        before = read_json(path)
-        if before is None:
-            write_json(path, now)
-            return
-        changed = [f"{key}: {before.get(key)} -> {now.get(key)}" for key in now if before.get(key) != now[key]]
-        if changed:
-            raise ConfigError(
-                f"the study in {path.parent} began with another search space ({'; '.join(changed)}); give that one "
-                "back, or take another name=... for a new study"
-            )
+    for name, distribution in space.items():
+        for value in ends(distribution):
+            planner.compose(0, {**first, name: value})
+
+
+def _planned(number: int, batch: Sequence[Job], planner: Planner, proposals: Proposals, ledger: Ledger) -> PlannedJob:
+    """The trial of this number: as it was proposed before the study was killed, or proposed now, after its `batch`."""
+    first = number - len(batch)
+    known = ledger.job(number).values if ledger.has(number) else None
+    before = [job for job in ledger.jobs() if job.number < first]
+    values = known or proposals.propose(number, [*before, *batch], first)
+    return planner.plan(number, {key: str(value) for key, value in values.items()}, values)
+
+
+def _has_ended(number: int, ledger: Ledger) -> bool:
+    return ledger.has(number) and ledger.job(number).status in ENDED
+
+
+def _refuse_another_space(ledger: Ledger, space: dict[str, BaseDistribution]) -> None:
+    """Raises ConfigError where the study started with other values: its trials could not be ranked in these."""
+    now, before = _as_text(space), read_json(_space_file(ledger))
+    if before is None:
+        return
+    changed = [f"{key}: {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
+    if changed:
+        raise ConfigError(
+            f"the study in {ledger.root} started with another search space ({'; '.join(changed)}); take that one, or "
+            "another name=... for a new study"
+        )
+
+
+def _space_file(ledger: Ledger) -> Path:
+    return ledger.root / "space.json"
+
+
+def _as_text(space: dict[str, BaseDistribution]) -> dict[str, str]:
+    return {key: str(distribution) for key, distribution in space.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from resnet_exp.config.redact import redact
+from resnet_exp.run_dir.lock import locked
 from resnet_exp.tracking.mlflow_view import VIEW_TAG, compare_view
 
 if TYPE_CHECKING:
@@ -145,13 +145,11 @@ def _locked(uri: str) -> Iterator[None]:
         return
     database = sqlite_path(uri)
     if database:
-        database.parent.mkdir(parents=True, exist_ok=True)
         lock = database.with_name(database.name + ".lock")
     else:
         name = hashlib.sha256(uri.encode()).hexdigest()[:16]
         lock = Path(tempfile.gettempdir()) / f"resnet_exp-{os.getuid()}-{name}.lock"
-    with lock.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed, by a kill too
+    with locked(lock):
         yield
 
 

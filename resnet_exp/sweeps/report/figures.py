@@ -22,7 +22,7 @@ from resnet_exp.report.tiles import short
 from resnet_exp.sweeps.leaderboard import best_of, deviation
 from resnet_exp.sweeps.ledger import Job, short_key
 
-_LOG_SPAN = 30  # values that differ by a larger factor stand on a logarithmic axis
+_LOG_SPAN = 30  # values that differ by a larger factor are drawn on a logarithmic axis
 _GROUPS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"), (SKY, "v"), ("#666666", "P"))
 
 
@@ -33,16 +33,16 @@ class Scale:
     key: str
     label: str
     kind: Literal["linear", "log", "names"]
-    values: tuple[Any, ...]  # that differ; numbers in their order
+    values: tuple[Any, ...]  # each once; numbers in ascending order
 
     def place(self, job: Job) -> float | None:
-        """Where the job stands on the axis: its number, or the place of its name, from 0; None where it has none."""
+        """Returns the job's place on the axis: its number, or the place of its name, from 0; None without a value."""
         value = value_of(job, self.key)
         place = self.values.index(str(value)) if self.kind == "names" and value is not None else value
         return None if place is None else float(place)
 
     def unit(self, place: float) -> float:
-        """A place as a share of the axis' length, 0..1; the first name is on top."""
+        """Returns a place as a share of the axis' length, 0..1; the first name is at the top."""
         low, high = self.ends
         if self.kind == "names":
             return 1 - place / high if high else 0.5
@@ -51,7 +51,7 @@ class Scale:
         return (place - low) / (high - low) if high > low else 0.5
 
     def beside(self, place: float, steps: float) -> float:
-        """A place so many small steps further on, where a point does not hide another."""
+        """Returns a place some small steps further along the axis, where a point does not hide another."""
         low, high = self.ends
         if self.kind == "log":
             return place * (high / low) ** (0.012 * steps)
@@ -62,7 +62,7 @@ class Scale:
         return (0, len(self.values) - 1) if self.kind == "names" else (self.values[0], self.values[-1])
 
     def ticks(self, inches: float = 2.0) -> tuple[list[float], list[str]]:
-        """Places and their labels, of so many inches: each value where there is room, else round numbers."""
+        """Returns places and labels of `inches` at most: each value where there is room, else round numbers."""
         if self.kind == "names":
             return [float(place) for place in range(len(self.values))], [plain(value, inches) for value in self.values]
         marks = list(self.values)
@@ -82,7 +82,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as it is drawn."""
+    """What the figures and the page show of a sweep."""
 
     folder: Path  # of the figures
     jobs: tuple[Job, ...]
@@ -94,7 +94,7 @@ class Sweep:
 
     @cached_property
     def finished(self) -> list[Job]:
-        """Those that have an objective, in the order of the plan."""
+        """The jobs that have an objective, in the order of the plan."""
         return [job for job in self.jobs if job.objective is not None and math.isfinite(job.objective)]
 
     @cached_property
@@ -111,31 +111,31 @@ class Sweep:
         found = [scale_of(key, self.jobs, self.keys) for key in self.keys]
         return [scale for scale in found if len(scale.values) > 1]
 
-    def told(self, value: float | None) -> str | None:
-        """A value of the objective, or a deviation: `71.20%`, or a number of four digits."""
+    def as_text(self, value: float | None) -> str | None:
+        """Returns a value of the objective, or a deviation, as text: `71.20%`, or a number of four digits."""
         return None if value is None else f"{value:.2%}" if self.is_share else f"{value:.4g}"
 
     def dress(self, axis: Any) -> None:
-        """Makes an axis the objective's."""
+        """Labels an axis with the objective and its unit."""
         axis.set_label_text(self.objective)
         if self.is_share:
             axis.set_major_formatter(PercentFormatter(1.0, decimals=None))
 
 
 def value_at(job: Job) -> float:
-    """The objective of a job that has one."""
+    """Returns the objective of a job that has one."""
     assert job.objective is not None
     return job.objective
 
 
 def value_of(job: Job, key: str) -> Any:
-    """What the job sets the key to: as Optuna proposed it, or else as it stands on the command line."""
+    """Returns the job's value of the key: as Optuna proposed it, or else as on the command line."""
     value = job.values.get(key)
     return job.point.get(key) if value is None or isinstance(value, (bool, str)) else value
 
 
 def scale_of(key: str, jobs: Sequence[Job], among: Sequence[str]) -> Scale:
-    """The key's axis: numbers where all its values are, on a logarithmic one where they span more than 30 times."""
+    """Returns the key's axis: of numbers where all values are, logarithmic where they span more than 30 times."""
     values = [value for job in jobs if (value := value_of(job, key)) is not None]
     try:
         found: list[Any] = sorted({float(value) for value in values})
@@ -150,12 +150,12 @@ def scale_of(key: str, jobs: Sequence[Job], among: Sequence[str]) -> Scale:
 
 
 def plain(text: str, inches: float = 3.0) -> str:
-    """The text in so many inches, for a figure: a `$` is a `$`."""
+    """Returns the text, cut to so many inches, for a figure: matplotlib would read a `$` as the start of a formula."""
     return short(text, inches, 10).replace("$", r"\$")
 
 
 def draw_over_key(sweep: Sweep, scale: Scale) -> Section:
-    """The objective over one key: a hollow point a seed, the mean over the seeds with ± their standard deviation."""
+    """Draws the objective over one key: hollow points for seeds, their mean with ± their standard deviation."""
     by_name, groups = scale.kind == "names", _groups(sweep, scale)
     height = 1.3 + len(scale.values) * (0.25 + 0.13 * len(groups)) if by_name else 4.0
     canvas = Canvas(figsize=(8.2, min(max(height, 2.4), 12)))
@@ -173,7 +173,7 @@ def draw_over_key(sweep: Sweep, scale: Scale) -> Section:
 
 
 def _groups(sweep: Sweep, scale: Scale) -> dict[str, list[Job]]:
-    """The finished jobs by another key that has so few values that each can have a colour, or all as one."""
+    """The finished jobs, grouped by another key with few enough values to have a colour each; else in one group."""
     few = [other for other in sweep.scales if other.key != scale.key and len(other.values) <= len(_GROUPS)]
     few = [other for other in few if not any(isinstance(value_of(job, other.key), float) for job in sweep.jobs)][:1]
     groups: dict[str, list[Job]] = {}
@@ -205,7 +205,7 @@ def _turned(by_name: bool, places: Sequence[float], values: Sequence[float]) -> 
 
 
 def _mark_failed(axes: Axes, sweep: Sweep, scale: Scale) -> None:
-    """A cross at the edge for every job that failed, which has no objective."""
+    """Draws a cross at the edge for every job that failed, which has no objective."""
     places = [place for job in sweep.jobs if job.status == "failed" and (place := scale.place(job)) is not None]
     if places:
         by_name = scale.kind == "names"
@@ -229,14 +229,14 @@ def _dress(axes: Axes, sweep: Sweep, scale: Scale) -> None:
     else:
         axes.set_xlim(scale.beside(low, -5), scale.beside(high, 5))
     if sweep.best:
-        across, told = axes.axvline if by_name else axes.axhline, f"best {sweep.told(sweep.best.objective)}"
-        across(value_at(sweep.best), color=INK, lw=1, ls=(0, (4, 3)), zorder=1, label=told)
+        across, label = axes.axvline if by_name else axes.axhline, f"best {sweep.as_text(sweep.best.objective)}"
+        across(value_at(sweep.best), color=INK, lw=1, ls=(0, (4, 3)), zorder=1, label=label)
     axes.grid(axis="both" if by_name else "y", color="#DDDDDD", lw=0.7)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def add_legend(canvas: Canvas, axes: Axes) -> None:
-    """Puts the legend under the axes, groups of points first, and leaves no more room around than is needed."""
+    """Puts the legend under the axes, groups of points first, and removes the space around that is not needed."""
     entries = [entry for entry in zip(*axes.get_legend_handles_labels(), strict=True) if entry[1]]
     entries.sort(key=lambda entry: isinstance(entry[0], Line2D))
     rows = math.ceil(len(entries) / 4)
@@ -249,7 +249,7 @@ def _figure(sweep: Sweep, scale: Scale, image: Path) -> Figure:
     assert sweep.best is not None
     alt = (
         f"{sweep.objective} over {scale.label} of {len(sweep.finished)} finished {sweep.noun}s; the best is "
-        f"{sweep.best.label} with {sweep.told(sweep.best.objective)}."
+        f"{sweep.best.label} with {sweep.as_text(sweep.best.objective)}."
     )
     several = any(len(job.objectives) > 1 for job in sweep.finished)
     room = "; where there is room, hollow: a seed; bar: ± the seeds' standard deviation"

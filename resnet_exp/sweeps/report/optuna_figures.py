@@ -29,12 +29,12 @@ from resnet_exp.sweeps.ledger import Job
 from resnet_exp.sweeps.report.figures import Scale, Sweep, add_legend, plain, value_at, value_of
 
 HISTORY, PARALLEL, IMPORTANCES = "Optimisation history", "Parallel coordinates", "Parameter importances"
-_FEWEST = 4  # finished trials that can say anything of importances
+_FEWEST = 4  # finished trials from which importances can be estimated at all
 _HALO = [withStroke(linewidth=2.5, foreground="white")]
 
 
 def draw_parallel(sweep: Sweep) -> Section:
-    """Every finished job as a line across its values to its objective; the best one is emphasised."""
+    """Draws every finished job as a line through its values to its objective; the best one is emphasised."""
     scales = sweep.scales
     jobs = [job for job in sweep.finished if all(scale.place(job) is not None for scale in scales)]
     left, right = 1.3 if scales[0].kind == "names" else 0.75, 1.1  # inches for the labels
@@ -90,14 +90,14 @@ def _draw_axis(axes: Axes, x: float, places: Sequence[float], labels: Sequence[s
 
 
 def _draw_objective(axes: Axes, x: float, results: _Results) -> None:
-    """The last axis: the objective, and which colour means which."""
+    """Draws the last axis: the objective, with its colours."""
     low, high = results.norm.vmin or 0.0, results.norm.vmax or 0.0
     marks = [mark for mark in MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= mark <= high]
     axes.imshow(results.colours(np.linspace(0, 1, 256))[:, None], extent=(x, x + 0.03, 0, 1), origin="lower",
                 aspect="auto", zorder=2, clip_on=False)  # fmt: skip
     for mark in marks:
-        told = f"{mark:.4g}" if not results.sweep.is_share else f"{100 * mark:.4g}%"
-        axes.annotate(told, (x + 0.03, float(results.norm(mark))), (5, 0), textcoords="offset points", ha="left",
+        label = f"{mark:.4g}" if not results.sweep.is_share else f"{100 * mark:.4g}%"
+        axes.annotate(label, (x + 0.03, float(results.norm(mark))), (5, 0), textcoords="offset points", ha="left",
                       va="center", fontsize=9, annotation_clip=False)  # fmt: skip
     axes.annotate(results.sweep.objective, (x, 1), (0, 14), textcoords="offset points", ha="center", va="bottom",
                   fontweight="bold", fontsize=10, annotation_clip=False)  # fmt: skip
@@ -107,7 +107,7 @@ def _parallel_figure(sweep: Sweep, scales: Sequence[Scale], count: int, image: A
     assert sweep.best is not None
     alt = (
         f"{count} finished {sweep.noun}s as lines across {', '.join(scale.label for scale in scales)} to the "
-        f"{sweep.objective}; the best one, {sweep.best.label}, reaches {sweep.told(sweep.best.objective)}."
+        f"{sweep.objective}; the best one, {sweep.best.label}, reaches {sweep.as_text(sweep.best.objective)}."
     )
     caption = (
         f"A line is a {sweep.noun}; where dark lines meet, values do well. The one with the orange edge is the best."
@@ -116,7 +116,7 @@ def _parallel_figure(sweep: Sweep, scales: Sequence[Scale], count: int, image: A
 
 
 def draw_history(sweep: Sweep) -> Section:
-    """The objective of each trial in their order, and the best so far; trials without one are marked at the edge."""
+    """Draws the objective of each trial in order, and the best so far; trials without one are marked at the edge."""
     canvas = Canvas(figsize=(8.2, 4.2))
     axes = canvas.subplots()
     numbers, values = [job.number for job in sweep.finished], [value_at(job) for job in sweep.finished]
@@ -142,7 +142,7 @@ def draw_history(sweep: Sweep) -> Section:
 
 
 def draw_importances(sweep: Sweep) -> Section:
-    """What share of the objective's variance each parameter explains.
+    """Draws the share of the objective's variance that each parameter explains.
 
     Source: fANOVA, Hutter, Hoos, Leyton-Brown, "An Efficient Approach for Assessing Hyperparameter Importance" (ICML
     2014), as Optuna has it.
@@ -164,14 +164,14 @@ def draw_importances(sweep: Sweep) -> Section:
     axes.spines[["top", "right"]].set_visible(False)
     canvas.tight_layout()
     image = save(canvas, sweep.folder / "importances.png", svg=True)
-    told = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    listed = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
     count = len(sweep.finished)
     caption = f"fANOVA over {count} finished trials{'; with so few a hint, no more' if count < 30 else ''}."
-    return Section(IMPORTANCES, figures=(Figure(image, f"Importances: {told}.", caption, data, wide=True),))
+    return Section(IMPORTANCES, figures=(Figure(image, f"Importances: {listed}.", caption, data, wide=True),))
 
 
 def importances(sweep: Sweep) -> dict[str, float]:
-    """Each parameter's share of the objective's variance, the largest first; they add up to 1.
+    """Returns each parameter's share of the objective's variance, the largest first; they add up to 1.
 
     Raises:
         Gap: too few trials have finished, or all came out alike.
@@ -207,7 +207,7 @@ def _study(sweep: Sweep) -> Any:
 
 
 def _distribution(scale: Scale, jobs: Sequence[Job]) -> Any:
-    """The range of the values that were seen; what range was searched is not known here."""
+    """The range of the values so far; the range that is searched is not known here."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if scale.kind == "names":
@@ -226,7 +226,7 @@ def _proposed(scale: Scale, job: Job) -> Any:
 
 @contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """A block in which a logger tells warnings only."""
+    """A block in which a logger prints warnings only."""
     logger = logging.getLogger(name)
     before = logger.level
     logger.setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""sweep.html and the tables of a sweep: what came out so far, best first, drawn again after every job."""
+"""sweep.html and the tables of a sweep: the results so far, best first, drawn again after every job."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def draw_sweep(
     environment: Mapping[str, Any],
     seconds: float,
 ) -> tuple[Section, ...]:
-    """The sections of the sweep's page, drawn into `report/`, with the leaderboard's tables and `sweep.html`.
+    """Draws the sections of the sweep's page into `report/`, writes the leaderboard's tables and `sweep.html`.
 
     A figure that cannot be drawn costs neither the others nor the page. Equal jobs give equal bytes.
 
     Args:
         folder: the directory of the sweep.
-        jobs: as far as they have come, of any status.
+        jobs: with any status.
         title: the name on the page.
-        command: goes on with the sweep.
+        command: continues the sweep.
         direction: of the objective, maximize or minimize.
         parameters: names of a study's search space; None for a grid, whose keys are those of its points.
         config: that all jobs share.
@@ -69,9 +69,9 @@ def write_tables(folder: Path, jobs: Sequence[Job], keys: Sequence[str], directi
     """Writes leaderboard.csv and .json, and report/runs.csv, which has every run with its point's values."""
     table = rows(jobs, direction)
     write_csv(folder / "leaderboard.csv", COLUMNS, table)
-    kept = [place for place, column in enumerate(COLUMNS) if column != "command"]
-    data = [[row[place] for place in kept] for row in table]
-    write_json(folder / "leaderboard.json", {"columns": [COLUMNS[place] for place in kept], "data": data})
+    shown = [place for place, column in enumerate(COLUMNS) if column != "command"]
+    data = [[row[place] for place in shown] for row in table]
+    write_json(folder / "leaderboard.json", {"columns": [COLUMNS[place] for place in shown], "data": data})
     columns = ("job", *keys, "seed", "objective", "test_accuracy", "seconds", "status")
     runs = (
         (job.number, *(_value(job, key) for key in keys), run.seed, run.objective, run.test_accuracy, run.seconds,
@@ -98,7 +98,7 @@ def _objective(config: Mapping[str, Any], keys: Sequence[str], direction: str) -
 
 
 def _parts(sweep: Sweep) -> list[tuple[str, Callable[[], Section]]]:
-    """Title and drawing of each section, as they are read; figures that do not apply are left out."""
+    """The title and the function that draws it of each section, in reading order; only figures that apply."""
     parts: list[tuple[str, Callable[[], Section]]] = [("Leaderboard", partial(leaderboard, sweep))]
     if sweep.finished:
         parts += _figures(sweep)
@@ -123,47 +123,37 @@ def _figures(sweep: Sweep) -> list[tuple[str, Callable[[], Section]]]:
 
 
 def leaderboard(sweep: Sweep) -> Section:
-    """All jobs, the best first, and whether the best is better than noise."""
+    """Returns the section with all jobs, the best first, and whether the best is better than noise."""
     comparison = compare_best(sweep.finished, sweep.direction)
-    told = _compared(sweep, comparison) if comparison else ""
+    is_better_when_higher = sweep.is_share and sweep.direction == "maximize"
+    text = f"{comparison.sentence(is_better_when_higher)}." if comparison else ""
     order = ranked(sweep.jobs, sweep.direction)
     columns = ("rank", "what differs", sweep.objective, "± std", "n", "test accuracy", "time", "status", "reason")
     table = [_line(sweep, rank, job) for rank, job in enumerate(order, 1)]
-    # A column that has nothing to say in any row is left out.
-    kept = [place for place in range(len(columns)) if place < 3 or any(row[place] for row in table)]
-    shown = tuple(tuple(row[place] for place in kept) for row in table)
+    # A column that is empty in every row is left out.
+    filled = [place for place in range(len(columns)) if place < 3 or any(row[place] for row in table)]
+    shown = tuple(tuple(row[place] for place in filled) for row in table)
     caption = (
         ""
         if not sweep.finished
         else "± is the standard deviation over the seeds, n their number; time is of all of them together."
     )
     data = sweep.folder.parent / "leaderboard.csv"
-    return Section("Leaderboard", told, tables=(Table(tuple(columns[place] for place in kept), shown, caption, data),))
+    board = Table(tuple(columns[place] for place in filled), shown, caption, data)
+    return Section("Leaderboard", text, tables=(board,))
 
 
 def _line(sweep: Sweep, rank: int, job: Job) -> tuple[str | int | None, ...]:
     has_one = job in sweep.finished
     test = None if job.test_accuracy is None else f"{job.test_accuracy:.2%}"
-    results = (sweep.told(job.objective), _spread(sweep, job) if has_one else None)
+    results = (sweep.as_text(job.objective), _spread(sweep, job) if has_one else None)
     took = _duration(job.seconds) if job.seconds else None
     count, reason = len(job.objectives) or None, redact(job.reason) if job.reason else None
     return (rank if has_one else None, job.label, *results, count, test, took, job.status, reason)
 
 
-def _compared(sweep: Sweep, comparison: Comparison) -> str:
-    """The comparison of the two best in a sentence; what is no accuracy is no percentage either."""
-    if sweep.is_share and sweep.direction == "maximize":
-        return f"{comparison.told()}."
-    told = f"{comparison.best.label} differs from {comparison.second.label} by {comparison.difference:+.3g}"
-    if comparison.low is None or comparison.high is None:
-        seeds = " with one seed" if comparison.n < 2 else ""
-        return f"{told}{seeds}: that may be noise; more sweep.seeds, such as [0,1,2], would tell."
-    spread = f"95% interval {comparison.low:+.3g} to {comparison.high:+.3g}, paired over {comparison.n} seeds"
-    return f"{told} ({spread}): {'beyond noise' if comparison.beyond_noise else 'not beyond noise'}."
-
-
 def failures(sweep: Sweep) -> Section:
-    """The jobs that failed: why, and how to run each again."""
+    """Returns the section with the jobs that failed: why, and how to run each again."""
     failed = [job for job in sweep.jobs if job.status == "failed"]
     lines = tuple((job.label, redact(job.reason or ""), redact(job.command)) for job in failed)
     return Section("Failures", tables=(Table(("what differs", "reason", "to run it again"), lines),))
@@ -174,25 +164,25 @@ def _headline(sweep: Sweep, comparison: Comparison | None) -> str:
     best, counts = sweep.best, _counts(sweep)
     if best is None:
         return f"No {sweep.noun} has finished{' yet' if 'left' in counts else ''}: {counts or 'none is planned'}"
-    told = f"{best.label}: {_with_spread(sweep, best)}"
+    line = f"{best.label}: {_with_spread(sweep, best)}"
     seeds = len(best.objectives)
-    told += f" over {seeds} seeds" if seeds > 1 else ""
+    line += f" over {seeds} seeds" if seeds > 1 else ""
     count = len(sweep.finished)
-    told += f", best of {count} {sweep.noun}s" if count > 1 else f", the only {sweep.noun} that has finished"
-    told += f" ({counts})" if counts else ""
+    line += f", best of {count} {sweep.noun}s" if count > 1 else f", the only {sweep.noun} that has finished"
+    line += f" ({counts})" if counts else ""
     if comparison is None:
-        return told
+        return line
     against = f"against {comparison.second.label}"
     if comparison.beyond_noise is None:
-        return f"{told}; {'with one seed ' if comparison.n < 2 else ''}it may be noise {against}"
-    return f"{told}; {'' if comparison.beyond_noise else 'not '}beyond noise {against}"
+        return f"{line}; {'with one seed ' if comparison.n < 2 else ''}it may be noise {against}"
+    return f"{line}; {'' if comparison.beyond_noise else 'not '}beyond noise {against}"
 
 
 def _with_spread(sweep: Sweep, job: Job) -> str:
     """`71.20% ± 0.40% validation accuracy`, or `objective 1.234 ± 0.0021`."""
     spread = _spread(sweep, job)
-    told = f"{sweep.told(job.objective)} ± {spread}" if spread else f"{sweep.told(job.objective)}"
-    return f"{told} {sweep.objective}" if sweep.is_share else f"{sweep.objective} {told}"
+    value = f"{sweep.as_text(job.objective)} ± {spread}" if spread else f"{sweep.as_text(job.objective)}"
+    return f"{value} {sweep.objective}" if sweep.is_share else f"{sweep.objective} {value}"
 
 
 def _spread(sweep: Sweep, job: Job) -> str | None:
@@ -207,13 +197,13 @@ def _counts(sweep: Sweep) -> str:
 
 
 def _facts(sweep: Sweep, seconds: float) -> dict[str, str]:
-    """What is read first; the first line of each stands large."""
+    """The facts at the top of the page; the first line of each is large."""
     facts, best = {}, sweep.best
     if best is not None:
         facts["best point"] = _set_by(best)
         spread, seeds = _spread(sweep, best), len(best.objectives)
         over = f"± {spread}, n = {seeds}" if spread else f"{seeds} seed"
-        facts[sweep.objective] = f"{sweep.told(best.objective)}\n{over}"
+        facts[sweep.objective] = f"{sweep.as_text(best.objective)}\n{over}"
         if best.test_accuracy is not None:
             chosen = "not used to choose" if sweep.objective == "validation accuracy" else "mean over its seeds"
             facts["its test accuracy"] = f"{best.test_accuracy:.2%}\n{chosen}"
@@ -223,7 +213,7 @@ def _facts(sweep: Sweep, seconds: float) -> dict[str, str]:
 
 
 def _set_by(job: Job) -> str:
-    """The values of the job's point, and under them its keys: both at once would not fit into a line."""
+    """The values of the job's point, and its keys in the next line: both would not fit into one."""
     pairs = [replace(job, point={key: value}).label.partition("=") for key, value in job.point.items()]
     keys = (short_key(key, job.point) for key in job.point)
     return f"{', '.join(value for _, _, value in pairs)}\n{', '.join(keys)}"
