@@ -22,7 +22,7 @@ from pathlib import Path
 WRAPPED = (
     ("resnet_exp.runs.run", "", "prepare", "data"),
     ("resnet_exp.runs.run", "", "resident", "data"),
-    ("resnet_exp.runs.run", "", "range_test", "range_test"),
+    ("resnet_exp.runs.max_lr", "", "range_test", "range_test"),
     ("resnet_exp.runs.run", "", "train", "training"),
     ("resnet_exp.runs.run", "", "infer", "measuring"),
     ("resnet_exp.runs.outputs", "", "save_model", "model_files"),
@@ -156,7 +156,7 @@ class Phases:
 
     def report(self, config, status, result):
         history = result.get("history") or []
-        epochs = [e["seconds"] for e in history]
+        epochs = [e["perf/epoch_s"] for e in history]
         test = result.get("test", {})
         record = {
             "run": self.name,
@@ -172,7 +172,7 @@ class Phases:
             "max_lr_source": result.get("max_lr_source"),
             "seed": config.seed,
             "epoch_s": [round(s, 3) for s in epochs],
-            "images_per_s": [round(e["images_per_s"]) for e in history],
+            "images_per_s": [round(e["perf/images_per_s"]) for e in history],
         }
         per_s = sorted(record["images_per_s"][1:] or record["images_per_s"] or [0])
         sec = " ".join(f"{k} {v:.1f}" for k, v in self.seconds.items())
