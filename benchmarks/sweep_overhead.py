@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from resnet_exp import __main__ as entry
+from resnet_exp.runs import max_lr
 from resnet_exp.runs import run as way
 from resnet_exp.sweeps import job
 
@@ -54,8 +55,8 @@ def _noted(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def main(jobs: int, overrides: list[str]) -> None:
     """Prints the overhead of each job after the first, and their mean."""
-    for name in ("train", "range_test", "infer"):
-        setattr(way, name, _timed(getattr(way, name)))
+    for module, name in ((way, "train"), (max_lr, "range_test"), (way, "infer")):
+        setattr(module, name, _timed(getattr(module, name)))
     entry.run_job = _noted(job.run_job)
     peaks = ",".join(str(peak) for peak in range(1, jobs + 1))
     plain = ["experiment=quickstart", f"train.epochs={jobs}", f"scheduler.peak_epoch={peaks}"]
