@@ -232,8 +232,8 @@ WITHOUT_EFFECT = {
     "data._target_": "resnet_exp.data.other.Other",  # as above
 }
 # A training refuses what is for other tasks.
-# With another key only; metrics and figures of one's own need a folder, and have tests of their own.
-NOT_SET_ALONE = {"checkpoint", "images", "predictions", "run_dir", "metrics", "report.extra"}
+# With another key only; metrics of your own need a folder, and have a test of their own.
+NOT_SET_ALONE = {"checkpoint", "images", "predictions", "run_dir", "metrics"}
 WITH_EFFECT = {
     "task": "range_test",
     "seed": "1",

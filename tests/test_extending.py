@@ -137,7 +137,31 @@ class Backwards(PlanningSweeper):
         (key, override), = space.items()
         return [{key: value} for value in reversed(list(values_of(override)))]
 '''
+DATA = '''
+import numpy as np
+from resnet_exp.interfaces import DataSize, LabelledImages, LoadedData
+
+class Twelve:
+    """Twelve classes of grey images, each of its own brightness."""
+
+    image_size = 8
+
+    def identity(self):
+        return "twelve-1"
+
+    def size(self):
+        return DataSize(240, 12)
+
+    def load(self, progress):
+        def split(count, seed):
+            labels = np.arange(count, dtype=np.int64) % 12
+            noise = np.random.default_rng(seed).integers(0, 20, (count, 8, 8, 1))
+            return LabelledImages((labels[:, None, None, None] * 19 + noise).astype(np.uint8), labels)
+
+        return LoadedData(split(240, 0), split(48, 1), tuple("abcdefghijkl"))
+'''
 YAMLS = {
+    "data/twelve": "_target_: my_data.Twelve\nvalidation: holdout\nholdout: null\nlimit_train: null\n",
     "model/mine": "_target_: my_model.Mine\nhidden: 16\n",
     "scheduler/halving": "_target_: my_scheduler.Halving\nmax_lr: find\nfind_factor: auto\nby: 2.0\n",
     "augmentation/upside_down": "_target_: my_augmentation.UpsideDown\nreally: true\n",
@@ -145,7 +169,7 @@ YAMLS = {
     "hydra/sweeper/backwards": "_target_: my_sweeper.Backwards\nparams: null\n",
 }
 FILES = {
-    "my_model": MODEL, "my_scheduler": SCHEDULER, "my_augmentation": AUGMENTATION, "my_metric": METRIC,
+    "my_data": DATA, "my_model": MODEL, "my_scheduler": SCHEDULER, "my_augmentation": AUGMENTATION, "my_metric": METRIC,
     "my_figure": FIGURE, "my_tracker": TRACKER, "my_sweeper": SWEEPER,
 }  # fmt: skip
 
@@ -218,6 +242,23 @@ def test_a_metric_shows_everywhere(run_dir: tuple[Path, str]) -> None:
     assert "macro recall" in (run / "report" / "curves.svg").read_text()
     assert "macro recall" in (run / "report" / "report.html").read_text()
     assert json.loads((run / "notes.json").read_text())["recall/val"] == each_epoch[-1]
+
+
+def test_top5_accuracy_shows_everywhere_where_there_are_more_than_ten_classes(folder: Path, tmp_path: Path) -> None:
+    done = command(
+        tmp_path, f"plugins={folder}", "data=twelve", "model.width=4", "train.epochs=2", "scheduler.peak_epoch=1",
+        "scheduler.max_lr=0.05", "tracker=csv", "report=none", "report.curves=true",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (run,) = (path for path in (tmp_path / "outputs").iterdir() if path.name.startswith("quickstart-"))
+    assert re.search(r"val acc +val top5", done.stdout)
+    assert re.search(r"also measured +[\d.]+% top-5 accuracy, [\d.]+% expected calibration error", done.stdout)
+    result = json.loads((run / "result.json").read_text())
+    assert result["test"]["accuracy"] <= result["test"]["top5_accuracy"] <= 1
+    measured = [epoch["top5_accuracy/val"] for epoch in result["history"]]
+    rows = [row for row in csv.DictReader((run / "metrics.csv").open()) if row["top5_accuracy/val"]]
+    assert [float(row["top5_accuracy/val"]) for row in rows] == measured
+    assert "top-5 accuracy" in (run / "report" / "curves.svg").read_text()
 
 
 def test_a_figure_is_a_section_of_the_report(run_dir: tuple[Path, str]) -> None:

@@ -40,7 +40,7 @@ TINY = (
     "model.width=8", "train.epochs=4", "train.batch_size=32", "train.checkpoint_interval=0", "scheduler.peak_epoch=2",
     "report.gradcam=2", "report.receptive_field=4", "tracker=mlflow",
 )  # fmt: skip
-SECTIONS = ["accuracy", "loss", "lr", "perf"]  # and range_test, where there was one
+SECTIONS = ["accuracy", "ece", "loss", "lr", "perf"]  # and range_test, where there was one
 WAIT_MS = 20_000
 
 

@@ -349,8 +349,7 @@ def test_a_scheduler_that_does_not_say_when_runs_can_be_compared_is_refused(monk
     ],
 )  # fmt: skip
 def test_the_parents_objective_has_a_whole_swept_value_as_its_step(tmp_path: Path, space, steps) -> None:
-    from resnet_exp.tracking.tracker import NullTracker
-
+    from resnet_exp.interfaces import Mirror
     from resnet_exp.sweeps.parent_run import Parent
 
     (tmp_path / "sweep.json").write_text(json.dumps({"space": space}))
@@ -359,19 +358,18 @@ def test_the_parents_objective_has_a_whole_swept_value_as_its_step(tmp_path: Pat
     for number, step in enumerate(steps):
         point = {key: str(step) for key in space} | ({"optimizer": [*values][number]} if "optimizer" in space else {})
         jobs.append(replace(job(number, {0: 0.5 + number / 10}), point=point))
-    parent = Parent(Ledger(tmp_path), NullTracker(), {}, "maximize")
+    parent = Parent(Ledger(tmp_path), Mirror(), {}, "maximize")
     assert parent._curve(jobs) == {step: one.objective for step, one in zip(steps, jobs, strict=True)}
 
 
 def test_the_parents_params_have_names_that_mlflow_takes(tmp_path: Path) -> None:
     """Its names take no `+`, which a key that is added has on the command line."""
-    from resnet_exp.tracking.tracker import NullTracker
-
+    from resnet_exp.interfaces import Mirror
     from resnet_exp.sweeps.parent_run import Parent
 
     facts = {"space": {"+model.kwargs.dropout": "0.1,0.2"}, "config": {"seed": 0}, "command": "command"}
     (tmp_path / "sweep.json").write_text(json.dumps(facts))
-    parent = Parent(Ledger(tmp_path), NullTracker(), {}, "maximize")
+    parent = Parent(Ledger(tmp_path), Mirror(), {}, "maximize")
     parent.start()
     parent.end("FINISHED")
     assert '"sweep.model.kwargs.dropout":"0.1,0.2"' in parent._ledger.paths.journal.read_text().replace(" ", "")

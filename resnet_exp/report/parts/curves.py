@@ -32,7 +32,7 @@ def draw_curves(subject: Subject) -> Section:
     rows = math.ceil(len(drawn) / 2)
     canvas = Canvas(figsize=(10.5, 4.9 * rows))
     panels = canvas.subplots(rows, 2, squeeze=False).flat
-    for axes, metric in zip(panels, drawn, strict=False):
+    for metric, axes in zip(drawn, panels, strict=False):
         _draw_history(axes, history, metric, VALIDATION[result["validation"]])
         _mark_chosen(axes, history, result, metric)
         axes.set_title(metric.title, loc="left", fontweight="bold")
