@@ -70,6 +70,13 @@ def flipped(path, bit):
     path.write_bytes(content)
 
 
+def test_epoch_100000_which_has_a_digit_more_is_the_newest(checkpoints):
+    for epoch in (99_998, 99_999, 100_000):
+        checkpoints.save(epoch, state(epoch))
+    assert checkpoints.latest_epoch() == 100_000
+    assert len(list(checkpoints.folder.glob("*.pt"))) == 2
+
+
 @pytest.mark.parametrize("part", range(12))
 def test_one_flipped_bit_anywhere_falls_back_to_the_one_before_and_says_so(two, caplog, part):
     checkpoints, path = two

@@ -15,7 +15,7 @@ import torch
 from resnet_exp.run_dir.files import write_durably
 
 _KEEP = 2  # the last, and the one before it in case the last is damaged
-_NAME = re.compile(r"epoch-(\d{5})-([0-9a-f]{16})\.pt")
+_NAME = re.compile(r"epoch-(\d{5,})-([0-9a-f]{16})\.pt")
 _log = logging.getLogger(__name__)
 
 
@@ -60,8 +60,10 @@ class Checkpoints:
                 path.rename(path.with_name(path.name + ".damaged"))
 
     def _files(self) -> list[Path]:
-        found = [path for path in self.folder.glob("epoch-*.pt") if _NAME.fullmatch(path.name)]
-        return sorted(found, reverse=True)  # by epoch, which names have with leading zeros
+        found = [
+            (int(match[1]), path) for path in self.folder.glob("epoch-*.pt") if (match := _NAME.fullmatch(path.name))
+        ]
+        return [path for _, path in sorted(found, reverse=True)]  # by number: epoch 100000 has a digit more
 
     def _prune(self) -> None:
         for path in self._files()[_KEEP:]:

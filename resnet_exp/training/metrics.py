@@ -52,7 +52,7 @@ METRICS = (
         least_classes=11,  # of ten classes, half would be right by chance
     ),
     Metric(
-        "ece", expected_calibration_error, title="expected calibration error", unit="fraction", higher_is_better=False,
+        "ece", expected_calibration_error, title="calibration error (ECE)", unit="fraction", higher_is_better=False,
         each_epoch=False,
     ),
 )  # fmt: skip
