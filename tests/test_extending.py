@@ -252,7 +252,7 @@ def test_top5_accuracy_shows_everywhere_where_there_are_more_than_ten_classes(fo
     assert done.returncode == 0, done.stderr
     (run,) = (path for path in (tmp_path / "outputs").iterdir() if path.name.startswith("quickstart-"))
     assert re.search(r"val acc +val top5", done.stdout)
-    assert re.search(r"also measured +[\d.]+% top-5 accuracy, [\d.]+% calibration error \\(ECE\\)", done.stdout)
+    assert re.search(r"also measured +[\d.]+% top-5 accuracy, [\d.]+% calibration error \(ECE\)", done.stdout)
     result = json.loads((run / "result.json").read_text())
     assert result["test"]["accuracy"] <= result["test"]["top5_accuracy"] <= 1
     measured = [epoch["top5_accuracy/val"] for epoch in result["history"]]
