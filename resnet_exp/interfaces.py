@@ -168,8 +168,8 @@ class Scheduler(Protocol):
     """A learning-rate schedule (`conf/scheduler/*.yaml`): a pure function of the step."""
 
     max_lr: float | None  # None: from the range test
-    find_factor: float | None  # max_lr is this many times the suggested LR; None: as `measured_factor` says
-    measured_factor: float  # used for SGD on networks with batch normalisation; others use the suggestion itself
+    find_factor: float | None  # max_lr is this many times the suggested LR; None: `measured_factor` times, or 1
+    measured_factor: float  # for SGD on networks with batch normalisation; for all others the factor is 1
 
     def check(self, epochs: int, steps_per_epoch: int | None = None) -> None:
         """Raises ConfigError where the schedule does not fit the run; the steps are passed once they are known."""
@@ -205,9 +205,7 @@ class Metric:
     unit: Literal["fraction", "nats", "number"]  # a fraction, 0..1, is shown as percent
     higher_is_better: bool
     column: str = ""  # its header in the table on the terminal; empty: it has no column there
-    each_epoch: bool = (
-        True  # measured after each epoch too, and drawn as a curve; else of the test images at the end alone
-    )
+    each_epoch: bool = True  # measured after each epoch too, and drawn as a curve; else at the end alone
     least_classes: int = 2  # it is not measured where there are fewer classes
 
     def shown(self, value: float) -> str:
