@@ -68,7 +68,7 @@ class _Results:
         even = min(values) == max(values)
         margin = (abs(values[0]) * 0.01 or 1.0) if even else 0.0
         self.norm = Normalize(min(values) - margin, max(values) + margin)
-        # The palest colours of the map could not be seen on white. Cividis looks nearly the same with any colour vision.
+        # The palest colours of the map could not be seen on white. Cividis looks alike with any colour vision.
         colours = mpl.colormaps["cividis_r"](np.linspace(0.12, 1, 256))
         self.colours: Colormap = ListedColormap(colours if sweep.direction == "maximize" else colours[::-1])
 
