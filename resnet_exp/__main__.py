@@ -30,7 +30,7 @@ def _hydra_main(cfg: DictConfig) -> float | None:
     try:
         return _run(cfg)
     except (ConfigError, RunError) as error:
-        # In a sweep the launcher must see the failure. Alone, the message says it all and a traceback would bury it.
+        # In a sweep the launcher must see the exception. Of a single run the message is enough, without a traceback.
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
         _exit(str(error), 2 if isinstance(error, ConfigError) else 1)
@@ -41,14 +41,14 @@ def _run(cfg: DictConfig) -> float | None:
     overrides = list(job.overrides.task)
     config = typed(cfg, overrides, job.runtime.choices)
     build.check_schedule(config)
-    build.tracker(config)  # opens nothing: what it refuses is refused here
+    build.tracker(config)  # opens nothing, but refuses its wrong settings here, before torch is imported
     ledger = Ledger.of_this_process() if job.mode == RunMode.MULTIRUN else None
     if ledger is not None:
         return run_job(config, ledger)
     if config.is_set("sweep"):
         raise ConfigError("sweep.* would be ignored: one run is no sweep; add --multirun, or leave it out")
     command = redact(shlex.join(["python", "-m", "resnet_exp", *overrides]))
-    # torch is imported from here on: a wrong value above costs a second.
+    # The imports below take seconds, with torch among them: wrong values are refused above, within one.
     if config.task in ("evaluate", "predict"):
         from resnet_exp.runs.evaluate import evaluate_checkpoint
         from resnet_exp.runs.predict import predict_images
@@ -68,7 +68,7 @@ def _run(cfg: DictConfig) -> float | None:
 
 
 def main() -> None:
-    """Runs the command line. It exits with 0; 2: a setting cannot work; 1: the run failed; 130: interrupted."""
+    """Runs the command line. Exit codes: 0; 1: the run failed; 2: a setting cannot work; 130: interrupted."""
     try:
         with sigterm_as_ctrl_c():
             check(sys.argv[1:])

@@ -1,6 +1,6 @@
-"""What the parts of a run hand one another: plain data, and the protocols that plug-ins fulfil.
+"""The data that the folders pass to one another, and the protocol of each kind of plug-in.
 
-Nothing here imports torch: a config can be checked against these in a fraction of a second.
+Nothing here imports torch, which takes seconds: a wrong setting is refused before that.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-# What runs are compared by, side by side: figures and tables of the report, by name.
+# The figures and tables of the report that a tracker can show for several runs side by side, by name.
 COMPARED_IMAGES = ("examples", "gradcam", "misclassified", "class_accuracy", "confusion_matrix")
 COMPARED_TABLES = ("class_accuracy", "examples")
 
@@ -28,18 +28,18 @@ class ConfigError(ValueError):
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on for a reason its user can act on; the message says which."""
+    """A run that cannot go on; the message gives the reason, on which the user can act."""
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a model and a report need to know of the data, so that neither holds a literal 10 or 32."""
+    """The facts about a data set that models and reports need, so that neither hard-codes 10 classes or 32 pixels."""
 
     name: str
     class_names: tuple[str, ...]
-    image_size: int  # pixels, of the square that the network sees
+    image_size: int  # pixels: the side of the square image that the network gets
     in_channels: int
-    num_train: int  # images that are trained on: the training split less what is held out
+    num_train: int  # images trained on: the training split without the held-out images
     num_val: int
     num_test: int
 
@@ -61,7 +61,7 @@ class LabelledImages:
 
 @dataclass(frozen=True)
 class LoadedData:
-    """A decoded data set: its training and its test split, and the classes' names in label order."""
+    """A decoded data set: its training and test splits, and the names of the classes in label order."""
 
     train: LabelledImages
     test: LabelledImages
@@ -69,53 +69,53 @@ class LoadedData:
 
 
 class Advance(Protocol):
-    """Moves a progress display on by `n` units."""
+    """Advances a progress display by `n` units."""
 
     def __call__(self, n: int = 1) -> None: ...
 
 
 class Progress(Protocol):
-    """Opens a progress display with an ETA for `total` units of work, of which `done` were done before."""
+    """Opens a progress display with an ETA for `total` units of work, of which `done` are done already."""
 
     def __call__(self, description: str, total: int, done: int = 0) -> AbstractContextManager[Advance]: ...
 
 
 @dataclass(frozen=True)
 class DataSize:
-    """How much a data set holds, known before an image is decoded."""
+    """The size of a data set, known before any image is decoded."""
 
-    num_train: int  # images of the training split, before any is held out
+    num_train: int  # images of the training split, held-out images included
     num_classes: int
 
 
 class DataSource(Protocol):
-    """A data set by name (`conf/data/*.yaml`); made from plain arguments, and checked when it is made."""
+    """A data set (`conf/data/*.yaml`); its constructor takes plain arguments and checks them."""
 
-    image_size: int  # pixels of a side, as the network sees them
+    image_size: int  # pixels: the side of the square image that the network gets
 
     def identity(self) -> str:
         """A short text that changes when the images or labels do, found without decoding them.
 
-        It enters the run's signature. It holds no path: a copy of a folder has the same identity.
+        It is part of the run's signature. It contains no path: a copy of a folder has the same identity.
         """
         ...
 
     def size(self) -> DataSize:
-        """What it holds, found without decoding it: settings that do not fit are refused before a run is begun."""
+        """The numbers of images and classes, without decoding: settings that do not fit are refused before a run."""
         ...
 
     def load(self, progress: Progress) -> LoadedData:
-        """Both splits, decoded, at the size the network sees."""
+        """Both splits, decoded, at the size that the network gets."""
         ...
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Where each pixel of a batch is read from: the one index operation that crops, flips and erases.
+    """The source of each pixel of a batch: one index operation with it crops, flips and erases.
 
     rows `[B, H], int64` and cols `[B, W], int64` point into the padded images; erase `[B, H, W], bool` marks
-    pixels that become the data set's mean (zero after normalisation); mix is what is then mixed in. All on the
-    device of the images.
+    pixels that become the data set's mean (zero after normalisation); mix holds the images to mix in afterwards. All
+    are on the device of the images.
     """
 
     rows: Tensor
@@ -126,11 +126,11 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Mix:
-    """A second training image for each of a batch, in a view of its own, and how much of the first is kept.
+    """The second training images that are mixed into a batch, and each first image's share of the result.
 
-    keys `[B], int64`, 0 or more: the second is training image `key % N`, so that it depends on its key alone; view has
-    no mix itself; share of the first at each pixel `[B, H, W], float32`, 0..1, or `[B, 1, 1]` where it is the same at
-    all. The labels share as the pixels do on average.
+    keys `[B], int64`, 0 or more: the second image is training image `key % N`, so that it depends on its key alone.
+    view is that of the second images, and has no mix itself. share of the first image `[B, H, W], float32`, 0..1, for
+    each pixel, or `[B, 1, 1]` where all pixels have the same. The labels are mixed by the mean share of the pixels.
     """
 
     keys: Tensor
@@ -139,24 +139,24 @@ class Mix:
 
 
 class Augmentation(Protocol):
-    """A random view per image (`conf/augmentation/*.yaml`), drawn for a whole batch on the device."""
+    """Random views of images (`conf/augmentation/*.yaml`), for a whole batch at once, on the device."""
 
-    padding: int  # pixels of black on each side of every stored image
+    padding: int  # black pixels added on each side of every stored image
 
     def sample(self, keys: Tensor, image_size: int) -> Sampling:
-        """The views of the images whose random keys (`[B], int64`) these are; equal keys give equal views."""
+        """The view of each image, from its random key; keys are `[B], int64`, and equal keys give equal views."""
         ...
 
 
 class OptimizerFactory(Protocol):
-    """Makes an optimizer for a model; the schedule sets its learning rate before every step."""
+    """Makes the optimizer of a model; its learning rate is set from the schedule before every step."""
 
     def __call__(self, model: nn.Module) -> Optimizer: ...
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The learning rate, and the momentum where it is cycled, of every optimizer step of a run."""
+    """The learning rate of every optimizer step of a run, and its momentum where that is cycled."""
 
     lrs: tuple[float, ...]
     momenta: tuple[float, ...] | None
@@ -167,12 +167,12 @@ class Schedule:
 class Scheduler(Protocol):
     """A learning-rate schedule (`conf/scheduler/*.yaml`): a pure function of the step."""
 
-    max_lr: float | None  # None: to be found by the range test
-    find_factor: float | None  # a found max_lr is this many times the suggested LR; None: not given, as follows
-    measured_factor: float  # taken by SGD on networks with batch normalisation; others take the suggestion itself
+    max_lr: float | None  # None: from the range test
+    find_factor: float | None  # max_lr is this many times the suggested LR; None: `measured_factor` times, or 1
+    measured_factor: float  # for SGD on networks with batch normalisation; for all others the factor is 1
 
     def check(self, epochs: int, steps_per_epoch: int | None = None) -> None:
-        """Raises ConfigError where the schedule does not fit into the run; the steps are given once they are known."""
+        """Raises ConfigError where the schedule does not fit the run; the steps are passed once they are known."""
         ...
 
     def first_lr(self, max_lr: float) -> float:
@@ -182,8 +182,8 @@ class Scheduler(Protocol):
     def comparable_after(self, epochs: int) -> int:
         """The epoch after which runs of this schedule may be compared with others; 0: after every epoch.
 
-        Sweeps ask it before they stop poor runs early. It is the epoch in which the LR begins its last way down: a high
-        LR hides how good a run is, and one whose LR is still high would look worse than one that is already falling.
+        Sweeps that stop poor runs early wait for it. It is the epoch in which the LR starts its final descent: a high
+        LR hides how good a run is, and a run whose LR is still high would look worse than one whose LR falls already.
         """
         ...
 
@@ -194,10 +194,9 @@ class Scheduler(Protocol):
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that is measured of a network's logits, declared once for everywhere it shows.
+    """A number computed from logits and labels; declared once, it is shown everywhere that metrics are shown.
 
-    A set of images gives it its key, `<name>/<images>`, such as `accuracy/val`: in the journal, the tracker and
-    result.json.
+    It is recorded as `<name>/<images>`, such as `accuracy/val`, in the journal, the tracker and result.json's history.
     """
 
     name: str
@@ -205,9 +204,9 @@ class Metric:
     title: str  # in figures and on pages
     unit: Literal["fraction", "nats", "number"]  # a fraction, 0..1, is shown as percent
     higher_is_better: bool
-    column: str = ""  # its header in the table on the terminal; empty: it is not shown there
-    each_epoch: bool = True  # measured after each epoch, and drawn over them; else of the test images at the end
-    least_classes: int = 2  # it is measured where there are as many classes
+    column: str = ""  # its header in the table on the terminal; empty: it has no column there
+    each_epoch: bool = True  # measured after each epoch too, and drawn as a curve; else at the end alone
+    least_classes: int = 2  # it is not measured where there are fewer classes
 
     def shown(self, value: float) -> str:
         """The value as people read it: `93.65%`, `0.231`."""
@@ -215,47 +214,47 @@ class Metric:
 
 
 class Mirror:
-    """One run in a tracker, replayed from its journal. The journal is the truth: losing a mirror loses nothing.
+    """One run in a tracker, copied from the run's journal, which has everything: losing a mirror loses nothing.
 
-    This one shows nothing; a tracker's own overrides what it needs. What its methods raise is reported, and the run
-    goes on.
+    This class does nothing; a tracker's subclass overrides what it needs. What its methods raise is printed as a
+    warning, and the run goes on.
     """
 
     def begin(self) -> None:
         """Starts mirroring; returns soon, since training waits for it."""
 
     def wait_until_started(self, seconds: float) -> None:
-        """Waits, so long at most, until other runs can refer to this one."""
+        """Waits, for `seconds` at most, until other runs can refer to this one."""
 
     def sync(self) -> None:
-        """Takes note that the journal has grown; returns at once, since training waits for it."""
+        """Is called when the journal has grown; returns at once, since training waits for it."""
 
     def end(self) -> Sequence[str]:
-        """Mirrors what is left, within a bounded time, and returns how to look at it, in lines for the terminal.
+        """Mirrors what is left, within a bounded time; returns lines for the terminal that say how to look at the run.
 
-        The journal's last status says how the run ended. What a mirror could not finish the same command completes:
-        it begins and ends a mirror of the finished run once more.
+        The journal's last status says how the run ended. If a mirror could not finish, the same command completes it:
+        for a finished run it calls `begin` and `end` of a new mirror.
         """
         return ()
 
     def export_model(self, model: nn.Module, input_shape: tuple[int, int, int]) -> Path | None:
-        """Writes the network into the run directory in the tracker's own form; the path, or None where it has none.
+        """Writes the network in the tracker's own format into the run directory; returns the path, or None without one.
 
         Args:
-            model: maps normalised images `[N, *input_shape], float32` to logits; it is left as it is.
+            model: maps normalised images `[N, *input_shape], float32` to logits; it is not changed.
             input_shape: channels, rows and columns of an image.
         """
         return None
 
 
 class Tracker(Protocol):
-    """Where people compare runs (`conf/tracker/*.yaml`); made from plain arguments, and checked when it is made."""
+    """Where people compare runs (`conf/tracker/*.yaml`); its constructor takes plain arguments and checks them."""
 
     def open(self, run_dir: Path, label: str) -> Mirror:
         """The mirror of a run.
 
         Args:
             run_dir: holds the run's journal, `journal.jsonl`, and the files that the journal names.
-            label: how a job of a sweep differs from the others; empty for a run by itself.
+            label: what distinguishes a job of a sweep from the others; empty for a run that is part of no sweep.
         """
         ...

@@ -152,7 +152,7 @@ def test_no_images_are_told_before_a_network_is_made(what: str, trained: Path, t
 def test_images_that_cannot_be_read_leave_an_older_table_alone(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no image")
     (tmp_path / "predictions.csv").write_text("older")
-    with pytest.raises(RunError, match="not one can be read"):
+    with pytest.raises(RunError, match="none can be read"):
         predict(trained, tmp_path / "broken.png")
     assert (tmp_path / "predictions.csv").read_text() == "older"
 

@@ -19,7 +19,7 @@ PACKAGE = Path(resnet_exp.__file__).parent
 PATHS = sorted(PACKAGE.rglob("*.py"))
 
 # From low to high: what stands in a folder imports its own folder and those above it in this list, nothing else, and
-# imports inside functions count too. The same order is told to people in CONTRIBUTING.md.
+# imports inside functions count too. CONTRIBUTING.md has the same order.
 ORDER = (
     *("interfaces", "config", "data", "models", "schedulers", "augmentation", "optimizers", "run_dir", "training"),
     *("tracking", "report", "runs", "sweeps", "__main__"),

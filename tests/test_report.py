@@ -275,7 +275,7 @@ def test_a_report_is_not_drawn_from_other_images(tmp_path: Path) -> None:
     paths = made(*data, "train.batch_size=8", "train.epochs=1", "report=none", tiny=TINY)
     victim = next((tmp_path / "pictures" / "test" / "cat").iterdir())
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(victim)
-    with pytest.raises(RunError, match="the test images are not those this run began with"):
+    with pytest.raises(RunError, match="the test images are not those this run started with"):
         redraw(config_of("task=report", f"run_dir={paths.root}"))
 
 

@@ -408,9 +408,9 @@ def test_a_range_test_is_remembered_by_runs_that_share_all_that_determines_it(
     assert first.objective is not None
     assert second.result["max_lr"] == second.metrics["range_test/max_lr"][0] == 3 * first.objective
     assert second.result["max_lr_source"].endswith(f", 3 x {first.objective:.4g}")
-    told = [json.loads(one.paths.range_test.read_text()) for one in (first, second)]
-    assert not told[0]["remembered"]
-    assert told[1] == {**told[0], "remembered": True}
+    saved = [json.loads(one.paths.range_test.read_text()) for one in (first, second)]
+    assert not saved[0]["remembered"]
+    assert saved[1] == {**saved[0], "remembered": True}
     assert (second.paths.report / "range_test.png").exists()
 
 
@@ -562,7 +562,7 @@ def test_a_run_does_not_go_on_with_other_images(go: Callable[..., Done], tmp_pat
             go(GIVEN)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Digits, "load", darkened(Digits.load))
-        with pytest.raises(RunError, match="train, test, val images are not those this run began with"):
+        with pytest.raises(RunError, match="train, test, val images are not those this run started with"):
             go(GIVEN)
     assert go(GIVEN).objective is not None
 
@@ -579,16 +579,16 @@ def test_a_run_that_gets_no_data_leaves_no_page_in_mlflow(go: Callable[..., Done
     assert not Path("m.db").exists()
 
 
-def test_what_has_changed_since_a_run_began_is_told(
+def test_what_has_changed_since_a_run_started_is_printed(
     go: Callable[..., Done], capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = go(GIVEN)
     go(GIVEN)
-    assert "since this run began" not in capsys.readouterr().out
+    assert "since this run started" not in capsys.readouterr().out
     environment = json.loads(done.paths.environment.read_text())
     done.paths.environment.write_text(json.dumps({**environment, "code_digest": "other"}))
     go(GIVEN)
-    assert "since this run began: code other ->" in capsys.readouterr().out
+    assert "since this run started: code other ->" in capsys.readouterr().out
 
 
 def test_an_interruption_while_the_tracker_starts_is_recorded(go: Callable[..., Done]) -> None:

@@ -99,10 +99,10 @@ def test_interrupted_after_any_epoch_and_resumed_it_ends_as_if_never_interrupted
     whole, expected = start("whole", validation=validation)
     with pytest.raises(Interrupted):
         start("broken", validation=validation, on_epoch=interrupt)
-    told = []
-    resumed, found = start("broken", validation=validation, on_epoch=lambda epoch, best: told.append(epoch.epoch))
-    # The epoch that was being told of was not saved yet: it is made, and told of, again.
-    assert told == list(range(after, EPOCHS + 1))
+    reported = []
+    resumed, found = start("broken", validation=validation, on_epoch=lambda epoch, best: reported.append(epoch.epoch))
+    # The epoch that was being reported was not saved yet: it is trained and reported again.
+    assert reported == list(range(after, EPOCHS + 1))
     assert without_times(found) == without_times(expected)
     assert equal(weights(resumed), weights(whole))
 
@@ -131,7 +131,7 @@ def test_an_interrupted_training_remembers_the_steps_before_it_too(start):
     assert torch.equal(resumed.steps, whole.steps)
 
 
-def test_a_checkpoint_of_an_older_version_is_told_from_a_damaged_one(start, tmp_path, cpu):
+def test_a_checkpoint_of_an_older_version_is_not_mistaken_for_a_damaged_one(start, tmp_path, cpu):
     start()
     checkpoints = Checkpoints(tmp_path / "run")
     state = checkpoints.latest(cpu.device)
@@ -162,9 +162,9 @@ def test_interrupted_again_and_again_it_still_ends_the_same(start):
 
 def test_a_finished_training_started_again_trains_nothing_and_gives_the_same(start):
     first, expected = start()
-    told = []
-    again, found = start(on_epoch=lambda epoch, best: told.append(epoch))
-    assert told == []
+    reported = []
+    again, found = start(on_epoch=lambda epoch, best: reported.append(epoch))
+    assert reported == []
     assert found == expected  # the times too
     assert equal(weights(again), weights(first))
 
@@ -173,9 +173,9 @@ def test_a_damaged_checkpoint_costs_an_epoch_and_nothing_else(start, tmp_path):
     whole, expected = start()
     newest = max((tmp_path / "run").iterdir())
     newest.write_bytes(newest.read_bytes()[:-1])
-    told = []
-    again, found = start(on_epoch=lambda epoch, best: told.append(epoch.epoch))
-    assert told == [EPOCHS]
+    reported = []
+    again, found = start(on_epoch=lambda epoch, best: reported.append(epoch.epoch))
+    assert reported == [EPOCHS]
     assert without_times(found) == without_times(expected)
     assert equal(weights(again), weights(whole))
 
@@ -241,7 +241,7 @@ def test_no_checkpoint_holds_what_came_after_a_broken_step(start, bank, tmp_path
     assert checkpoints.latest_epoch() == 2
     state = checkpoints.latest(torch.device("cpu"))
     assert all(bool(value.isfinite().all()) for value in state["learner"]["model"].values())
-    # Whatever broke it being mended, the run goes on from there and ends as one that never broke.
+    # Once its cause is removed, the run goes on from there and ends as one that never broke.
     whole, expected = start("whole")
     mended, found = start()
     assert without_times(found) == without_times(expected)
@@ -286,7 +286,7 @@ torch.manual_seed(0)
 model = CustomResNet(num_classes=4, in_channels=3, image_size=16, width=4)
 settings = TrainConfig(epochs, 16, "fp32", True, 0.0, None, 1, False, 0.0)
 learner = Learner(model, sgd(), schedule, settings, cpu, 0)
-print("begun", flush=True)
+print("started", flush=True)
 training = train(
     learner, lambda epoch: shuffled(bank, CropFlipCutout(), 16, 0, epoch),
     lambda model: evaluate(*infer(model, in_order(bank, 48), cpu)), epochs=epochs, steps_per_epoch=3,
@@ -313,7 +313,7 @@ def test_killed_three_times_it_ends_as_if_never_killed(tmp_path):
     delays = random.Random(0)
     for _ in range(3):
         process = begin(broken)
-        for _ in range(delays.randrange(4, 9)):  # lines: "begun", then the epochs
+        for _ in range(delays.randrange(4, 9)):  # lines: "started", then the epochs
             process.stdout.readline()
         time.sleep(delays.uniform(0, 0.05))
         os.kill(process.pid, signal.SIGKILL)

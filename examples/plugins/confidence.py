@@ -1,4 +1,4 @@
-"""A figure of one's own for a run's report: how sure the network is where it is right, and where it is wrong."""
+"""A figure of your own for a run's report: the network's confidence where it is right, and where it is wrong."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _BINS = np.linspace(0, 1, 21)
 
 
 def draw_confidence(subject: Subject) -> Section:
-    """Two histograms of the test images over the probability of the class taken: right and wrong predictions.
+    """Draws two histograms of the confidence in the predicted class: of the right and of the wrong predictions.
 
-    `report.extra=[confidence.draw_confidence]` asks for it. Files lie in the report's folder, named like this module.
+    `report.extra=[confidence.draw_confidence]` adds it to a report. Files must be in the report's folder.
 
     Raises:
-        Gap: the run has no predictions; the report then says so, and goes on.
+        Gap: the run has no predictions; the report then shows this message in place of the figure.
     """
     predictions = subject.predictions
     is_right = predictions.predicted == predictions.labels
@@ -31,7 +31,7 @@ def draw_confidence(subject: Subject) -> Section:
     image = save(_histograms(counts), subject.folder / "confidence.png")
     means = [f"{name} {confidences.mean():.1%}" for name, confidences in found.items() if len(confidences)]
     alt = f"Histograms of the test images over the network's confidence; its means: {', '.join(means)}."
-    caption = "What stands on the right of the lower half are mistakes that the network was sure of."
+    caption = "On the right of the lower half are mistakes with a high confidence."
     return Section("Confidence", figures=(Figure(image, alt, caption, data),))
 
 

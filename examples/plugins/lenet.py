@@ -1,4 +1,4 @@
-"""A network of one's own, outside the package: LeNet-5 with ReLU and max-pooling."""
+"""A model of your own, outside the package: LeNet-5 with ReLU and max-pooling."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class LeNet(nn.Module):
     """Two 5x5 convolutions and two linear layers.
 
     Args:
-        num_classes: logits per image; the data set tells it.
-        in_channels: 1 for grey, 3 for colour images; the data set tells it.
-        image_size: pixels; the data set tells it.
+        num_classes: logits per image; set from the data set.
+        in_channels: 1 for grey, 3 for colour images; set from the data set.
+        image_size: pixels; set from the data set.
         hidden: units of the layer before the logits. `model.hidden=0` is refused before anything is imported.
 
     Source: LeCun et al., Gradient-Based Learning Applied to Document Recognition (1998), section II.B.

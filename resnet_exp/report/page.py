@@ -1,4 +1,4 @@
-"""What stands on a run's page beside its sections: result, facts, command, config and environment."""
+"""The content of a run's page besides its sections: result, facts, command, config and environment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from resnet_exp.training.result import counts, headline
 
 
 def page_of(subject: Subject, sections: Sequence[Section]) -> Page:
-    """The page of a run, from what its directory holds."""
+    """The page of a run, read from its directory."""
     result, paths = subject.result, subject.paths
     environment = read_json(paths.environment) or {}
     return Page(
@@ -31,7 +31,7 @@ def page_of(subject: Subject, sections: Sequence[Section]) -> Page:
 
 
 def _facts(subject: Subject, environment: dict[str, Any]) -> dict[str, str]:
-    """What is read first; the first line of each stands large."""
+    """The facts at the top of the page; the first line of each is shown large."""
     result = subject.result
     facts = _accuracies(result, subject.metrics) if "test" in result else _suggestion(result)
     if "max_lr" in result:
@@ -51,7 +51,10 @@ def _accuracies(result: dict[str, Any], metrics: Sequence[Metric]) -> dict[str, 
         best, epoch = result["best_val_accuracy"], f"epoch {result['chosen_epoch']} of {result['epochs']}"
         facts["best validation"] = f"{best:.2%}\n{epoch}"
     for metric in metrics:
-        if metric.name in result["test"] and metric.name not in ("loss", "accuracy"):  # those the headline has
+        if metric.name in result["test"] and metric.name not in (
+            "loss",
+            "accuracy",
+        ):  # these are in the headline or result.json
             facts[metric.title] = f"{metric.shown(result['test'][metric.name])}\nof the test images"
     return facts
 

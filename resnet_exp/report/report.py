@@ -1,4 +1,4 @@
-"""The report of a run: its parts, in the order in which they are read."""
+"""`PARTS`, the sections of a report in reading order, and `draw_report`, which draws them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TRAINING, _TRAINED = ("train",), ("train", "evaluate")
 
 @dataclass(frozen=True)
 class Part:
-    """A section of the report: the key of `report` that switches it, and the tasks whose runs have it."""
+    """A section of the report, with the key of `report` that switches it on or off, and the tasks that have it."""
 
     key: str
     title: str
@@ -55,9 +55,9 @@ PARTS = (
 
 
 def draw_report(subject: Subject, progress: Progress) -> tuple[Section, ...]:
-    """The sections that the settings ask for, drawn into `report/`, with `report.json`, which lists them.
+    """Draws the sections that the settings switch on into `report/`, writes report.json and report.html; returns them.
 
-    One that cannot be drawn is a section with a gap: it costs neither the others nor the run.
+    A section that cannot be drawn becomes one with a gap, which has the reason: the others are drawn all the same.
     """
     parts = [part for part in PARTS if getattr(subject.settings, part.key) and subject.result["task"] in part.tasks]
     draws = [(part.title, partial(part.draw, subject)) for part in parts]
@@ -75,7 +75,11 @@ def draw_report(subject: Subject, progress: Progress) -> tuple[Section, ...]:
 
 
 def _draw_extra(name: str, subject: Subject) -> Section:
-    """The section of a function that `report.extra` names, if the page can show it."""
+    """Returns the section of a function that `report.extra` names, if the page can show it.
+
+    Raises:
+        Gap: it returned something else, or files that are not in the report's folder or not pictures.
+    """
     section = build.figure(name)(subject)
     if not isinstance(section, Section):
         raise Gap(f"it returned a {type(section).__name__}; a resnet_exp.report.section.Section is needed")

@@ -1,4 +1,4 @@
-"""What a report is drawn from: the records in a run directory, and with them the data and the network it has."""
+"""`Subject`: what a report is drawn from, the records in a run directory with the run's data and network."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ from resnet_exp.training.device import Runtime
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the network takes each test image for; row i is test image i."""
+    """The network's predictions on the test set; row i is test image i."""
 
     labels: np.ndarray  # [N], int64
     probabilities: np.ndarray  # [N, num_classes], float32
 
     @classmethod
     def read(cls, path: Path) -> Predictions:
-        """Those that a run kept in its `predictions.npz`."""
-        with np.load(path) as kept:
-            return cls(kept["labels"], kept["probabilities"])
+        """Reads the predictions that a run saved in its `predictions.npz`."""
+        with np.load(path) as saved:
+            return cls(saved["labels"], saved["probabilities"])
 
     @cached_property
     def predicted(self) -> np.ndarray:
-        """The class taken, `[N], int64`."""
+        """The predicted class, `[N], int64`."""
         return self.probabilities.argmax(1)
 
     @cached_property
     def confidence(self) -> np.ndarray:
-        """The probability of the class taken, `[N], float32`, 0..1."""
+        """The probability of the predicted class, `[N], float32`, 0..1."""
         return self.probabilities.max(1)
 
-    def told(self, indices: np.ndarray, class_names: Sequence[str]) -> list[tuple[int, str, str, float]]:
-        """Number, true class, predicted class and confidence of each of these images."""
+    def details(self, indices: np.ndarray, class_names: Sequence[str]) -> list[tuple[int, str, str, float]]:
+        """The number, true class, predicted class and confidence of each of these images."""
         return [
             (int(i), class_names[self.labels[i]], class_names[self.predicted[i]], float(self.confidence[i]))
             for i in indices
@@ -53,20 +53,20 @@ class Predictions:
 
     @cached_property
     def wrong(self) -> np.ndarray:
-        """The misclassified images, `[M], int64`: the most confident first, then by their number."""
+        """The numbers of the misclassified images, `[M], int64`: the most confident first, then by number."""
         indices = np.flatnonzero(self.predicted != self.labels)
         return indices[np.argsort(-self.confidence[indices], kind="stable")]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A run as its report sees it. All that was measured is read from the run directory, whenever it is drawn."""
+    """A run whose report is drawn. Everything measured is read from its directory, so that a redraw is the same."""
 
     paths: RunPaths
     settings: ReportConfig
     result: dict[str, Any]  # as in result.json
     data: EvaluationData
-    metrics: tuple[Metric, ...]  # that the run measured
+    metrics: tuple[Metric, ...]  # those that the run measured
     seed: int
     runtime: Runtime
     model: nn.Module | None = None  # trained, on the device; None after a range test alone
@@ -86,7 +86,7 @@ class Subject:
 
     @cached_property
     def predictions(self) -> Predictions:
-        """On the test set.
+        """The predictions on the test set.
 
         Raises:
             Gap: the run directory has none.
@@ -96,7 +96,7 @@ class Subject:
         return Predictions.read(self.paths.predictions)
 
     def test_images(self, indices: np.ndarray) -> np.ndarray:
-        """The test images of these numbers, `[N], int64`, as pixels `[N, H, W, C], uint8`."""
+        """The pixels `[N, H, W, C], uint8` of the test images with these numbers `[N], int64`."""
         return self.test.pixels(torch.from_numpy(indices))
 
     @property

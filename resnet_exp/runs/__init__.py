@@ -1,1 +1,1 @@
-"""The order of a run, and its words on the terminal."""
+"""Runs from top to bottom, `run.py` first; and what they print on the terminal."""

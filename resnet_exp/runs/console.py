@@ -1,4 +1,4 @@
-"""What a run says on the terminal; plain lines where it is not one."""
+"""Printing on the terminal: facts, progress with an ETA; plain lines where the output is not a terminal."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from resnet_exp.interfaces import Advance
 
 _KEY_WIDTH = 13
-# Seconds between the lines of a progress that is not on a terminal.
+# Seconds between lines of progress where the output is not a terminal.
 _PLAIN_INTERVAL = 15.0
 
 
 class Console:
-    """The terminal: sections of facts, progress with an ETA, one row an epoch."""
+    """Prints headings, facts, lines and warnings, above a progress display with an ETA."""
 
     def __init__(self) -> None:
         self._rich = RichConsole(highlight=False, soft_wrap=True)
         self._live: Progress | None = None
 
     def heading(self, text: str) -> None:
-        """Prints what comes next."""
+        """Prints the title of the lines that follow, in bold, after an empty line."""
         self._print(f"\n[bold]{escape(text)}[/bold]")
 
     def facts(self, values: Mapping[str, object]) -> None:
-        """Prints keys and values, one a line."""
+        """Prints keys and values, one pair a line."""
         width = max(_KEY_WIDTH, *map(len, values))
         for key, value in values.items():
             self._print(f"  [dim]{escape(key.ljust(width))}[/dim]  {escape(str(value))}")
@@ -40,12 +40,12 @@ class Console:
         self._print(f"[{style}]{escape(text)}[/{style}]" if style else escape(text))
 
     def warn(self, text: str) -> None:
-        """Prints what the user should know and need not act on at once."""
+        """Prints a warning: something that the user should know, though the run goes on."""
         self._print(f"[yellow]warning:[/yellow] {escape(text)}")
 
     @contextmanager
     def progress(self, description: str, total: int, done: int = 0) -> Iterator[Advance]:
-        """Shows how far `total` units are, with an ETA; rows printed meanwhile stand above it."""
+        """Shows how many of `total` units are done, with an ETA; lines printed meanwhile appear above it."""
         if not self._rich.is_terminal:
             yield _plain_progress(description, total, done)
             return

@@ -1,4 +1,4 @@
-"""A snapshot of what a result may depend on beside its config: versions, runtime, code."""
+"""The environment of a run: what its result may depend on besides the config, as environment.json has it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PACKAGES = (
 
 
 def environment_of(runtime: Runtime, plugin_folders: Sequence[Path] = ()) -> dict[str, Any]:
-    """What a result may depend on beside its config: versions, runtime, code, that of the user's plug-ins too."""
+    """The versions of packages, the runtime, and the state of the code, that of the user's plug-ins included."""
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
@@ -40,12 +40,12 @@ def environment_of(runtime: Runtime, plugin_folders: Sequence[Path] = ()) -> dic
 
 @functools.cache
 def code_state(*plugin_folders: Path) -> dict[str, Any]:
-    """The package's version, a digest of all modules; in a git checkout its commit, and whether that was changed.
+    """The package's version and a digest of all modules; in a git checkout its commit, and whether files were changed.
 
-    As it was when the process first asked: what is edited while runs go on is not what they run.
+    Cached, as of the first call: a process runs the code that it imported, not what is edited while it runs.
     """
     here = Path(resnet_exp.__file__).resolve().parent
-    # An installed package may lie within somebody's own checkout, whose commit says nothing of this code.
+    # An installed package may lie within another project's checkout, whose commit says nothing about this code.
     ours = _git(here, "ls-files", "--error-unmatch", "__init__.py")
     commit = _git(here, "rev-parse", "HEAD") if ours else None
     dirty = bool(_git(here, "status", "--porcelain", "--", ".", "../conf")) if commit else None

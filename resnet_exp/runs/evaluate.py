@@ -1,4 +1,4 @@
-"""A trained network measured on a data set (`task=evaluate`), as a run of its own."""
+"""`task=evaluate`: measures a trained network on a data set, as a run with a directory of its own."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from resnet_exp.training.metrics import metrics_for
 
 
 def evaluate_checkpoint(config: Config, command: str) -> float | None:
-    """Measures a trained network on the test split of a data set, as a run of its own; returns the accuracy.
+    """Measures a trained network on the test split of a data set, as a run; returns the accuracy.
 
-    The images are normalised as the network's training images were.
+    The images are normalised like those that the network was trained on, not with this data set's mean.
 
     Raises:
         ConfigError: a setting that cannot work, or a checkpoint of other classes or another model.

@@ -27,13 +27,13 @@ from resnet_exp.training.lr_range import FoundLR, RangeTest, range_test
 def find_max_lr(
     this: OpenRun, plugins: build.Plugins, data: Data, make_learner: Callable[[Schedule], Learner]
 ) -> FoundLR:
-    """The LRs to train with: as given, or from the range test, which is recorded and printed.
+    """Returns the LRs to train with: as given, or from the range test, which is recorded and printed.
 
     Args:
         this: the run.
-        plugins: of the run.
-        data: whose training images the range test uses.
-        make_learner: makes a fresh network for a schedule, the same each time.
+        plugins: the run's model, optimizer, scheduler, ...
+        data: the range test uses its training images.
+        make_learner: makes an untrained learner for a schedule, with the same weights each time.
 
     Raises:
         RunError: the range test failed; its figure, in the run directory, shows how.
@@ -42,7 +42,7 @@ def find_max_lr(
         return _scaled(None, plugins.scheduler.max_lr, plugins)
     tested, is_cached = _range_test(this, plugins, data, make_learner)
     suggestion = tested.verdict.suggestion
-    trains = this.config.task == "train"  # a range test alone has no schedule to take a multiple of its suggestion
+    trains = this.config.task == "train"  # task=range_test reports the suggestion, without a schedule's factor
     factor = find_factor(this.config, plugins, data.info) if suggestion and trains else None
     found = _scaled(tested, factor * suggestion if factor and suggestion else None, plugins)
     outputs.save_range_test(found, this.record, is_cached=is_cached, draw=this.config.report.range_test)
@@ -62,12 +62,12 @@ def _scaled(tested: RangeTest | None, max_lr: float | None, plugins: build.Plugi
 def _range_test(
     this: OpenRun, plugins: build.Plugins, data: Data, make_learner: Callable[[Schedule], Learner]
 ) -> tuple[RangeTest, bool]:
-    """The range test, and whether it is this run's own from before or that of a run that shares all that determines it.
+    """The range test, and whether it is cached: made before, by this run or by one that shares all that determines it.
 
-    Another process that makes the same one is waited for.
+    If another process is making the same range test, this one waits for it.
     """
     config = this.config
-    # The bytes of the images count, not only their names and sizes: another run's range test was made on these.
+    # A folder's identity is of names and sizes alone; with the digest a cached range test was made on these very bytes.
     identity = f"{plugins.source.identity()} {data.digests['train']}"
     key = range_test_signature(config, identity, this.environment)
     with cached_range_test(config.output_dir, key, lambda: messages.print_waiting(this.console)) as cached:
@@ -87,21 +87,22 @@ def _range_test(
 
 
 def _usable(known: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What this run found before, unless it failed: what made it fail may have been mended."""
+    """The range test that this run made before, unless it failed: its cause may be gone by now, so it is made again."""
     return known if known and known["verdict"]["suggestion"] is not None else None
 
 
 def _batches(this: OpenRun, plugins: build.Plugins, data: Data, repeat: int) -> Iterator[Batch]:
-    """Endless training batches of a repeat, in an order of its own."""
+    """Endless training batches for a repeat of the range test, each repeat in its own order."""
     seed = randomness.mix(this.config.seed, randomness.RANGE_TEST, repeat)
     return endless(data.train, plugins.augmentation, this.config.train.batch_size, seed)
 
 
 def find_factor(config: Config, plugins: build.Plugins, info: DatasetInfo) -> float:
-    """How many times the suggestion max_lr is: the given factor, or the measured one.
+    """The factor between the suggestion and max_lr: `scheduler.find_factor`, or the one that was measured.
 
-    SGD bears a multiple of the suggestion on networks with batch normalisation; Adam, and a network without it, diverge
-    (results/README.md). That fits with weights whose scale does not matter: they grow until the LR suits them.
+    SGD on networks with batch normalisation can train at a multiple of the suggestion; Adam, and networks without
+    it, diverge there (results/README.md). The reason may be that the scale of weights before batch normalisation does
+    not matter: they grow until the LR suits them.
 
     Source: van Laarhoven, L2 Regularization versus Batch and Weight Normalization (2017), section 2.
     """

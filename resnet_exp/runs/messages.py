@@ -1,4 +1,4 @@
-"""What a run tells its user, from what will run to where the result is."""
+"""All texts that a run prints, in order: the plan, the data, the range test, the epochs, the result."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from resnet_exp.training.result import headline
 from resnet_exp.training.train import LOOP_METRICS, Epoch
 
 _MANY_CLASSES = 20
-_IN_HEADLINE = ("loss", "accuracy")  # the first line says the accuracy; the loss is in result.json
+_IN_HEADLINE = ("loss", "accuracy")  # the headline has the accuracy; the loss is in result.json alone
 _FORMS = {"nats": ">10.4f", "fraction": ">9.2%", "number": ">9.4g"}  # cells of the epochs' table, by a metric's unit
 
 
 def print_plan(config: Config, runtime: Runtime, directory: RunDirectory, console: Console) -> None:
-    """Says what will run."""
+    """Prints what will run."""
     names, train = config.short_names, config.train
     console.heading(f"{directory.name}{'' if directory.is_new else '  (goes on)'}")
     plan = {
@@ -44,7 +44,7 @@ def print_plan(config: Config, runtime: Runtime, directory: RunDirectory, consol
 def print_evaluation_plan(
     config: Config, checkpoint: str, runtime: Runtime, directory: RunDirectory, console: Console
 ) -> None:
-    """Says what will be measured."""
+    """Prints what will be measured."""
     console.heading(f"{directory.name}{'' if directory.is_new else '  (goes on)'}")
     console.facts(
         {
@@ -63,7 +63,7 @@ def print_predictions(
     path: Path,
     console: Console,
 ) -> None:
-    """Shows the first predictions, what could not be read, and where all of them are."""
+    """Prints the first predictions, the files that could not be read, and the path of the table."""
     width = max(len(name) for name, _, _ in rows)
     for name, label, probability in rows:
         console.line(f"  {name:<{width}}  {label}  {probability:.1%}")
@@ -77,7 +77,7 @@ def print_predictions(
 
 
 def print_changed(before: dict[str, Any], now: dict[str, Any], console: Console) -> None:
-    """Says what a run that was begun before has now that may change its last digits, or more."""
+    """Warns of changes in code, device or packages since the run started: its digits may change with them."""
     facts = {
         "code": (before["code_digest"], now["code_digest"]),
         "device": (before["device"], now["device"]),
@@ -89,7 +89,7 @@ def print_changed(before: dict[str, Any], now: dict[str, Any], console: Console)
     changed = [f"{name} {then} -> {today}" for name, (then, today) in facts.items() if then != today]
     if changed:
         console.warn(
-            f"since this run began: {', '.join(changed)}; another name=... makes a new one, and rerun=true "
+            f"since this run started: {', '.join(changed)}; another name=... makes a new one, and rerun=true "
             "one beside a finished one"
         )
 
@@ -99,7 +99,7 @@ def _shown(config: Config, group: str) -> str:
 
 
 def print_data(info: DatasetInfo, validation: Validation, console: Console) -> None:
-    """Says how the images are divided."""
+    """Prints how the images are split."""
     held = f"{info.num_val:,} held out for validation, " if info.num_val else ""
     colour = {1: "grey", 3: "colour"}.get(info.in_channels, f"{info.in_channels}-channel")
     console.facts(
@@ -113,12 +113,12 @@ def print_data(info: DatasetInfo, validation: Validation, console: Console) -> N
 
 
 def print_waiting(console: Console) -> None:
-    """Says that another process makes the range test that this run needs."""
+    """Prints that this run waits for another process, which makes the same range test."""
     console.line("  waits for the same LR range test, which another run is making")
 
 
 def print_range_test(found: RangeTest, max_lr: float | None, console: Console, *, is_cached: bool) -> None:
-    """Prints what the range test suggests, which max_lr follows, and what other rules would have suggested."""
+    """Prints the suggestion of the range test, the max_lr taken from it, and what other rules would suggest."""
     verdict = found.verdict
     console.heading("LR range test" + (" (cached)" if is_cached else ""))
     for event in found.history:
@@ -141,7 +141,7 @@ def print_result(
     tracker_lines: Sequence[str],
     console: Console,
 ) -> None:
-    """Prints what was reached, where it is, and how to look at it."""
+    """Prints the result, the run directory, and how to look at the run in its tracker."""
     console.heading(headline(result))
     facts: dict[str, object] = {}
     if 0 < len(result.get("per_class", ())) <= _MANY_CLASSES:
@@ -161,13 +161,13 @@ def print_result(
 
 
 def print_tracker(lines: Sequence[str], console: Console) -> None:
-    """Prints how to look at a run in its tracker, as the tracker's mirror said when it ended."""
+    """Prints the lines that a mirror returned at its end: how to look at the run in the tracker."""
     for line in lines:
         console.line(f"  {line}")
 
 
 def print_report(sections: Sequence[Section], paths: RunPaths, console: Console) -> None:
-    """Says where the report is, and what is missing from it."""
+    """Prints the path of the report, and the sections that could not be drawn."""
     gaps = [section for section in sections if section.gap]
     for section in gaps:
         console.line(f"  not drawn: {section.title}: {section.gap}")
@@ -179,7 +179,7 @@ def print_report(sections: Sequence[Section], paths: RunPaths, console: Console)
 def print_finished(
     directory: RunDirectory, metrics: Sequence[Metric], tracker_lines: Sequence[str], console: Console
 ) -> None:
-    """Prints that this run has finished before, and what it reached."""
+    """Prints that this run has finished before, and its result."""
     assert directory.result is not None
     console.line(f"\n{directory.name} is finished already; rerun=true runs it again beside this one", "bold")
     print_result(directory.result, metrics, directory, tracker_lines, console)
@@ -187,7 +187,7 @@ def print_finished(
 
 
 class EpochTable:
-    """One row an epoch, under a header: what the loop knows of it, and each metric that has a column."""
+    """The table on the terminal with a row for each epoch: the loop's metrics, and the others that have a column."""
 
     def __init__(self, console: Console, epochs: int, metrics: Sequence[Metric], validation: Validation) -> None:
         self._console, self._epochs = console, epochs
@@ -210,7 +210,7 @@ class EpochTable:
 
 
 def _columns(metrics: Sequence[Metric], validation: Validation) -> list[tuple[str, str, str]]:
-    """Journal name, title and form of each column: of training, of what is measured, then LR and speed."""
+    """Metric name, title and format of each column: training, then what is measured, then LR and speed."""
     of_loop = [(metric.name, metric.column, metric.form) for metric in LOOP_METRICS]
     measured = [
         (f"{metric.name}/{validation.images}", f"{validation.column} {metric.column}", _FORMS[metric.unit])

@@ -1,4 +1,4 @@
-"""The frame of every run: its directory, its record, what is printed when it starts and when it ends."""
+"""`open_run`, in which every run works: its directory and record, and what is printed at its start and end."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ from resnet_exp.training.device import Runtime
 
 @dataclass
 class OpenRun:
-    """A run that this process works on: what all its stages share, and in the end its result."""
+    """The run that this process works on: what all its stages use, and at its end the result."""
 
     config: Config
     runtime: Runtime
     environment: dict[str, Any]
-    metrics: tuple[Metric, ...]  # that are measured, during and after training
+    metrics: tuple[Metric, ...]  # those measured during and after training
     console: Console
     part: SweepPart
     directory: RunDirectory
     started: float  # seconds since the epoch
-    result: dict[str, Any] | None  # of a run that has finished, before or by now
+    result: dict[str, Any] | None  # once the run has finished, in this process or before
     sections: tuple[Section, ...] = ()  # of its report
     _record: Record | None = None
 
     @property
     def record(self) -> Record:
-        """Where everything that happens is written."""
-        assert self._record is not None, "a run that has finished is left alone"
+        """The record to write to; only of a run that has not finished before."""
+        assert self._record is not None, "a finished run is not written to"
         return self._record
 
     @property
@@ -54,7 +54,7 @@ class OpenRun:
 
     @property
     def objective(self) -> float | None:
-        """What a sweep compares runs by; None where nothing honest is there to choose by."""
+        """The value by which a sweep compares runs; None with data.validation=none: only the test set is measured."""
         assert self.result is not None
         objective: float | None = self.result["objective"]
         return objective
@@ -66,7 +66,7 @@ class OpenRun:
         model: nn.Module | None,
         augmentation: Augmentation | None = None,
     ) -> None:
-        """Writes the result, then the report, which is drawn from the run directory and may have gaps."""
+        """Writes result.json, then draws the report from the run directory; a part that fails costs neither."""
         self.result = self.record.finish(outcome, time.time() - self.started)
         subject = Subject(
             paths=self.directory.paths,
@@ -95,10 +95,10 @@ def open_run(
     started: float,
     part: SweepPart = ALONE,
 ) -> Iterator[OpenRun]:
-    """A block that works on the run of this signature; its status is true afterwards, and its result is printed.
+    """A block that works on the run of this signature; at its end the run's status is recorded and its result printed.
 
-    One that has finished before is printed again, and `is_finished` tells the block to leave it alone. As part of a
-    sweep, runs that other code has started or finished are passed over, and a new one is started beside them.
+    Of a run that has finished before, the result is printed again; `is_finished` says so, and the block does nothing.
+    As part of a sweep, runs started by another version of the code are not used: a new one starts beside them.
 
     Raises:
         RunError: another process works on it.
@@ -114,7 +114,7 @@ def open_run(
         )
         if this.is_finished:
             yield this
-            mirror.begin()  # completes what an outage kept from it
+            mirror.begin()  # completes what is missing after an outage of the tracker
             messages.print_finished(directory, metrics, mirror.end(), console)
             return
         with recorded(directory.paths, mirror) as record:

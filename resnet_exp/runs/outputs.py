@@ -1,4 +1,4 @@
-"""The files that stages leave in the run directory."""
+"""The files that the stages of a run write into its directory, each recorded in the journal."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _log = logging.getLogger(__name__)
 
 
 def save_range_test(found: FoundLR, record: Record, *, is_cached: bool, draw: bool) -> None:
-    """Writes the range test's curves and verdict, and draws them; the figure marks the schedule's LRs where known.
+    """Writes range_test.json, with curves and verdict, and draws them; the figure marks the schedule's LRs if known.
 
-    A failed one is drawn even without `draw`: the figure shows what was wrong.
+    A failed range test is drawn even without `draw`: the figure shows what was wrong.
     """
     tested = found.range_test
     assert tested is not None
-    own = read_json(record.paths.range_test) or {}  # of a run that goes on: it made the range test itself
+    own = read_json(record.paths.range_test) or {}  # a resumed run may have made its range test itself
     record.file(record.paths.range_test, {**tested.to_json(), "remembered": own.get("remembered", is_cached)})
     verdict = tested.verdict
     record.tags({"max_lr_source": f"range test: {verdict.status}{' (cached)' if is_cached else ''}"})
@@ -48,14 +48,14 @@ def save_range_test(found: FoundLR, record: Record, *, is_cached: bool, draw: bo
         from resnet_exp.report.parts.lr_range import range_test_section
 
         range_test_section(tested, found.max_lr, found.min_lr, record.paths.report)
-    except Exception:  # a picture is never worth a run
+    except Exception:  # a run must not fail for a figure
         _log.exception("the range test's figure could not be drawn")
         return
     record.file(record.paths.report, folder="report")
 
 
 def check_report(settings: ReportConfig, make_model: Callable[[], nn.Module | None]) -> None:
-    """Raises ConfigError where the report names figures that are not there, or modules that the network lacks."""
+    """Raises ConfigError where the report names functions that do not exist, or layers that the network lacks."""
     for name in settings.extra:
         build.figure(name)
     if settings.gradcam and settings.gradcam_layers:
@@ -74,7 +74,7 @@ def save_report(subject: Subject, record: Record, progress: Progress) -> tuple[S
 
         sections = draw_report(subject, progress)
         tables = [_as_json(subject.folder / f"{name}.csv") for name in COMPARED_TABLES if _drawn(name, sections)]
-    except Exception:  # a full disk, say: the run itself is safe
+    except Exception:  # such as a full disk: the run itself is saved
         _log.exception("the report could not be drawn")
         return ()
     if not subject.folder.exists():
@@ -102,14 +102,17 @@ def _as_json(table: Path) -> Path:
 
 
 def save_steps(training: Training, record: Record) -> None:
-    """Writes LR, momentum and loss of every optimizer step, as they were applied and measured."""
+    """Writes steps.csv: LR, momentum and loss of every optimizer step, as applied and measured."""
     per_epoch = len(training.steps) // len(training.history)
     rows = ((step, step // per_epoch + 1, *map(repr, row)) for step, row in enumerate(training.steps.tolist()))
     record.file(write_csv(record.paths.steps, ("step", "epoch", "lr", "momentum", "loss"), rows))
 
 
 def save_predictions(logits: Tensor, labels: Tensor, tested: Evaluation, info: DatasetInfo, record: Record) -> None:
-    """Writes the test set's logits and probabilities `[N, num_classes]`, its labels `[N]`, and the confusion matrix."""
+    """Writes predictions.npz, of the test set, and its confusion matrix.
+
+    The arrays are logits and probabilities `[N, num_classes], float32`, and labels `[N], int64`.
+    """
     with record.paths.predictions.open("wb") as file:
         np.savez_compressed(
             file,
@@ -123,7 +126,7 @@ def save_predictions(logits: Tensor, labels: Tensor, tested: Evaluation, info: D
 
 
 def save_model(config: Config, data: Data, model: nn.Module, record: Record, *, export: bool) -> None:
-    """Writes the weights as safetensors with all that using them needs; with `export` as the tracker wants it too."""
+    """Writes model.safetensors, weights and what using them needs; with `export` also in the tracker's own format."""
     info = data.info
     metadata = {
         "class_names": info.class_names,
@@ -133,7 +136,7 @@ def save_model(config: Config, data: Data, model: nn.Module, record: Record, *, 
         "model": config.plugins["model"],
     }
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    # Under one key: safetensors writes several in any order, and equal networks would be unequal files.
+    # Under one key: safetensors writes several keys in any order, and the same network would give different bytes.
     save_file(weights, record.paths.model, {"resnet_exp": json.dumps(metadata, sort_keys=True)})
     record.file(record.paths.model)
     if export:

@@ -1,4 +1,4 @@
-"""Images given to a trained network (`task=predict`): a table of what it takes each for."""
+"""`task=predict`: a trained network classifies images; their classes and probabilities are written to a table."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from resnet_exp.training.device import Runtime, start_runtime
 from resnet_exp.training.evaluate import predict
 from resnet_exp.training.learner import infer
 
-_SHOWN = 10  # predictions on the terminal; the file has them all
+_SHOWN = 10  # predictions printed on the terminal; the file has all of them
 
 
 def predict_images(config: Config) -> Path:
-    """The table `file,class,probability` of what a trained network takes each image for, written to `predictions`.
+    """Classifies images and writes the table `file,class,probability`; returns its path, the setting `predictions`.
 
     Raises:
-        ConfigError: a setting that cannot work, or no image there.
-        RunError: not one image can be read.
+        ConfigError: a setting that cannot work, or no image is found.
+        RunError: none of the images can be read.
     """
     console = Console()
     model_file = read_model_file(str(config.checkpoint))
@@ -55,14 +55,14 @@ def predict_images(config: Config) -> Path:
             rows += _predicted(model, names, pixels, model_file, config.train.batch_size, runtime)
             advance(len(names) + len(faults))
     if not rows:
-        raise RunError(f"images={config.images}: not one can be read ({unreadable[0][0]}: {unreadable[0][1]})")
+        raise RunError(f"images={config.images}: none can be read ({unreadable[0][0]}: {unreadable[0][1]})")
     write_csv(path, ("file", "class", "probability"), ((*row[:2], f"{row[2]:.6f}") for row in rows))
     messages.print_predictions(rows[:_SHOWN], len(rows), unreadable, path, console)
     return path
 
 
 def _images(root: Path) -> dict[Path, str]:
-    """The image, or those under the folder, each with the name that the table has it by."""
+    """The image, or those in the folder, each with its name in the table."""
     if root.is_file():
         return {root: root.name}
     if not root.is_dir():
@@ -77,7 +77,7 @@ def _images(root: Path) -> dict[Path, str]:
 def _decoded(
     files: dict[Path, str], model_file: ModelFile
 ) -> Iterator[tuple[list[str], np.ndarray, list[tuple[str, str]]]]:
-    """Runs of images: the names and pixels of those that can be read, and why the others cannot."""
+    """Groups of images: the names and pixels of those that can be read, and the reasons why the others cannot."""
     names = list(files.values())
     first = 0
     for decoded in decode_all(list(files), model_file.image_size, model_file.in_channels, None):

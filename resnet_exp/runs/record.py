@@ -1,4 +1,4 @@
-"""What is recorded of a run: the journal first, its JSON results beside it, and a tracker that mirrors both."""
+"""`Record` writes everything about a run: into the journal first, then into files; a tracker mirrors the journal."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from resnet_exp.training.result import headline, once_metrics
 
 
 class Record:
-    """The run directory as it is written: every entry is in the journal before the tracker reads it."""
+    """Writes into the run directory; every entry is in the journal before the tracker reads it."""
 
     def __init__(self, paths: RunPaths, journal: Journal, mirror: Mirror) -> None:
         self.paths, self.journal, self._mirror = paths, journal, mirror
         self._command, self._is_new, self._is_mirrored = "", True, False
-        self.tracker_lines: Sequence[str] = ()  # how to look at the run in its tracker, once it has ended
+        self.tracker_lines: Sequence[str] = ()  # lines that say how to look at the run in its tracker; set at the end
 
     def begin(
         self,
@@ -35,18 +35,18 @@ class Record:
         is_new: bool,
         parent: Path | None = None,
     ) -> None:
-        """Writes what a new run starts from, and of one that goes on what is different now.
+        """Records config, environment and command of a new run; of a resumed one, the environment and command of now.
 
         Args:
             config: of the run.
-            environment: as `environment_of` finds it.
-            command: starts this run, without passwords.
-            is_new: whether the run directory is.
+            environment: as `environment_of` returns it.
+            command: the command line, without secrets.
+            is_new: whether the run directory was created for this run now.
             parent: of a job, the directory of its sweep.
         """
         self._command, self._is_new = command, is_new
         if is_new:
-            # What is drawn is in the config; among the params it would only hide those that runs differ by.
+            # Settings of figures and sweeps do not change the result, and would hide the params in which runs differ.
             self.journal.params({k: v for k, v in flat(config.tree).items() if not k.startswith(("report.", "sweep."))})
             write_durably(self.paths.config, yaml.safe_dump(config.tree, sort_keys=False).encode())
             self.journal.artifact(self.paths.config)
@@ -64,17 +64,17 @@ class Record:
             "parent": parent,
         }
         self.journal.tags({key: value for key, value in known.items() if value is not None})
-        if not is_new:  # the tracker shows it already, and must not stay as a kill left it
+        if not is_new:  # the tracker has this run already, and may still show it as running since it was killed
             self.mirror()
 
     def mirror(self) -> None:
-        """Starts the mirror; a second time does nothing. A run that gets no data leaves nothing in the tracker."""
+        """Starts the mirror, once. Runs call it when the data are loaded: one that gets none is not in the tracker."""
         if not self._is_mirrored:
             self._is_mirrored = True
             self._mirror.begin()
 
     def data(self, info: DatasetInfo, digests: dict[str, str]) -> None:
-        """Records the splits, each with the digest of its bytes.
+        """Records the splits with the digests of their bytes.
 
         Raises:
             RunError: the run started with other images.
@@ -87,12 +87,12 @@ class Record:
             )
 
     def goes_on_after(self, epoch: int) -> None:
-        """Voids what a killed process recorded of the epochs after this one: they are done again."""
+        """Voids what a killed process recorded of epochs after this one, since they are trained again."""
         if not self._is_new:
             self.journal.rewind(epoch)
 
     def metrics(self, values: dict[str, float], step: int = 0) -> None:
-        """Records metrics; those that have one value a run are at step 0, where trackers draw bars across runs."""
+        """Records metrics of a step; those with one value a run are at step 0, where MLflow draws bars across runs."""
         self.journal.metrics(values, step)
         self._mirror.sync()
 
@@ -101,31 +101,31 @@ class Record:
         self.journal.tags(values)
 
     def file(self, path: Path, content: Any = None, folder: str = "") -> None:
-        """Records a file of the run directory, written here where JSON content is given."""
+        """Records a file of the run directory; with `content`, writes that into it as JSON first."""
         if content is not None:
             write_json(path, content)
         self.journal.artifact(path, folder)
         self._mirror.sync()
 
     def image(self, path: Path, key: str) -> None:
-        """Records a PNG of the run directory that runs are compared by, under this key."""
+        """Records a PNG, under this key, that trackers can show beside those of other runs."""
         self.journal.image(path, key)
         self._mirror.sync()
 
     def table(self, path: Path) -> None:
-        """Records a table, JSON of `columns` and `data`, that runs are compared by."""
+        """Records a table, JSON with `columns` and `data`, that trackers can show beside those of other runs."""
         self.journal.table(path)
         self._mirror.sync()
 
     def export(self, model: nn.Module, info: DatasetInfo) -> None:
-        """Records the network in the form that the tracker asks for; where it asks for none, nothing."""
+        """Exports the network in the tracker's own format, if it has one, and records the path."""
         exported = self._mirror.export_model(model, (info.in_channels, info.image_size, info.image_size))
         if exported is not None:
             self.journal.model(exported)
             self._mirror.sync()
 
     def finish(self, result: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """Writes the result and returns it with how long this process took, in seconds."""
+        """Writes result.json with the seconds that this process took and the command; returns its content."""
         result = {**result, "seconds": seconds, "command": self._command}
         self.metrics(once_metrics(result))
         tags = {"description": f"{headline(result)}\n\n`{self._command}`"}
@@ -135,18 +135,18 @@ class Record:
 
 
 def check_same_images(paths: RunPaths, digests: dict[str, str]) -> None:
-    """Raises RunError where these are the digests of other images than those that the run started with."""
+    """Raises RunError if the run started with other images than those with these digests."""
     before = {entry["context"]: entry["digest"] for entry in read(paths.journal) if entry["kind"] == "dataset"}
     changed = [split for split, digest in digests.items() if before.get(split, digest) != digest]
     if changed:
         raise RunError(
-            f"the {', '.join(changed)} images are not those this run began with; give the images back, or take "
+            f"the {', '.join(changed)} images are not those this run started with; give the images back, or take "
             f"another name=... for a new run ({paths.root} still has the old one)"
         )
 
 
 def _of_training(config: Config) -> dict[str, str]:
-    """The tags that only a training, or the range test before it, has."""
+    """The tags of runs that train or make a range test."""
     if config.task == "evaluate":
         return {}
     max_lr_source = "range test" if config.needs_range_test else "given"
@@ -155,7 +155,7 @@ def _of_training(config: Config) -> dict[str, str]:
 
 @contextmanager
 def recorded(paths: RunPaths, mirror: Mirror) -> Iterator[Record]:
-    """A record whose final status is true: FINISHED, FAILED with the reason, or KILLED by Ctrl-C or SIGTERM."""
+    """A block with a record; at its end the status is FINISHED, FAILED with the reason, or KILLED (Ctrl-C, pruned)."""
     with Journal(paths.journal) as journal:
         record = Record(paths, journal, mirror)
         journal.status("RUNNING")

@@ -1,4 +1,4 @@
-"""The report of a finished run drawn again from what the run recorded (`task=report`); nothing is trained."""
+"""`task=report`: draws the report of a finished run again, from what the run recorded; nothing is trained."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from resnet_exp.training.metrics import metrics_for
 
 
 def redraw(command: Config) -> None:
-    """Draws a run's report with the settings of this command, from its records, its network and its data.
+    """Draws the report of the run in `run_dir` again, with the report settings of this command.
 
     Raises:
         ConfigError: there is no finished run in `run_dir`, or its plug-ins are not found.
-        RunError: its data cannot be read, or are others than those it ran on.
+        RunError: its data cannot be read, or have changed since the run.
     """
     console = Console()
     with open_finished_run(str(command.run_dir)) as directory:
@@ -51,7 +51,7 @@ def redraw(command: Config) -> None:
 
 
 def _complete(run: Config, subject: Subject, record: Record) -> None:
-    """Exports the network for the tracker where that was left undone, as it is for the jobs of a sweep."""
+    """Exports the network for the tracker if that was not done yet: jobs of a sweep leave it out."""
     is_there = any(entry["kind"] == "model" for entry in read(subject.paths.journal))
     if subject.model is not None and run.task == "train" and not is_there:
         record.export(subject.model, subject.info)
@@ -60,7 +60,7 @@ def _complete(run: Config, subject: Subject, record: Record) -> None:
 def _subject(
     run: Config, command: Config, paths: RunPaths, result: dict[str, Any], runtime: Runtime, console: Console
 ) -> Subject:
-    """The run with its images and, where it has one, its model."""
+    """The run with its images and, if it has one, its trained network."""
     model, augmentation = None, None
     if run.task == "evaluate":
         model_file = read_model_file(result["checkpoint"])

@@ -1,4 +1,4 @@
-"""A run, read from top to bottom in the order things happen."""
+"""A training run from top to bottom, in the order in which things happen: the file to read first."""
 
 from __future__ import annotations
 
@@ -34,15 +34,16 @@ from resnet_exp.training.train import Epoch, Training, train
 
 
 def run(config: Config, command: str, part: SweepPart = ALONE) -> float | None:
-    """Runs what the config says, or what is left of it; returns the objective for a sweep.
+    """Runs the config, or what is left of an unfinished run; returns the objective, by which a sweep compares runs.
 
-    That is the best validation accuracy; with `data.validation=test` the last epoch's test accuracy; with `none`
-    nothing honest is there to choose by, and it is None. For `task=range_test` it is the suggested LR.
+    The objective is the best validation accuracy; with `data.validation=test` the last epoch's test accuracy; with
+    `none` it is None, since only the test set is measured, which should not choose. For `task=range_test` it is the
+    suggested LR.
 
     Raises:
         ConfigError: a setting that cannot work; nothing was computed.
-        Pruned: its sweep gave it up.
-        RunError: the run cannot go on; what it has done is saved, and the same command goes on.
+        Pruned: its sweep stopped it.
+        RunError: the run cannot go on; what it has done is saved, and the same command goes on from there.
     """
     started = time.time()
     console = Console()
@@ -72,10 +73,10 @@ def run(config: Config, command: str, part: SweepPart = ALONE) -> float | None:
 
 
 def _check(config: Config, plugins: build.Plugins, runtime: Runtime) -> tuple[Metric, ...]:
-    """The metrics of the run, if all that only plug-ins, the device or the data can refuse works together.
+    """Checks the settings that depend on plug-ins, device or data, before a run starts; returns the run's metrics.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: a setting does not fit the others.
     """
     check_momentum(bool(config.plugins["scheduler"].get("cycle_momentum")), runtime)
     size = plugins.source.size()
@@ -87,7 +88,7 @@ def _check(config: Config, plugins: build.Plugins, runtime: Runtime) -> tuple[Me
 
 
 def _prepare(this: OpenRun, plugins: build.Plugins) -> Data:
-    """The data, split and on the device; the model takes them."""
+    """Returns the data, split and on the device, and records them."""
     config = this.config
     prepared = prepare if this.part is ALONE else resident  # the jobs of a sweep share the images
     data = prepared(
@@ -100,7 +101,9 @@ def _prepare(this: OpenRun, plugins: build.Plugins) -> Data:
         device=this.runtime.device,
         progress=this.console.progress,
     )
-    if data.info.in_channels != plugins.in_channels:  # what the model was tried with, before the images were read
+    if (
+        data.info.in_channels != plugins.in_channels
+    ):  # those that the model was checked with, before the images were read
         build.check_model(config, data.info.image_size, data.info.in_channels, data.info.num_classes)
     this.record.data(data.info, data.digests)
     messages.print_data(data.info, VALIDATION[config.split.validation], this.console)
@@ -108,10 +111,10 @@ def _prepare(this: OpenRun, plugins: build.Plugins) -> Data:
 
 
 def _schedule(this: OpenRun, plugins: build.Plugins, data: Data, found: FoundLR) -> Schedule:
-    """The schedule at the max_lr that was found or given.
+    """Returns the schedule with the max_lr that was found or given.
 
     Raises:
-        RunError: the max_lr that was found does not go with a setting, such as a min_lr above it.
+        RunError: the max_lr that was found does not fit a setting, such as a min_lr above it.
     """
     assert found.max_lr is not None, "a failed range test ends the run"
     steps = num_batches(len(data.train), this.config.train.batch_size)
@@ -122,7 +125,7 @@ def _schedule(this: OpenRun, plugins: build.Plugins, data: Data, found: FoundLR)
 
 
 def _learner(this: OpenRun, plugins: build.Plugins, data: Data, schedule: Schedule) -> Learner:
-    """A fresh network, the same each time for one seed, with its optimizer."""
+    """Returns an untrained network, with the same weights each time for one seed, and its optimizer."""
     config = this.config
     torch.manual_seed(randomness.mix(config.seed, randomness.INIT))
     model = build.model(config, data.info)
@@ -130,7 +133,7 @@ def _learner(this: OpenRun, plugins: build.Plugins, data: Data, schedule: Schedu
 
 
 def _train(this: OpenRun, plugins: build.Plugins, data: Data, learner: Learner) -> Training:
-    """The learner trained, from its newest checkpoint on."""
+    """Trains the learner, from its newest checkpoint on, and prints and records each epoch."""
     config, images = this.config, len(data.train)
     validation = VALIDATION[config.split.validation]
     checkpoints = Checkpoints(this.record.paths.checkpoints)
@@ -164,7 +167,7 @@ def _train(this: OpenRun, plugins: build.Plugins, data: Data, learner: Learner) 
 
 
 def _measurement(this: OpenRun, data: Data) -> Callable[[nn.Module], Evaluation] | None:
-    """What is measured after each epoch, by `data.validation`: held-out images, the test set, or nothing."""
+    """Returns what measures each epoch, by `data.validation`: on held-out images, the test set, or None."""
     split = VALIDATION[this.config.split.validation].split
     bank = data.val if split == "val" else data.test if split == "test" else None
     if bank is None:
@@ -175,7 +178,7 @@ def _measurement(this: OpenRun, data: Data) -> Callable[[nn.Module], Evaluation]
 
 
 def _test(this: OpenRun, data: Data, model: nn.Module) -> Evaluation:
-    """The chosen network on the test set, once; its predictions are saved."""
+    """Measures the chosen weights on the test set, once, and saves the predictions."""
     logits, labels = infer(model, in_order(data.test, this.config.train.batch_size), this.runtime)
     tested = evaluate(logits, labels, this.metrics)
     outputs.save_predictions(logits, labels, tested, data.info, this.record)

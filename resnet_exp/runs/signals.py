@@ -1,4 +1,4 @@
-"""SIGTERM as Ctrl-C: what it ends tells how it ended."""
+"""SIGTERM handled like Ctrl-C, so that a terminated run records how it ended."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from typing import Any
 
 @contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
-    """A block in which SIGTERM does what Ctrl-C does, in workers too: what it ends tells how it ended."""
+    """A block in which SIGTERM raises KeyboardInterrupt, as Ctrl-C does, so that a run records its end.
+
+    Outside the main thread, where Python does not allow signal handlers, it changes nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -23,5 +26,5 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 def _interrupt(*_: Any) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # launchers send it twice; the second would cut the telling short
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # launchers send it twice; the second would interrupt the recording
     raise KeyboardInterrupt

@@ -49,7 +49,7 @@ def close(config: DictConfig, ledger: Ledger, parent: Parent, error: BaseExcepti
         )
     else:
         parent.end("FINISHED")
-    _print(jobs, winner, ledger, parent, console, is_share=config.task == "train")
+    _print(jobs, winner, ledger, parent, console, is_fraction=config.task == "train")
     return not failed and not left and error is None
 
 
@@ -92,7 +92,7 @@ def _print(
     parent: Parent,
     console: Console,
     *,
-    is_share: bool,
+    is_fraction: bool,
 ) -> None:
     failed = [job for job in jobs if job.status == "failed"]
     done = [job for job in jobs if job.status == "finished"]
@@ -101,7 +101,7 @@ def _print(
         comparison = compare_best(jobs, parent.direction)
         console.facts({"best": f"{winner.label}, objective {winner.objective:.4f}"})
         if comparison:
-            console.facts({"against": comparison.sentence(is_share)})
+            console.facts({"against": comparison.sentence(is_fraction)})
     for job in failed[:_SHOWN]:
         console.warn(f"{job.label} failed: {job.reason}\n           {job.command}")
     console.facts({"leaderboard": ledger.root / "leaderboard.csv", "page": ledger.root / "sweep.html"})

@@ -37,9 +37,9 @@ class Comparison:
         """Whether the interval leaves zero out; None where the seeds show no spread to compare with."""
         return None if self.low is None or self.high is None else self.low > 0 or self.high < 0
 
-    def sentence(self, is_share: bool = True) -> str:
+    def sentence(self, is_fraction: bool = True) -> str:
         """Returns the comparison in words; a share, such as an accuracy, is in percent, and better when higher."""
-        if not is_share:
+        if not is_fraction:
             pair = f"{self.best.label} differs from {self.second.label} by {self.difference:+.3g}"
         else:
             ahead = f"{self.difference:.2%} ahead of" if self.difference else "level with"
@@ -47,7 +47,7 @@ class Comparison:
         if self.low is None or self.high is None:
             seeds = "one seed" if self.n < 2 else f"{self.n} seeds that all differ by the same"
             return f"{pair} with {seeds}: that may be noise; more sweep.seeds, such as [0,1,2], would show"
-        kind = "+.2%" if is_share else "+.3g"
+        kind = "+.2%" if is_fraction else "+.3g"
         spread = f"95% interval {self.low:{kind}} to {self.high:{kind}}, paired over {self.n} seeds"
         return f"{pair} ({spread}): {'beyond noise' if self.beyond_noise else 'not beyond noise'}"
 

@@ -101,8 +101,8 @@ class Parent:
             )
             self._journal.metrics(values, 0)
             note = compare_best(jobs, self.direction)
-            is_share = self._ledger.facts["config"].get("task") == "train"
-            text = f"best: {first.label}, {first.objective:.4f}" + (f"; {note.sentence(is_share)}" if note else "")
+            is_fraction = self._ledger.facts["config"].get("task") == "train"
+            text = f"best: {first.label}, {first.objective:.4f}" + (f"; {note.sentence(is_fraction)}" if note else "")
             self._journal.tags({"description": f"{text}\n\n`{self._ledger.facts['command']}`"})
         for path in sorted(self._ledger.root.glob("*.*")):
             if path.name in ("sweep.html", "leaderboard.csv", "sweep.json", "best.yaml"):

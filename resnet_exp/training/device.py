@@ -1,4 +1,4 @@
-"""Where and how a run computes: device, precision, determinism."""
+"""The device of a run, its precision, and torch's switches for speed and determinism."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Runtime:
 
     @property
     def scales_loss(self) -> bool:
-        """fp16's gradients vanish below 6e-8; they are computed from a scaled loss."""
+        """Whether the loss is scaled: fp16's gradients would vanish below 6e-8."""
         return self.precision == "fp16"
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -45,21 +45,21 @@ class Runtime:
 
 
 def first_gpu(count: int) -> int:
-    """The first of `count` GPUs."""
+    """The index of the first of `count` GPUs."""
     return 0
 
 
 def start_runtime(device: str, precision: str, deterministic: bool, gpu: Callable[[int], int] = first_gpu) -> Runtime:
-    """The runtime asked for, with torch's switches set.
+    """The runtime of these settings; torch's switches are set for it.
 
     Args:
         device: auto, cpu or cuda.
         precision: auto, fp32, bf16 or fp16.
         deterministic: the same digits each time on CUDA too, slower.
-        gpu: which of so many GPUs is taken.
+        gpu: chooses one of so many GPUs; returns its index.
 
     Raises:
-        ConfigError: a GPU is asked for where torch sees none, or a precision that the device lacks.
+        ConfigError: device=cuda where torch sees no GPU, or a precision that the device lacks.
     """
     chosen = _device(device, gpu)
     if chosen.type == "cpu":
@@ -69,7 +69,7 @@ def start_runtime(device: str, precision: str, deterministic: bool, gpu: Callabl
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
-    # TF32 on CUDA; nothing less than float32 on the CPU.
+    # TF32 on CUDA, unless the digits must be the same each time; full float32 on the CPU.
     torch.set_float32_matmul_precision("high" if chosen.type == "cuda" and not deterministic else "highest")
     return Runtime(chosen, _precision(precision, chosen))
 
@@ -111,7 +111,7 @@ def _keep_freed_memory() -> None:
 
 @contextlib.contextmanager
 def untouched_randomness() -> Iterator[None]:
-    """A block after which every random generator stands where it stood before."""
+    """A block that leaves no trace in the random generators: their states are restored at its end."""
     python, numpy = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     with torch.random.fork_rng(devices=devices):

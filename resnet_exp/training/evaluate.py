@@ -1,4 +1,4 @@
-"""A network measured on a labelled split."""
+"""The evaluation of a network on labelled images, and the interval of an accuracy."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from torch import Tensor
 from resnet_exp.interfaces import Metric
 from resnet_exp.training.metrics import METRICS, measure
 
-_Z = 1.959963984540054  # the normal distribution's 97.5 % quantile: an interval of 95 %
+_Z = 1.959963984540054  # the normal distribution's 97.5 % quantile, for an interval of 95 %
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The metrics of a split, and what each image was predicted as."""
+    """The metrics of a split, and its confusion matrix."""
 
     metrics: dict[str, float]  # by name: loss, accuracy, ...
     confusion: tuple[tuple[int, ...], ...]  # row: the true class; column: the predicted one
 
     @property
     def loss(self) -> float:
-        """Nats, the mean over images."""
+        """In nats, the mean over images."""
         return self.metrics["loss"]
 
     @property
@@ -57,7 +57,7 @@ def evaluate(logits: Tensor, labels: Tensor, metrics: Sequence[Metric] = METRICS
     Args:
         logits: of each image.
         labels: the true classes.
-        metrics: what is measured; those that need more classes are left out.
+        metrics: those to compute; the ones that need more classes are left out.
     """
     classes = logits.shape[1]
     confusion = torch.bincount(labels * classes + logits.argmax(1), minlength=classes**2).reshape(classes, classes)
@@ -66,7 +66,7 @@ def evaluate(logits: Tensor, labels: Tensor, metrics: Sequence[Metric] = METRICS
 
 
 def wilson_interval(correct: int, count: int, z: float = _Z) -> tuple[float, float]:
-    """The lowest and the highest accuracy, fractions, that so many correct images are compatible with at 95 %.
+    """The ends of the 95 % interval of an accuracy, as fractions.
 
     Source: Wilson, Probable Inference, the Law of Succession, and Statistical Inference (JASA 1927); recommended by
     Brown, Cai, DasGupta, Interval Estimation for a Binomial Proportion (Statistical Science 2001), section 3.1.1.

@@ -1,4 +1,4 @@
-"""The one training loop, and the pass without training; every stage uses these two and no other."""
+"""`Learner`, the only training loop, and `infer`, the pass without training; all stages of a run use these."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from resnet_exp.interfaces import Advance, ConfigError, OptimizerFactory, RunErr
 from resnet_exp.optimizers.parameter_groups import check_momentum_is_there, momentum_of, set_momentum
 from resnet_exp.training.device import Runtime
 
-# fp16: the loss scale at first, and after how many good updates it doubles. Source: torch.amp.GradScaler's defaults.
+# fp16: the first loss scale, and how many good updates double it. Source: torch.amp.GradScaler's defaults.
 _FIRST_SCALE, _GROWTH_INTERVAL = 65536.0, 2000
 _LOSS, _GRADIENT = 1, 2
 
@@ -27,15 +27,15 @@ class NonFinite(RunError):
     """The loss, the gradient or the update of `step`, counted from 0, was not finite."""
 
     def __init__(self, step: int, what: str) -> None:
-        super().__init__(f"the {what} of step {step} is not finite; nothing from there on is kept")
+        super().__init__(f"the {what} of step {step} is not finite; nothing from that step on is saved")
         self.step, self.what = step, what
 
 
 @dataclass(frozen=True)
 class Steps:
-    """What the loop saw: mean loss and LR of each step `[S]`, all correct predictions `[]`; on the run's device.
+    """The record of some steps: mean loss and LR of each `[S]`, all correct predictions `[]`; on the run's device.
 
-    LR and momentum are those applied: a step that fp16 skips leaves its LR to the next.
+    LR and momentum are those applied: where fp16 skips a step, the next one has the same LR.
     """
 
     losses: Tensor
@@ -64,17 +64,18 @@ class Steps:
 
 
 def check_momentum(cycled: bool, runtime: Runtime) -> None:
-    """Raises ConfigError where a cycled momentum would run ahead of the LR: the host cannot know what fp16 skips."""
+    """Raises ConfigError for cycled momentum with fp16: the host sets it, and does not know which steps are skipped."""
     if cycled and runtime.scales_loss:
         raise ConfigError("scheduler.cycle_momentum=true needs train.precision=fp32 or bf16: fp16 skips steps")
 
 
 class Learner:
-    """A network, its optimizer and its schedule: all that an optimizer step changes.
+    """A network with its optimizer and schedule: everything that an optimizer step reads or changes.
 
-    The host never waits for the device within an epoch. A step that must not count (a non-finite loss or gradient) is
-    made a no-op on the device; `check()` tells the host afterwards. One exception: an optimizer without a fused kernel
-    under fp16, which skips steps in the ordinary course. No-ops would wear its state down, so the host waits and skips.
+    The host never waits for the device within an epoch. A step that must not count (a non-finite loss or gradient)
+    becomes a no-op on the device; `check()` reports it afterwards. The one exception is an optimizer without a fused
+    kernel under fp16, which skips steps as a matter of course: a no-op would still decay its state, such as momentum,
+    so the host waits and skips the step.
     """
 
     def __init__(
@@ -94,21 +95,22 @@ class Learner:
         if schedule.momenta is not None:
             check_momentum_is_there(self.optimizer)
         self._train, self._runtime, self._schedule, self._seed = train, runtime, schedule, seed
-        # The device looks its LR up by the updates made so far: a skipped step does not move the schedule.
+        # The device looks up the LR by the number of updates made so far: a skipped step does not advance the schedule.
         self._lrs = torch.tensor(schedule.lrs, device=device, dtype=_lr_dtype(device))
         self._updates = torch.zeros((), dtype=torch.int64, device=device)
-        self._fault = torch.full((2,), -1, dtype=torch.int64, device=device)  # the first bad step, and what was bad
+        # The first bad step, and what was bad: _LOSS or _GRADIENT.
+        self._fault = torch.full((2,), -1, dtype=torch.int64, device=device)
         self._scale = torch.tensor(_FIRST_SCALE if runtime.scales_loss else 1.0, device=device)
         self._good = torch.zeros((), dtype=torch.int64, device=device)  # updates since the scale last changed
         self._last_step = -1
 
     def train(self, batches: Iterable[Batch], first_step: int, advance: Advance) -> Steps:
-        """Makes one optimizer step for each batch; steps are counted from `first_step` on."""
+        """Makes one optimizer step for each batch and returns their record; steps are counted from `first_step` on."""
         self.model.train()
         losses, lrs, momenta, sizes = [], [], [], []
         correct = torch.zeros((), dtype=torch.int64, device=self._runtime.device)
         for step, batch in enumerate(batches, first_step):
-            # Layers that draw (dropout) then depend on the step alone, wherever the run began.
+            # Random layers (dropout) then depend on the step alone, also in a run that was resumed.
             torch.manual_seed(randomness.mix(self._seed, randomness.LAYERS, step))
             loss, right = self._backward(batch)
             lrs.append(self._update(step, loss))
@@ -121,10 +123,10 @@ class Learner:
         return Steps(torch.stack(losses), torch.stack(lrs), tuple(momenta), tuple(sizes), correct)
 
     def check(self) -> None:
-        """Waits for the device and returns if all was finite, the weights and statistics that came of it too.
+        """Waits for the device and returns if losses, gradients, weights and running statistics are all finite.
 
         Raises:
-            NonFinite: a loss or a gradient was not, and the updates stopped there; or the last updates overflowed.
+            NonFinite: a loss or a gradient was not, and the updates stopped there; or an update overflowed a weight.
         """
         values = [value for value in self.model.state_dict().values() if value.is_floating_point()]
         sound = torch.stack([torch.isfinite(value).all() for value in values]).all()
@@ -135,7 +137,7 @@ class Learner:
             raise NonFinite(self._last_step, "update")
 
     def state_dict(self) -> dict[str, Any]:
-        """All that going on needs beside the step's number."""
+        """Everything that resuming needs besides the number of the step."""
         return {
             "precision": self._runtime.precision,
             "model": self.model.state_dict(),
@@ -146,10 +148,10 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Puts the learner where `state_dict` was taken.
+        """Restores what `state_dict` returned.
 
         Raises:
-            RunError: that was in another precision.
+            RunError: the state is from a run in another precision.
         """
         if state["precision"] != self._runtime.precision:
             raise RunError(
@@ -177,7 +179,7 @@ class Learner:
         return total, right
 
     def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """The sum of the images' losses; a mixed image's is shared by its two labels as its pixels are."""
+        """The sum of the images' losses; that of a mixed image is mixed from its two labels as its pixels are."""
         loss = partial(F.cross_entropy, logits, label_smoothing=self._train.label_smoothing)
         if batch.mixed is None:
             return loss(batch.labels, reduction="sum")
@@ -194,18 +196,18 @@ class Learner:
         skip = self._note_fault(step, loss, norm)
         if self._train.clip_grad_norm is not None:
             torch._foreach_mul_(grads, (self._train.clip_grad_norm / (norm + 1e-6)).clamp(max=1.0))
-        lr = self._lrs.take(self._updates)  # `[]` would ask the host for the index
+        lr = self._lrs.take(self._updates)  # `[]` would read the index on the host, which waits for the device
         self._step(step, lr, grads, skip)
         self.optimizer.zero_grad(set_to_none=True)
         self._updates += (~skip).long()
         return lr
 
     def _note_fault(self, step: int, loss: Tensor, norm: Tensor) -> Tensor:
-        """Whether this step must be skipped, `[], bool`; remembers the first step that ends the training."""
+        """Whether this step must be skipped, `[], bool`; stores the first step that ends the training."""
         overflow = ~torch.isfinite(norm)
         broken = ~torch.isfinite(loss)
         if self._runtime.scales_loss:
-            # An overflow is fp16's ordinary way of asking for a smaller scale; only below 1 there is none left.
+            # With fp16 an overflow only means that the scale is too large, until the scale is below 1.
             self._good = torch.where(overflow, 0, self._good + 1)
             grow = self._good == _GROWTH_INTERVAL
             self._good = torch.where(grow, 0, self._good)
@@ -220,12 +222,12 @@ class Learner:
 
     def _step(self, step: int, lr: Tensor, grads: list[Tensor], skip: Tensor) -> None:
         fused = getattr(self.optimizer, "_step_supports_amp_scaling", False)
-        if fused:  # the kernel itself leaves weights and state alone
-            # The attributes by which torch.amp.GradScaler tells a fused optimizer.
+        if fused:  # the kernel itself leaves weights and state unchanged
+            # torch.amp.GradScaler passes the same two attributes to a fused optimizer.
             self.optimizer.__dict__.update(grad_scale=None, found_inf=skip.float())
         elif self._runtime.scales_loss and bool(skip):  # the host waits, as torch.amp.GradScaler does
             return
-        else:  # no gradient and no LR leaves the weights alone; the state decays, but no update follows
+        else:  # without gradient and LR the weights stay; the state decays, but no update will follow it
             lr = torch.where(skip, 0.0, lr)
             for grad in grads:
                 grad.masked_fill_(skip, 0.0)

@@ -1,4 +1,4 @@
-"""The metrics of a classifier: each is declared here once, and shown wherever metrics are shown."""
+"""`METRICS`, the metrics of a classifier: each is declared once here and shown wherever metrics are shown."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def top5_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def expected_calibration_error(logits: Tensor, labels: Tensor) -> Tensor:
-    """How far confidence and accuracy are apart: the mean over images of their gap in 15 bins of equal width.
+    """The difference between confidence and accuracy in 15 bins of confidence, as the mean over images, 0..1.
 
     Source: Guo, Pleiss, Sun, Weinberger: On Calibration of Modern Neural Networks (ICML 2017), section 2, equation 3.
     """
@@ -42,8 +42,8 @@ def expected_calibration_error(logits: Tensor, labels: Tensor) -> Tensor:
     return gaps.abs().sum() / len(labels)
 
 
-# A metric more is an entry more: it then shows in the table on the terminal, the journal, the tracker, the curves and
-# result.json. One's own outside the package: `metrics=[MODULE.NAME]`, with `plugins=DIR`.
+# A new metric is a new entry: the table on the terminal, the journal, the tracker, the curves and result.json then show
+# it. One outside the package is named by `metrics=[MODULE.NAME]`, with `plugins=DIR`.
 METRICS = (
     Metric("loss", mean_loss, title="loss (nats per image)", unit="nats", higher_is_better=False, column="loss"),
     Metric("accuracy", accuracy, title="accuracy", unit="fraction", higher_is_better=True, column="acc"),
@@ -59,10 +59,10 @@ METRICS = (
 
 
 def metrics_for(num_classes: int, extra: Sequence[Metric] = ()) -> tuple[Metric, ...]:
-    """The metrics that apply to so many classes, the user's own last.
+    """The metrics for `num_classes` classes; those that the user added are last.
 
     Raises:
-        ConfigError: one of the user's has the name of another, or fails on logits of this shape.
+        ConfigError: one that the user added has the name of another, or fails on logits of this shape.
     """
     for number, metric in enumerate(extra):
         if metric.name in {other.name for other in (*METRICS, *extra[:number])}:
@@ -72,11 +72,11 @@ def metrics_for(num_classes: int, extra: Sequence[Metric] = ()) -> tuple[Metric,
 
 
 def _try(metric: Metric, num_classes: int) -> None:
-    """Measures made-up logits: a mistake costs a second now, or an epoch later."""
+    """Computes the metric once from made-up logits: a mistake shows before the training, not after an epoch."""
     labels = torch.arange(2 * num_classes) % num_classes
     try:
         float(metric.measure(F.one_hot(labels, num_classes).float(), labels))
-    except Exception as error:  # whatever its author got wrong
+    except Exception as error:  # any mistake in the user's function
         raise ConfigError(
             f"metrics: {metric.name} cannot be measured of logits [N, {num_classes}] and labels [N] "
             f"({type(error).__name__}: {error})"
@@ -84,7 +84,7 @@ def _try(metric: Metric, num_classes: int) -> None:
 
 
 def measure(metrics: Sequence[Metric], logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """The metrics by name, of logits `[N, num_classes], float32` and labels `[N], int64`; waits once for the device."""
+    """The metrics by name, of logits `[N, num_classes], float32` and labels `[N], int64`; waits for the device once."""
     values = [
         torch.as_tensor(metric.measure(logits, labels), dtype=torch.float64, device=logits.device).reshape(())
         for metric in metrics

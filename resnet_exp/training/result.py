@@ -1,4 +1,4 @@
-"""A run's result, as it stands in result.json; accuracies are fractions."""
+"""The content of result.json, and the result in a line of text; accuracies are fractions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def of_training(
     training: Training,
     tested: Evaluation,
 ) -> dict[str, Any]:
-    """The result of a whole run."""
+    """The result of a training run."""
     validation = VALIDATION[config.split.validation]
     accuracies = {"best validation": training.best_val_accuracy, "test": tested.accuracy, None: None}
     return {
@@ -76,7 +76,7 @@ def _measured(info: DatasetInfo, tested: Evaluation) -> dict[str, Any]:
 
 
 def once_metrics(result: dict[str, Any]) -> dict[str, float]:
-    """The metrics that have one value a run."""
+    """The metrics that have one value a run, by their names in the journal."""
     if "test" not in result:
         return {}
     values = {f"{name}/test": value for name, value in result["test"].items() if name not in ("correct", "count")}
@@ -99,6 +99,6 @@ def headline(result: dict[str, Any]) -> str:
 
 
 def counts(test: dict[str, Any]) -> str:
-    """The images that an accuracy rests on, and how sure that makes it."""
+    """The number of images behind an accuracy, and its interval: `350 of 355, 95% interval 96.75% to 99.40%`."""
     low, high = wilson_interval(test["correct"], test["count"])
     return f"{test['correct']:,} of {test['count']:,}, 95% interval {low:.2%} to {high:.2%}"

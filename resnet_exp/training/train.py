@@ -1,4 +1,4 @@
-"""The training stage: epochs of the one loop, measured, recorded and checkpointed."""
+"""`train`: epochs of the training loop, each measured, recorded and checkpointed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from resnet_exp.run_dir.checkpoint import Checkpoints
 from resnet_exp.training.evaluate import Evaluation
 from resnet_exp.training.learner import Learner, Steps
 
-# Of the checkpoints' content. 2: an epoch's metrics by name.
+# Of the checkpoints' content. 2: an epoch's metrics are stored under their names in the journal.
 _VERSION = 2
 
 
 @dataclass(frozen=True)
 class LoopMetric:
-    """A number of each epoch that the loop itself knows, declared once for everywhere it shows."""
+    """A number of each epoch that comes from the loop itself; declared once, it is shown wherever metrics are."""
 
     name: str  # in the journal
     column: str  # its header in the table on the terminal
@@ -31,7 +31,7 @@ class LoopMetric:
     value: Callable[[Steps, float], float]  # of the epoch's steps and seconds; may wait for the device
 
 
-# Training losses and accuracies are of augmented images, in train mode, while the weights moved. Seconds are those of
+# Training losses and accuracies are of augmented images, in train mode, while the weights change. Seconds are of
 # training alone, without the measurement after it.
 LOOP_METRICS = (
     LoopMetric("loss/train", "train loss", ">10.4f", lambda steps, seconds: steps.mean_loss()),
@@ -45,7 +45,7 @@ LOOP_METRICS = (
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch as it was measured."""
+    """The metrics of one epoch."""
 
     epoch: int  # counted from 1
     metrics: dict[str, float]  # by their names in the journal: `loss/train`, `accuracy/val`, `lr/start`, ...
@@ -53,17 +53,17 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Training:
-    """All epochs and steps, and which epoch the run's weights come from."""
+    """All epochs and steps, and the epoch whose weights were chosen."""
 
     history: tuple[Epoch, ...]
     steps: Tensor = field(compare=False)  # LR, momentum and loss of each, as in Steps.table
     chosen_epoch: int
-    best_val_accuracy: float | None  # None unless held-out images chose
+    best_val_accuracy: float | None  # None unless held-out images chose the epoch
 
 
 @dataclass
 class _Best:
-    """The weights of the best epoch so far, on the device: they reach the disk with the checkpoints."""
+    """The weights of the best epoch so far, on the device; checkpoints write them to the disk."""
 
     epoch: int = 0
     accuracy: float = -1.0
@@ -71,7 +71,7 @@ class _Best:
     weights: dict[str, Any] | None = None
 
     def offer(self, epoch: int, measured: Evaluation, model: nn.Module) -> bool:
-        """Takes these weights if they are better, by accuracy, then by loss; returns whether they are."""
+        """Copies the model's weights if they are better, by accuracy, then by loss; returns whether they are."""
         if not (measured.accuracy, -measured.loss) > (self.accuracy, -self.loss):  # a NaN is not better either
             return False
         self.epoch, self.accuracy, self.loss = epoch, measured.accuracy, measured.loss
@@ -92,22 +92,22 @@ def train(
     advance: Advance,
     on_epoch: Callable[[Epoch, bool], None],
 ) -> Training:
-    """The learner trained to the last epoch, from its newest checkpoint on; it ends with the chosen weights.
+    """Trains from the newest checkpoint to the last epoch; the learner's model ends with the chosen weights.
 
     Args:
-        learner: the network and its optimizer, fresh.
+        learner: the network and its optimizer, untrained.
         batches: the training batches of an epoch, counted from 1.
         measure: measures the network after each epoch; None measures nothing.
-        validation: what those metrics are called, and whether they choose the weights; else the last epoch's are taken.
+        validation: the images measured, and whether they choose the weights; else those of the last epoch stay.
         epochs: of the whole run.
         steps_per_epoch: batches of each.
-        checkpoints: where the run goes on from, and where it is saved.
-        checkpoint_interval: seconds between checkpoints at least; the last epoch's is always written.
+        checkpoints: the run is resumed from these, and saved to them.
+        checkpoint_interval: least seconds between checkpoints; the last epoch's is always written.
         advance: called with the number of images trained on.
         on_epoch: called with each epoch trained here, and whether it is the best so far.
 
     Raises:
-        NonFinite: a loss or gradient was not finite; no checkpoint holds what came after.
+        NonFinite: a loss or gradient was not finite; no checkpoint was written after it.
         RunError: the checkpoint is of an older version.
     """
     history, table, best = _resume(learner, checkpoints)
@@ -136,7 +136,7 @@ def _one_epoch(learner: Learner, batches: Iterable[Batch], first_step: int, adva
 
 
 def _metrics(steps: Steps, seconds: float, measured: Evaluation | None, validation: Validation) -> dict[str, float]:
-    """All that is known of an epoch, by the names of the journal."""
+    """All metrics of an epoch, by their names in the journal."""
     of_loop = {metric.name: metric.value(steps, seconds) for metric in LOOP_METRICS}
     measurements = measured.metrics if measured else {}
     return of_loop | {f"{name}/{validation.images}": value for name, value in measurements.items()}

@@ -1,4 +1,4 @@
-"""Accuracy and loss of each epoch, and LR and momentum of each step."""
+"""Two sections: the metrics of each epoch, and the LR and momentum of each step."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from resnet_exp.report.subject import Subject
 from resnet_exp.run_dir.files import write_csv
 from resnet_exp.run_dir.journal import metric_history
 
-_MOST_POINTS = 2000  # of a curve; more could not be told apart, and would make a large page
+_MOST_POINTS = 2000  # of a curve; more could not be distinguished, and would make the page large
 
 
 def draw_curves(subject: Subject) -> Section:
-    """Each metric over the epochs, of the training images and of those measured; the chosen epoch is marked."""
+    """Draws each metric over the epochs, of training and validation images; the chosen epoch is marked."""
     result, history = subject.result, _history(subject)
     data = _write_history(subject, history)
     drawn = sorted((m for m in subject.metrics if m.each_epoch), key=lambda metric: metric.name != "accuracy")
@@ -44,19 +44,21 @@ def draw_curves(subject: Subject) -> Section:
     canvas.tight_layout(w_pad=3)
     image = save(canvas, subject.folder / "curves.png", svg=True)
     caption = (
-        "The training curve is of augmented images, in train mode, while the weights moved; it may lie below that of "
+        "The training curve is of augmented images, in train mode, while the weights changed; it may lie below that of "
         "whole images."
     )
-    return Section("Accuracy and loss", figures=(Figure(image, _alt(result), caption, data, wide=True),))
+    return Section("Accuracy and loss", figures=(Figure(image, _alt_text(result), caption, data, wide=True),))
 
 
 def _history(subject: Subject) -> dict[str, dict[int, float]]:
-    """The values of each metric by epoch, counted from 1, as the journal has them."""
+    """The values of each metric in the journal by epoch, counted from 1."""
     points = metric_history(subject.paths.journal)
     return {
         name: by_epoch
         for name, values in points.items()
-        if (by_epoch := {epoch: value for epoch, value, _ in values if epoch})  # at 0: what has one value a run
+        if (
+            by_epoch := {epoch: value for epoch, value, _ in values if epoch}
+        )  # step 0 has the metrics with one value a run
     }
 
 
@@ -83,20 +85,20 @@ def _draw_history(axes: Axes, history: dict[str, dict[int, float]], metric: Metr
 
 
 def _mark_chosen(axes: Axes, history: dict[str, dict[int, float]], result: dict[str, Any], metric: Metric) -> None:
-    """Marks the epoch that validation chose, and what the test set said of its weights."""
+    """Marks the epoch that validation chose, and the value of its weights on the test set."""
     chosen, validation = result["chosen_epoch"], VALIDATION[result["validation"]]
     if validation.chooses:
         value = history[f"{metric.name}/{validation.images}"][chosen]
         axes.axvline(chosen, color=ORANGE, lw=1.2, ls=(0, (4, 2)), zorder=1)
         axes.plot(chosen, value, "o", ms=9, mfc="none", mec=ORANGE, mew=2, zorder=4,
                   label=f"chosen by validation, epoch {chosen}: {metric.shown(value)}")  # fmt: skip
-    if validation.split != "test":  # there the measured curve ends in this very value
+    if validation.split != "test":  # with split test the measured curve ends in this very value
         value = result["test"][metric.name]
         axes.plot(chosen, value, "D", ms=7, mfc=VERMILLION, mec="white", zorder=5,
                   label=f"test, once: {metric.shown(value)}")  # fmt: skip
 
 
-def _alt(result: dict[str, Any]) -> str:
+def _alt_text(result: dict[str, Any]) -> str:
     alt = f"Curves over {result['epochs']} epochs; training accuracy ends at {result['train_accuracy']:.1%}"
     if result["best_val_accuracy"] is not None:
         alt += f", validation is best in epoch {result['chosen_epoch']} with {result['best_val_accuracy']:.2%}"
@@ -104,7 +106,7 @@ def _alt(result: dict[str, Any]) -> str:
 
 
 def draw_schedule(subject: Subject) -> Section:
-    """LR, and momentum where it moved, of every optimizer step as they were applied; the peak is marked.
+    """Draws the LR of every optimizer step as applied, and the momentum if it changed; the peak is marked.
 
     Raises:
         Gap: the run directory has no record of its steps.
@@ -135,8 +137,8 @@ def draw_schedule(subject: Subject) -> Section:
     momentum = (
         f"momentum {min(momenta):.3g} to {max(momenta):.3g}" if moves else f"momentum {momenta[0]:.3g} throughout"
     )
-    told = f"{len(lrs):,} optimizer steps; LR {lrs[0]:.4g} at first, {lrs[-1]:.4g} at last; {momentum}"
-    axes[0].set_title(told, loc="left", fontsize=10, color=INK)
+    title = f"{len(lrs):,} optimizer steps; LR {lrs[0]:.4g} at first, {lrs[-1]:.4g} at last; {momentum}"
+    axes[0].set_title(title, loc="left", fontsize=10, color=INK)
     canvas.tight_layout()
     image = save(canvas, subject.folder / "schedule.png", svg=True)
     alt = (
@@ -148,7 +150,7 @@ def draw_schedule(subject: Subject) -> Section:
 
 
 def _steps(subject: Subject) -> tuple[list[float], list[float]]:
-    """LR and momentum of each step, from the run's record."""
+    """LR and momentum of each step, from steps.csv."""
     if not subject.paths.steps.exists():
         raise Gap(f"{subject.paths.steps.name} is missing from the run directory")
     with subject.paths.steps.open() as file:
@@ -157,9 +159,9 @@ def _steps(subject: Subject) -> tuple[list[float], list[float]]:
 
 
 def _draw_steps(axes: Axes, x: np.ndarray, values: np.ndarray, colour: str, label: str) -> None:
-    kept = np.unique(np.linspace(0, len(x) - 1, min(len(x), _MOST_POINTS)).round().astype(int))
-    kept = np.union1d(kept, [values.argmax(), values.argmin()])
-    axes.plot(x[kept], values[kept], color=colour, lw=2)
+    shown = np.unique(np.linspace(0, len(x) - 1, min(len(x), _MOST_POINTS)).round().astype(int))
+    shown = np.union1d(shown, [values.argmax(), values.argmin()])
+    axes.plot(x[shown], values[shown], color=colour, lw=2)
     axes.set_ylabel(label)
     axes.set_xlim(0, x[-1] * 1.01)
     axes.grid(axis="y", color="#DDDDDD", lw=0.7)
@@ -167,7 +169,7 @@ def _draw_steps(axes: Axes, x: np.ndarray, values: np.ndarray, colour: str, labe
 
 
 def _mark_peak(axes: Axes, x: np.ndarray, lrs: Sequence[float], peak: int) -> None:
-    """A star at the highest LR, with its step; its label stays inside the axes."""
+    """Draws a star at the highest LR, with its step; the label stays inside the axes."""
     top = lrs[peak]
     axes.set_ylim(-0.04 * top, 1.25 * top)
     axes.plot(x[peak], top, "*", ms=15, mfc=VERMILLION, mec="white", zorder=4, clip_on=False)

@@ -17,7 +17,7 @@ def draw_examples(subject: Subject) -> Section:
     """The part with some test images, chosen by their labels alone, and this run's prediction for each."""
     predictions = subject.predictions
     indices = example_indices(predictions.labels, subject.settings.examples)
-    predicted = predictions.told(indices, subject.info.class_names)
+    predicted = predictions.details(indices, subject.info.class_names)
     columns = ("index", "true", "predicted", "confidence")
     data = write_csv(subject.folder / "examples.csv", columns, ((*each[:3], f"{each[3]:.4f}") for each in predicted))
     tiles = [_tile(image, *each[1:]) for image, each in zip(subject.test_images(indices), predicted, strict=True)]

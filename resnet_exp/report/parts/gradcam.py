@@ -44,7 +44,7 @@ def draw_gradcam(subject: Subject) -> Section:
         rows = slice(start, start + _ROWS)
         path = subject.folder / ("gradcam.png" if start == 0 else f"gradcam_{start // _ROWS + 1}.png")
         image = save(_drawn(subject, indices[rows], [group.part(rows) for group in groups]), path)
-        figures.append(Figure(image, _alt(subject, indices[rows], groups), _caption(method), data, wide=True))
+        figures.append(Figure(image, _alt_text(subject, indices[rows], groups), _caption(method), data, wide=True))
     return Section("What the network looked at", figures=tuple(figures))
 
 
@@ -95,7 +95,7 @@ def _drawn(subject: Subject, indices: np.ndarray, groups: Sequence[Group]) -> An
     pixels = as_rgb(subject.test_images(indices))
     labels = [
         (f"test image {index}", f"is {true}", f"taken for {predicted}", f"with {confidence:.1%}")
-        for index, true, predicted, confidence in subject.predictions.told(indices, subject.info.class_names)
+        for index, true, predicted, confidence in subject.predictions.details(indices, subject.info.class_names)
     ]
     title = f"{NAMES[subject.settings.gradcam_method][1]}: what the network looked at where it was wrong"
     return gradcam_figure(title, pixels, labels, groups, _SCALE)
@@ -103,7 +103,7 @@ def _drawn(subject: Subject, indices: np.ndarray, groups: Sequence[Group]) -> An
 
 def _as_json(subject: Subject, indices: np.ndarray, groups: Sequence[Group]) -> dict[str, Any]:
     """The figures' data for a JSON file: the largest value of each map, and the map in thousandths of it."""
-    predicted_images = subject.predictions.told(indices, subject.info.class_names)
+    predicted_images = subject.predictions.details(indices, subject.info.class_names)
     return {
         "method": subject.settings.gradcam_method,
         "layers": [{"name": name, "side": maps.side} for name, maps in groups[0].maps.items()],
@@ -126,12 +126,12 @@ def _as_json(subject: Subject, indices: np.ndarray, groups: Sequence[Group]) -> 
     }
 
 
-def _alt(subject: Subject, indices: np.ndarray, groups: Sequence[Group]) -> str:
+def _alt_text(subject: Subject, indices: np.ndarray, groups: Sequence[Group]) -> str:
     layers = ", ".join(f"{name} ({maps.side}x{maps.side})" for name, maps in groups[0].maps.items())
     which = " and ".join(f"the {group.key} class" for group in groups)
     images = "; ".join(
         f"test image {index}, {true} taken for {predicted} with {confidence:.1%}"
-        for index, true, predicted, confidence in subject.predictions.told(indices, subject.info.class_names)
+        for index, true, predicted, confidence in subject.predictions.details(indices, subject.info.class_names)
     )
     return f"{NAMES[subject.settings.gradcam_method][1]} heat maps for {which}, at the layers {layers}: {images}."
 

@@ -21,7 +21,7 @@ def draw_misclassified(subject: Subject) -> Section:
     wrong, total = predictions.wrong, len(predictions.labels)
     if not len(wrong):
         raise Gap(f"all {total:,} test images are classified right")
-    mistakes = predictions.told(wrong, subject.info.class_names)
+    mistakes = predictions.details(wrong, subject.info.class_names)
     of_true = predictions.probabilities[wrong, predictions.labels[wrong]]
     rows = (
         (rank, index, true, taken, f"{confidence:.6f}", f"{probability:.6f}")

@@ -1,4 +1,4 @@
-"""What the figures of a sweep share: its keys as axes, its objective as text; and the objective over each key."""
+"""Figures of the objective over each swept key; and, for all figures of a sweep, its keys as axes (`Scale`)."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Scale:
         return (0, len(self.values) - 1) if self.kind == "names" else (self.values[0], self.values[-1])
 
     def ticks(self, inches: float = 2.0) -> tuple[list[float], list[str]]:
-        """Returns places and labels of `inches` at most: each value where there is room, else round numbers."""
+        """Returns tick positions and labels, `inches` wide at most: each value if it fits, else round numbers."""
         if self.kind == "names":
             return [float(place) for place in range(len(self.values))], [plain(value, inches) for value in self.values]
         marks = list(self.values)
@@ -82,15 +82,15 @@ class Scale:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What the figures and the page show of a sweep."""
+    """A sweep as its figures and its page show it."""
 
-    folder: Path  # of the figures
+    folder: Path  # for the figures
     jobs: tuple[Job, ...]
-    keys: tuple[str, ...]  # that are swept over
+    keys: tuple[str, ...]  # the swept keys, or a study's parameters
     direction: str  # maximize | minimize
     noun: str  # what a job is called: point, or trial of a study
-    objective: str  # what it is called
-    may_be_share: bool  # whether its values, where all are in 0..1, are fractions
+    objective: str  # its name, such as validation accuracy
+    may_be_fraction: bool  # whether its values, where all are in 0..1, are fractions
 
     @cached_property
     def finished(self) -> list[Job]:
@@ -102,8 +102,8 @@ class Sweep:
         return best_of(self.finished, self.direction)
 
     @cached_property
-    def is_share(self) -> bool:
-        return self.may_be_share and all(0 <= value_at(job) <= 1 for job in self.finished)
+    def is_fraction(self) -> bool:
+        return self.may_be_fraction and all(0 <= objective_of(job) <= 1 for job in self.finished)
 
     @cached_property
     def scales(self) -> list[Scale]:
@@ -113,16 +113,16 @@ class Sweep:
 
     def as_text(self, value: float | None) -> str | None:
         """Returns a value of the objective, or a deviation, as text: `71.20%`, or a number of four digits."""
-        return None if value is None else f"{value:.2%}" if self.is_share else f"{value:.4g}"
+        return None if value is None else f"{value:.2%}" if self.is_fraction else f"{value:.4g}"
 
-    def dress(self, axis: Any) -> None:
+    def label_axis(self, axis: Any) -> None:
         """Labels an axis with the objective and its unit."""
         axis.set_label_text(self.objective)
-        if self.is_share:
+        if self.is_fraction:
             axis.set_major_formatter(PercentFormatter(1.0, decimals=None))
 
 
-def value_at(job: Job) -> float:
+def objective_of(job: Job) -> float:
     """Returns the objective of a job that has one."""
     assert job.objective is not None
     return job.objective
@@ -135,7 +135,7 @@ def value_of(job: Job, key: str) -> Any:
 
 
 def scale_of(key: str, jobs: Sequence[Job], among: Sequence[str]) -> Scale:
-    """Returns the key's axis: of numbers where all values are, logarithmic where they span more than 30 times."""
+    """Returns the key's axis: of numbers if all values are, logarithmic if the largest is over 30 times the least."""
     values = [value for job in jobs if (value := value_of(job, key)) is not None]
     try:
         found: list[Any] = sorted({float(value) for value in values})
@@ -165,7 +165,7 @@ def draw_over_key(sweep: Sweep, scale: Scale) -> Section:
         if jobs:
             _draw_group(axes, scale, jobs, _GROUPS[number % len(_GROUPS)], plain(label), steps)
     _mark_failed(axes, sweep, scale)
-    _dress(axes, sweep, scale)
+    _format_axes(axes, sweep, scale)
     add_legend(canvas, axes)
     name = re.sub(r"[^\w.-]+", "_", scale.key)
     image = save(canvas, sweep.folder / f"over_{name}.png", svg=True)
@@ -188,19 +188,21 @@ def _draw_group(axes: Axes, scale: Scale, jobs: Sequence[Job], look: tuple[str, 
     by_name, (colour, marker) = scale.kind == "names", look
     jobs = sorted(jobs, key=lambda job: (scale.place(job) or 0, job.number))
     places = [scale.beside(scale.place(job) or 0, steps) for job in jobs]
-    is_clear = len({*places}) == len(places)  # else bars and lines would run through one another
+    is_clear = len({*places}) == len(places)  # else bars and lines would overlap
     seeds = [(place, value) for place, job in zip(places, jobs, strict=True) for value in job.objectives.values()]
     if is_clear and len(seeds) > len(jobs):
-        spots = _turned(by_name, *zip(*seeds, strict=True))
+        spots = _swapped(by_name, *zip(*seeds, strict=True))
         axes.plot(*spots, "o", ms=4.2, mfc="white", mec=colour, mew=0.9, zorder=4)
     bars = [deviation(job) or 0.0 for job in jobs]
     spread: dict[str, Any] = {"xerr" if by_name else "yerr": bars if is_clear and any(bars) else None}
     line = "-" if is_clear and not (by_name or jobs[0].values) else ""
-    axes.errorbar(*_turned(by_name, places, [value_at(job) for job in jobs]), fmt=marker + line, lw=1.2, ms=7.5,
+    axes.errorbar(*_swapped(by_name, places, [objective_of(job) for job in jobs]), fmt=marker + line, lw=1.2, ms=7.5,
                   color=colour, mec="white", elinewidth=1.4, capsize=3.5, label=label, zorder=5, **spread)  # fmt: skip
 
 
-def _turned(by_name: bool, places: Sequence[float], values: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+def _swapped(
+    by_name: bool, places: Sequence[float], values: Sequence[float]
+) -> tuple[Sequence[float], Sequence[float]]:
     return (values, places) if by_name else (places, values)
 
 
@@ -210,11 +212,11 @@ def _mark_failed(axes: Axes, sweep: Sweep, scale: Scale) -> None:
     if places:
         by_name = scale.kind == "names"
         along = axes.get_yaxis_transform() if by_name else axes.get_xaxis_transform()
-        marks = _turned(by_name, places, [0.025] * len(places))
+        marks = _swapped(by_name, places, [0.025] * len(places))
         axes.plot(*marks, "x", ms=7, mew=2, color=VERMILLION, transform=along, label="failed", zorder=2)
 
 
-def _dress(axes: Axes, sweep: Sweep, scale: Scale) -> None:
+def _format_axes(axes: Axes, sweep: Sweep, scale: Scale) -> None:
     by_name = scale.kind == "names"
     along, up = (axes.yaxis, axes.xaxis) if by_name else (axes.xaxis, axes.yaxis)
     if scale.kind == "log":
@@ -222,21 +224,21 @@ def _dress(axes: Axes, sweep: Sweep, scale: Scale) -> None:
     along.set_ticks(*scale.ticks())
     along.set_ticks([], minor=True)
     along.set_label_text(plain(scale.label))
-    sweep.dress(up)
-    low, high = scale.ends  # of all that is planned, so that the axis stays while jobs come in
+    sweep.label_axis(up)
+    low, high = scale.ends  # of all planned jobs, so that the axis stays the same while they finish
     if by_name:
         axes.set_ylim(high + 0.5, low - 0.5)  # the first name on top
     else:
         axes.set_xlim(scale.beside(low, -5), scale.beside(high, 5))
     if sweep.best:
         across, label = axes.axvline if by_name else axes.axhline, f"best {sweep.as_text(sweep.best.objective)}"
-        across(value_at(sweep.best), color=INK, lw=1, ls=(0, (4, 3)), zorder=1, label=label)
+        across(objective_of(sweep.best), color=INK, lw=1, ls=(0, (4, 3)), zorder=1, label=label)
     axes.grid(axis="both" if by_name else "y", color="#DDDDDD", lw=0.7)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def add_legend(canvas: Canvas, axes: Axes) -> None:
-    """Puts the legend under the axes, groups of points first, and removes the space around that is not needed."""
+    """Puts the legend under the axes, groups of points first, and fits the axes into the rest of the figure."""
     entries = [entry for entry in zip(*axes.get_legend_handles_labels(), strict=True) if entry[1]]
     entries.sort(key=lambda entry: isinstance(entry[0], Line2D))
     rows = math.ceil(len(entries) / 4)
@@ -252,8 +254,8 @@ def _figure(sweep: Sweep, scale: Scale, image: Path) -> Figure:
         f"{sweep.best.label} with {sweep.as_text(sweep.best.objective)}."
     )
     several = any(len(job.objectives) > 1 for job in sweep.finished)
-    room = "; where there is room, hollow: a seed; bar: ± the seeds' standard deviation"
-    caption = f"Filled: a {sweep.noun}{', the mean over its seeds' + room if several else ''}."
+    seeds = "; where there is space, hollow: a seed; bar: ± the seeds' standard deviation"
+    caption = f"Filled: a {sweep.noun}{', the mean over its seeds' + seeds if several else ''}."
     if others := [other.label for other in sweep.scales if other.key != scale.key]:
         caption += f" Those at one {scale.label} differ in {', '.join(others)}."
     return Figure(image, alt, caption, sweep.folder / "runs.csv", wide=True)

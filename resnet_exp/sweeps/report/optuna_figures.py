@@ -1,9 +1,9 @@
-"""The figures that Optuna has for a study, drawn as all others are: parallel coordinates, history, importances.
+"""Figures of a study, as Optuna has them: parallel coordinates, which grids have too, history, and importances.
 
-Parallel coordinates serve a grid as well. Optuna computes the importances. Its own plots (5.0.0, with matplotlib, tried
-on a study of 24 trials) all warn that they are experimental and change pyplot's style for good; besides:
+Optuna computes the importances; the drawing is ours. Optuna's own plots (5.0.0, with matplotlib, tried on a study of
+24 trials) all warn that they are experimental and change pyplot's style permanently; besides:
 - plot_optimization_history leaves out failed and pruned trials;
-- plot_param_importances cuts long names off, and knows no percent;
+- plot_param_importances cuts long names off, and shows no percent;
 - plot_parallel_coordinate cuts names off too, writes values over lines, and does not mark the best trial.
 """
 
@@ -26,7 +26,7 @@ from resnet_exp.report.drawing import BLUE, GREY, INK, ORANGE, VERMILLION, save
 from resnet_exp.report.section import Figure, Gap, Section
 from resnet_exp.run_dir.files import write_csv
 from resnet_exp.sweeps.ledger import Job
-from resnet_exp.sweeps.report.figures import Scale, Sweep, add_legend, plain, value_at, value_of
+from resnet_exp.sweeps.report.figures import Scale, Sweep, add_legend, objective_of, plain, value_of
 
 HISTORY, PARALLEL, IMPORTANCES = "Optimisation history", "Parallel coordinates", "Parameter importances"
 _FEWEST = 4  # finished trials from which importances can be estimated at all
@@ -41,14 +41,14 @@ def draw_parallel(sweep: Sweep) -> Section:
     width = max(7.2, left + 1.9 * len(scales) + right)
     canvas = Canvas(figsize=(width, 4.2))
     axes = canvas.add_axes((left / width, 0.06, 1 - (left + right) / width, 0.8))
-    results = _Results(sweep, [value_at(job) for job in jobs])
+    results = _Results(sweep, [objective_of(job) for job in jobs])
     thin = min(1.6, max(0.5, 60 / len(jobs)))
-    for job in sorted(jobs, key=lambda job: results.goodness(value_at(job))):  # the best on top
+    for job in sorted(jobs, key=lambda job: results.goodness(objective_of(job))):  # the best on top
         places = [scale.unit(scale.place(job) or 0) for scale in scales]
-        heights = [*places, float(results.norm(value_at(job)))]
+        heights = [*places, float(results.norm(objective_of(job)))]
         is_best = job == sweep.best
         axes.plot(range(len(heights)), heights, lw=4 if is_best else thin, zorder=4 if is_best else 3,
-                  color=results.colour(value_at(job)), solid_joinstyle="round", solid_capstyle="round",
+                  color=results.colour(objective_of(job)), solid_joinstyle="round", solid_capstyle="round",
                   path_effects=[withStroke(linewidth=6.5, foreground=ORANGE)] if is_best else None)  # fmt: skip
     for number, scale in enumerate(scales):
         places, labels = scale.ticks(1.1)
@@ -61,14 +61,14 @@ def draw_parallel(sweep: Sweep) -> Section:
 
 
 class _Results:
-    """The objectives of some jobs as heights and colours; the dark end is the better one."""
+    """The objectives of some jobs as heights and colours; darker is better."""
 
     def __init__(self, sweep: Sweep, values: Sequence[float]) -> None:
         self.sweep = sweep
         even = min(values) == max(values)
-        room = (abs(values[0]) * 0.01 or 1.0) if even else 0.0
-        self.norm = Normalize(min(values) - room, max(values) + room)
-        # The palest colours of the map could not be seen on white. Cividis is read alike with any colour vision.
+        margin = (abs(values[0]) * 0.01 or 1.0) if even else 0.0
+        self.norm = Normalize(min(values) - margin, max(values) + margin)
+        # The palest colours of the map could not be seen on white. Cividis looks alike with any colour vision.
         colours = mpl.colormaps["cividis_r"](np.linspace(0.12, 1, 256))
         self.colours: Colormap = ListedColormap(colours if sweep.direction == "maximize" else colours[::-1])
 
@@ -96,7 +96,7 @@ def _draw_objective(axes: Axes, x: float, results: _Results) -> None:
     axes.imshow(results.colours(np.linspace(0, 1, 256))[:, None], extent=(x, x + 0.03, 0, 1), origin="lower",
                 aspect="auto", zorder=2, clip_on=False)  # fmt: skip
     for mark in marks:
-        label = f"{mark:.4g}" if not results.sweep.is_share else f"{100 * mark:.4g}%"
+        label = f"{mark:.4g}" if not results.sweep.is_fraction else f"{100 * mark:.4g}%"
         axes.annotate(label, (x + 0.03, float(results.norm(mark))), (5, 0), textcoords="offset points", ha="left",
                       va="center", fontsize=9, annotation_clip=False)  # fmt: skip
     axes.annotate(results.sweep.objective, (x, 1), (0, 14), textcoords="offset points", ha="center", va="bottom",
@@ -119,7 +119,7 @@ def draw_history(sweep: Sweep) -> Section:
     """Draws the objective of each trial in order, and the best so far; trials without one are marked at the edge."""
     canvas = Canvas(figsize=(8.2, 4.2))
     axes = canvas.subplots()
-    numbers, values = [job.number for job in sweep.finished], [value_at(job) for job in sweep.finished]
+    numbers, values = [job.number for job in sweep.finished], [objective_of(job) for job in sweep.finished]
     running = np.maximum.accumulate(values) if sweep.direction == "maximize" else np.minimum.accumulate(values)
     axes.step(numbers, running, where="post", color=ORANGE, lw=2, label="best so far", zorder=2)
     axes.plot(numbers, values, "o", ms=7, color=BLUE, mec="white", label="finished", zorder=3)
@@ -131,7 +131,7 @@ def draw_history(sweep: Sweep) -> Section:
     axes.set_xlabel("trial")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.margins(x=0.03, y=0.1)
-    sweep.dress(axes.yaxis)
+    sweep.label_axis(axes.yaxis)
     axes.grid(axis="y", color="#DDDDDD", lw=0.7)
     axes.spines[["top", "right"]].set_visible(False)
     add_legend(canvas, axes)
@@ -148,7 +148,7 @@ def draw_importances(sweep: Sweep) -> Section:
     2014), as Optuna has it.
 
     Raises:
-        Gap: too few trials have finished, or all came out alike.
+        Gap: too few trials have finished, or all have the same objective.
     """
     shares = importances(sweep)
     data = write_csv(sweep.folder / "importances.csv", ("parameter", "importance"), shares.items())
@@ -166,7 +166,7 @@ def draw_importances(sweep: Sweep) -> Section:
     image = save(canvas, sweep.folder / "importances.png", svg=True)
     listed = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
     count = len(sweep.finished)
-    caption = f"fANOVA over {count} finished trials{'; with so few a hint, no more' if count < 30 else ''}."
+    caption = f"fANOVA over {count} finished trials{'; with so few, only a hint' if count < 30 else ''}."
     return Section(IMPORTANCES, figures=(Figure(image, f"Importances: {listed}.", caption, data, wide=True),))
 
 
@@ -174,15 +174,15 @@ def importances(sweep: Sweep) -> dict[str, float]:
     """Returns each parameter's share of the objective's variance, the largest first; they add up to 1.
 
     Raises:
-        Gap: too few trials have finished, or all came out alike.
+        Gap: too few trials have finished, or all have the same objective.
     """
     left = [job for job in sweep.jobs if job.status in ("planned", "running")]
     if left:
         raise Gap(f"drawn once every trial has ended; {len(left)} {'has' if len(left) == 1 else 'have'} not")
     if len(sweep.finished) < _FEWEST:
         raise Gap(f"{_FEWEST} finished trials are needed; there are {len(sweep.finished)}")
-    if len({value_at(job) for job in sweep.finished}) < 2:
-        raise Gap("all trials came out alike")
+    if len({objective_of(job) for job in sweep.finished}) < 2:
+        raise Gap("all trials have the same objective")
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
     study = _study(sweep)
@@ -202,12 +202,12 @@ def _study(sweep: Sweep) -> Any:
     for job in sweep.finished:
         values = {scale.key: _proposed(scale, job) for scale in scales if value_of(job, scale.key) is not None}
         known = {key: spaces[key] for key in values}
-        study.add_trial(optuna.trial.create_trial(params=values, distributions=known, value=value_at(job)))
+        study.add_trial(optuna.trial.create_trial(params=values, distributions=known, value=objective_of(job)))
     return study
 
 
 def _distribution(scale: Scale, jobs: Sequence[Job]) -> Any:
-    """The range of the values so far; the range that is searched is not known here."""
+    """The distribution over the range of values so far; the searched range is not known here."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if scale.kind == "names":

@@ -1,4 +1,4 @@
-"""sweep.html and the tables of a sweep: the results so far, best first, drawn again after every job."""
+"""sweep.html and the tables of a sweep, with the results so far, best first; written again after every job."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ def draw_sweep(
 ) -> tuple[Section, ...]:
     """Draws the sections of the sweep's page into `report/`, writes the leaderboard's tables and `sweep.html`.
 
-    A figure that cannot be drawn costs neither the others nor the page. Equal jobs give equal bytes.
+    A figure that cannot be drawn is a section with the reason. The same jobs give the same bytes.
 
     Args:
         folder: the directory of the sweep.
         jobs: with any status.
         title: the name on the page.
         command: continues the sweep.
-        direction: of the objective, maximize or minimize.
+        direction: of the objective: maximize or minimize.
         parameters: names of a study's search space; None for a grid, whose keys are those of its points.
-        config: that all jobs share.
-        environment: that they ran in.
-        seconds: that the sweep took so far.
+        config: shared by all jobs.
+        environment: of the jobs.
+        seconds: taken by the sweep so far.
     """
     from resnet_exp.sweeps.report.figures import Sweep
 
     noun = "point" if parameters is None else "trial"
     keys = tuple(dict.fromkeys(parameters or (key for job in jobs for key in job.point)))
-    name, may_be_share = _objective(config, keys, direction)
-    sweep = Sweep(folder / "report", tuple(jobs), keys, direction, noun, name, may_be_share)
+    name, may_be_fraction = _objective(config, keys, direction)
+    sweep = Sweep(folder / "report", tuple(jobs), keys, direction, noun, name, may_be_fraction)
     write_tables(folder, jobs, keys, direction)
     sections = tuple(section for part in _parts(sweep) if (section := drawn(*part)))
     comparison = compare_best(sweep.finished, sweep.direction)
@@ -86,7 +86,7 @@ def _value(job: Job, key: str) -> Any:
 
 
 def _objective(config: Mapping[str, Any], keys: Sequence[str], direction: str) -> tuple[str, bool]:
-    """What the objective is called, and whether it is an accuracy."""
+    """The name of the objective, and whether it may be a fraction: an accuracy."""
     if config.get("task") == "range_test":
         return "suggested LR", False
     if direction != "maximize" or {"task", "data.validation"} & {*keys}:
@@ -125,7 +125,7 @@ def _figures(sweep: Sweep) -> list[tuple[str, Callable[[], Section]]]:
 def leaderboard(sweep: Sweep) -> Section:
     """Returns the section with all jobs, the best first, and whether the best is better than noise."""
     comparison = compare_best(sweep.finished, sweep.direction)
-    is_better_when_higher = sweep.is_share and sweep.direction == "maximize"
+    is_better_when_higher = sweep.is_fraction and sweep.direction == "maximize"
     text = f"{comparison.sentence(is_better_when_higher)}." if comparison else ""
     order = ranked(sweep.jobs, sweep.direction)
     columns = ("rank", "what differs", sweep.objective, "± std", "n", "test accuracy", "time", "status", "reason")
@@ -182,12 +182,12 @@ def _with_spread(sweep: Sweep, job: Job) -> str:
     """`71.20% ± 0.40% validation accuracy`, or `objective 1.234 ± 0.0021`."""
     spread = _spread(sweep, job)
     value = f"{sweep.as_text(job.objective)} ± {spread}" if spread else f"{sweep.as_text(job.objective)}"
-    return f"{value} {sweep.objective}" if sweep.is_share else f"{sweep.objective} {value}"
+    return f"{value} {sweep.objective}" if sweep.is_fraction else f"{sweep.objective} {value}"
 
 
 def _spread(sweep: Sweep, job: Job) -> str | None:
     spread = deviation(job)
-    return None if spread is None else f"{spread:.2%}" if sweep.is_share else f"{spread:.2g}"
+    return None if spread is None else f"{spread:.2%}" if sweep.is_fraction else f"{spread:.2g}"
 
 
 def _counts(sweep: Sweep) -> str:
