@@ -92,7 +92,7 @@ class Record:
             self.journal.rewind(epoch)
 
     def metrics(self, values: dict[str, float], step: int = 0) -> None:
-        """Records metrics of a step; those with one value a run are at step 0, where MLflow draws bars across runs."""
+        """Records metrics of a step; those with one value a run are at step 0, where trackers draw bars across runs."""
         self.journal.metrics(values, step)
         self._mirror.sync()
 
