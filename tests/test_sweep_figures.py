@@ -208,7 +208,7 @@ def test_names_and_booleans_have_an_importance_too(tmp_path):
     [
         (trials()[:3], "4 finished trials are needed; there are 3"),
         ([*trials(), job(12, {PEAK: 1, FACTOR: 2.0}, status="running", is_trial=True)], "1 has not"),
-        ([job(n, {PEAK: n, FACTOR: n / 3}, 0.5, is_trial=True) for n in range(6)], "alike"),
+        ([job(n, {PEAK: n, FACTOR: n / 3}, 0.5, is_trial=True) for n in range(6)], "the same objective"),
     ],
 )
 def test_importances_that_would_say_nothing_are_a_gap(tmp_path, jobs, reason):
