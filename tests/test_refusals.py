@@ -88,7 +88,7 @@ NOT_A = {
 # What one of the values above is welcome for: any whole number is a seed, `find` is no text, and so on.
 WELCOME = {
     ("train.checkpoint_interval", "2.5"), ("seed", "-1"), ("name", "nan"), ("images", "nan"), ("checkpoint", "nan"),
-    ("plugins", "[]"),
+    ("plugins", "[]"), ("metrics", "[]"), ("report.extra", "[]"),
 }  # fmt: skip
 
 
