@@ -208,9 +208,11 @@ class Metric:
     each_epoch: bool = True  # measured after each epoch too, and drawn as a curve; else at the end alone
     least_classes: int = 2  # it is not measured where there are fewer classes
 
-    def shown(self, value: float) -> str:
+    def shown(self, value: float | None) -> str:
         """The value as people read it: `93.65%`, `0.231`."""
-        return f"{value:.2%}" if self.unit == "fraction" else f"{value:.3f}"
+        if value is None or value != value:  # JSON has null for NaN
+            return "nan"
+        return {"fraction": f"{value:.2%}", "nats": f"{value:.3f}"}.get(self.unit, f"{value:.4g}")
 
 
 class Mirror:

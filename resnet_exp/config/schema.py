@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Annotated, Any, Literal, get_type_hints
 
 from annotated_types import Ge, Le
@@ -86,7 +86,7 @@ class ReportConfig:
     summary: bool
     receptive_field: Images
     html: bool
-    extra: list[Text]  # MODULE.FUNCTION, each draws a section from a report's Subject
+    extra: list[Text] = field(default_factory=list)  # MODULE.FUNCTION, each draws a section from a report's Subject
 
     def __post_init__(self) -> None:
         if self.gradcam_layers is not None and not self.gradcam_layers:
@@ -131,7 +131,7 @@ class TopLevelConfig:
     predictions: Text
     run_dir: Text | None
     plugins: Text | list[Text] | None
-    metrics: list[Text]
+    metrics: list[Text] = field(default_factory=list)  # configs of before lack it
 
     def __post_init__(self) -> None:
         for key, tasks in _REQUIRED_BY.items():
@@ -160,7 +160,7 @@ def from_values(schema: type[Any], prefix: str, values: dict[str, Any]) -> Any:
         if key not in kinds:
             raise UnknownKey(f"{prefix}{key}", [f"{prefix}{known}" for known in kinds])
     checked = {key: admitted(f"{prefix}{key}", value, kinds[key]) for key, value in values.items()}
-    for field in fields(schema):
-        if field.name not in values and field.default is MISSING:
-            raise ConfigError(f"{prefix}{field.name} is missing; leave ~{prefix}{field.name} out")
+    for one in fields(schema):
+        if one.name not in values and one.default is MISSING and one.default_factory is MISSING:
+            raise ConfigError(f"{prefix}{one.name} is missing; leave ~{prefix}{one.name} out")
     return schema(**checked)

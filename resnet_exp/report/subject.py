@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from resnet_exp.config.config import Config
 from resnet_exp.config.schema import ReportConfig
 from resnet_exp.data.bank import ImageBank
 from resnet_exp.data.prepare import Data, EvaluationData
@@ -71,6 +72,21 @@ class Subject:
     runtime: Runtime
     model: nn.Module | None = None  # trained, on the device; None after a range test alone
     augmentation: Augmentation | None = None  # None where nothing was trained
+
+    @classmethod
+    def of(
+        cls,
+        config: Config,
+        paths: RunPaths,
+        result: dict[str, Any],
+        data: EvaluationData,
+        metrics: tuple[Metric, ...],
+        runtime: Runtime,
+        model: nn.Module | None,
+        augmentation: Augmentation | None,
+    ) -> Subject:
+        """The run of this config, with what it left behind and what it was made from."""
+        return cls(paths, config.report, result, data, metrics, config.seed, runtime, model, augmentation)
 
     @property
     def info(self) -> DatasetInfo:

@@ -38,7 +38,7 @@ def evaluate_checkpoint(config: Config, command: str) -> float | None:
     check_classes(model_file, source.size().num_classes)
     outputs.check_report(config.report, lambda: build.model(config, model_file.info))
     runtime = start_runtime(config.device, config.train.precision, config.train.deterministic)
-    metrics = metrics_for(len(model_file.class_names), build.metrics(config))
+    metrics = metrics_for(len(model_file.class_names), build.metrics(config), runtime.device)
     data = prepare_test(
         source, config.short_names["data"], model_file.normalisation, device=runtime.device, progress=console.progress
     )

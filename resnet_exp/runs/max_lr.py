@@ -13,11 +13,11 @@ from resnet_exp.config.config import Config
 from resnet_exp.data import randomness
 from resnet_exp.data.bank import Batch, endless
 from resnet_exp.data.prepare import Data
-from resnet_exp.interfaces import DatasetInfo, RunError, Schedule
+from resnet_exp.interfaces import DatasetInfo, Schedule
 from resnet_exp.run_dir.files import read_json
 from resnet_exp.run_dir.range_test_cache import cached_range_test
 from resnet_exp.run_dir.signature import range_test_signature
-from resnet_exp.runs import messages, outputs
+from resnet_exp.runs import messages
 from resnet_exp.runs.open_run import OpenRun
 from resnet_exp.training.device import untouched_randomness
 from resnet_exp.training.learner import Learner
@@ -27,36 +27,24 @@ from resnet_exp.training.lr_range import FoundLR, RangeTest, range_test
 def find_max_lr(
     this: OpenRun, plugins: build.Plugins, data: Data, make_learner: Callable[[Schedule], Learner]
 ) -> FoundLR:
-    """Returns the LRs to train with: as given, or from the range test, which is recorded and printed.
+    """Returns the LRs to train with: as given, or from the range test, which is run unless it is cached.
 
     Args:
         this: the run.
         plugins: the run's model, optimizer, scheduler, ...
         data: the range test uses its training images.
         make_learner: makes an untrained learner for a schedule, with the same weights each time.
-
-    Raises:
-        RunError: the range test failed; its figure, in the run directory, shows how.
     """
+    scheduler = plugins.scheduler
     if not this.config.needs_range_test:
-        return _scaled(None, plugins.scheduler.max_lr, plugins)
+        assert scheduler.max_lr is not None
+        return FoundLR(None, scheduler.max_lr, scheduler.first_lr(scheduler.max_lr))
     tested, is_cached = _range_test(this, plugins, data, make_learner)
     suggestion = tested.verdict.suggestion
-    trains = this.config.task == "train"  # task=range_test reports the suggestion, without a schedule's factor
-    factor = find_factor(this.config, plugins, data.info) if suggestion and trains else None
-    found = _scaled(tested, factor * suggestion if factor and suggestion else None, plugins)
-    outputs.save_range_test(found, this.record, is_cached=is_cached, draw=this.config.report.range_test)
-    messages.print_range_test(tested, found.max_lr, this.console, is_cached=is_cached)
-    if suggestion is None:
-        raise RunError(
-            f"the LR range test failed: {tested.verdict.reason}. Set scheduler.max_lr to a number, or look at "
-            f"{this.record.paths.report / 'range_test.png'} and change range_test.start_lr or range_test.end_lr"
-        )
-    return found
-
-
-def _scaled(tested: RangeTest | None, max_lr: float | None, plugins: build.Plugins) -> FoundLR:
-    return FoundLR(tested, max_lr, None if max_lr is None else plugins.scheduler.first_lr(max_lr))
+    if suggestion is None or this.config.task != "train":  # task=range_test reports the suggestion itself
+        return FoundLR(tested, None, None, is_cached)
+    max_lr = find_factor(this.config, plugins, data.info) * suggestion
+    return FoundLR(tested, max_lr, scheduler.first_lr(max_lr), is_cached)
 
 
 def _range_test(

@@ -15,7 +15,7 @@ from resnet_exp.run_dir.directory import RunDirectory
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.runs.console import Console
 from resnet_exp.training.device import Runtime
-from resnet_exp.training.lr_range import RangeTest
+from resnet_exp.training.lr_range import FoundLR
 from resnet_exp.training.result import headline
 from resnet_exp.training.train import LOOP_METRICS, Epoch
 
@@ -117,11 +117,12 @@ def print_waiting(console: Console) -> None:
     console.line("  waits for the same LR range test, which another run is making")
 
 
-def print_range_test(found: RangeTest, max_lr: float | None, console: Console, *, is_cached: bool) -> None:
+def print_range_test(found: FoundLR, console: Console) -> None:
     """Prints the suggestion of the range test, the max_lr taken from it, and what other rules would suggest."""
-    verdict = found.verdict
-    console.heading("LR range test" + (" (cached)" if is_cached else ""))
-    for event in found.history:
+    assert found.range_test is not None
+    verdict, max_lr = found.range_test.verdict, found.max_lr
+    console.heading("LR range test" + (" (cached)" if found.is_cached else ""))
+    for event in found.range_test.history:
         console.line(f"  {event}")
     if verdict.suggestion is None:
         return

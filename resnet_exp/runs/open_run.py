@@ -68,17 +68,8 @@ class OpenRun:
     ) -> None:
         """Writes result.json, then draws the report from the run directory; a part that fails costs neither."""
         self.result = self.record.finish(outcome, time.time() - self.started)
-        subject = Subject(
-            paths=self.directory.paths,
-            settings=self.config.report,
-            result=self.result,
-            data=data,
-            metrics=self.metrics,
-            seed=self.config.seed,
-            runtime=self.runtime,
-            model=model,
-            augmentation=augmentation,
-        )
+        paths = self.directory.paths
+        subject = Subject.of(self.config, paths, self.result, data, self.metrics, self.runtime, model, augmentation)
         self.sections = outputs.save_report(subject, self.record, self.console.progress)
 
 

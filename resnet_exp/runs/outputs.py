@@ -29,7 +29,7 @@ from resnet_exp.training.train import Training
 _log = logging.getLogger(__name__)
 
 
-def save_range_test(found: FoundLR, record: Record, *, is_cached: bool, draw: bool) -> None:
+def save_range_test(found: FoundLR, record: Record, *, draw: bool) -> None:
     """Writes range_test.json, with curves and verdict, and draws them; the figure marks the schedule's LRs if known.
 
     A failed range test is drawn even without `draw`: the figure shows what was wrong.
@@ -37,9 +37,9 @@ def save_range_test(found: FoundLR, record: Record, *, is_cached: bool, draw: bo
     tested = found.range_test
     assert tested is not None
     own = read_json(record.paths.range_test) or {}  # a resumed run may have made its range test itself
-    record.file(record.paths.range_test, {**tested.to_json(), "remembered": own.get("remembered", is_cached)})
+    record.file(record.paths.range_test, {**tested.to_json(), "remembered": own.get("remembered", found.is_cached)})
     verdict = tested.verdict
-    record.tags({"max_lr_source": f"range test: {verdict.status}{' (cached)' if is_cached else ''}"})
+    record.tags({"max_lr_source": f"range test: {verdict.status}{' (cached)' if found.is_cached else ''}"})
     lrs = {"range_test/suggestion": verdict.suggestion, "range_test/max_lr": found.max_lr}
     record.metrics({name: lr for name, lr in lrs.items() if lr is not None})
     if not draw and verdict.suggestion is not None:

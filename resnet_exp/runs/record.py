@@ -154,23 +154,32 @@ def _of_training(config: Config) -> dict[str, str]:
 
 
 @contextmanager
-def recorded(paths: RunPaths, mirror: Mirror) -> Iterator[Record]:
-    """A block with a record; at its end the status is FINISHED, FAILED with the reason, or KILLED (Ctrl-C, pruned)."""
+def opened_record(paths: RunPaths, mirror: Mirror) -> Iterator[Record]:
+    """A block that records into a run, whose status it leaves alone; at its end the mirror is complete."""
     with Journal(paths.journal) as journal:
         record = Record(paths, journal, mirror)
-        journal.status("RUNNING")
+        try:
+            yield record
+        finally:
+            record.tracker_lines = mirror.end()
+
+
+@contextmanager
+def recorded(paths: RunPaths, mirror: Mirror) -> Iterator[Record]:
+    """A block with a record; at its end the status is FINISHED, FAILED with the reason, or KILLED (Ctrl-C, pruned)."""
+    with opened_record(paths, mirror) as record:
+        status = record.journal.status
+        status("RUNNING")
         try:
             yield record
         except KeyboardInterrupt:
-            journal.status("KILLED", "interrupted")
+            status("KILLED", "interrupted")
             raise
         except Pruned as reason:
-            journal.status("KILLED", str(reason))
+            status("KILLED", str(reason))
             raise
         except BaseException as error:
-            journal.status("FAILED", f"{type(error).__name__}: {error}")
+            status("FAILED", f"{type(error).__name__}: {error}")
             raise
         else:
-            journal.status("FINISHED")
-        finally:
-            record.tracker_lines = mirror.end()
+            status("FINISHED")

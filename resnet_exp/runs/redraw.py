@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -11,12 +12,12 @@ from resnet_exp.config.config import Config, as_recorded
 from resnet_exp.data.prepare import EvaluationData, prepare, prepare_test
 from resnet_exp.report.subject import Subject
 from resnet_exp.run_dir.directory import open_finished_run
-from resnet_exp.run_dir.journal import Journal, read
+from resnet_exp.run_dir.journal import read
 from resnet_exp.run_dir.model_file import network, read_model_file, with_model_of
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.runs import messages, outputs
 from resnet_exp.runs.console import Console
-from resnet_exp.runs.record import Record, check_same_images
+from resnet_exp.runs.record import Record, check_same_images, opened_record
 from resnet_exp.tracking.mirror import open_mirror
 from resnet_exp.training.device import Runtime, start_runtime
 from resnet_exp.training.metrics import metrics_for
@@ -39,14 +40,10 @@ def redraw(command: Config) -> None:
         subject = _subject(run, command, paths, result, runtime, console)
         outputs.check_report(command.report, lambda: subject.model)
         mirror = open_mirror(build.tracker(run), paths)
-        with Journal(paths.journal) as journal:
-            record = Record(paths, journal, mirror)
+        with opened_record(paths, mirror) as record:
             record.mirror()
-            try:
-                sections = outputs.save_report(subject, record, console.progress)
-                _complete(run, subject, record)
-            finally:
-                record.tracker_lines = mirror.end()
+            sections = outputs.save_report(subject, record, console.progress)
+            _complete(run, subject, record)
         messages.print_report(sections, paths, console)
 
 
@@ -86,14 +83,6 @@ def _subject(
         if run.task == "train":
             model = network(run, read_model_file(str(paths.root)), runtime.device)
     check_same_images(paths, data.digests)
-    return Subject(
-        paths=paths,
-        settings=command.report,
-        result=result,
-        data=data,
-        metrics=metrics_for(data.info.num_classes, build.metrics(run)),
-        seed=run.seed,
-        runtime=runtime,
-        model=model,
-        augmentation=augmentation,
-    )
+    metrics = metrics_for(data.info.num_classes, build.metrics(run), runtime.device)
+    drawn = replace(run, report=command.report)
+    return Subject.of(drawn, paths, result, data, metrics, runtime, model, augmentation)

@@ -60,14 +60,16 @@ def run(config: Config, command: str, part: SweepPart = ALONE) -> float | None:
         data = _prepare(this, plugins)
         this.record.mirror()
         found = find_max_lr(this, plugins, data, partial(_learner, this, plugins, data))
+        _record_range_test(this, found)
         if config.task == "range_test" and found.range_test:
             this.finish(result.of_range_test(config, found.range_test), data, None, plugins.augmentation)
             return this.objective
-        learner = _learner(this, plugins, data, _schedule(this, plugins, data, found))
+        schedule = _schedule(this, plugins, data, found)
+        learner = _learner(this, plugins, data, schedule)
         training = _train(this, plugins, data, learner)
         tested = _test(this, data, learner.model)
         outputs.save_model(config, data, learner.model, this.record, export=part.export_model)
-        outcome = result.of_training(config, data.info, found, training, tested)
+        outcome = result.of_training(config, data.info, found, schedule, training, tested)
         this.finish(outcome, data, learner.model, plugins.augmentation)
         return this.objective
 
@@ -84,7 +86,7 @@ def _check(config: Config, plugins: build.Plugins, runtime: Runtime) -> tuple[Me
     if config.task == "train":
         plugins.scheduler.check(config.train.epochs, num_batches(images, config.train.batch_size))
         outputs.check_report(config.report, lambda: build.model(config, build.expected(plugins)))
-    return metrics_for(size.num_classes, build.metrics(config))
+    return metrics_for(size.num_classes, build.metrics(config), runtime.device)
 
 
 def _prepare(this: OpenRun, plugins: build.Plugins) -> Data:
@@ -108,6 +110,24 @@ def _prepare(this: OpenRun, plugins: build.Plugins) -> Data:
     this.record.data(data.info, data.digests)
     messages.print_data(data.info, VALIDATION[config.split.validation], this.console)
     return data
+
+
+def _record_range_test(this: OpenRun, found: FoundLR) -> None:
+    """Saves and prints the range test, if there was one.
+
+    Raises:
+        RunError: it failed; its figure, in the run directory, shows how.
+    """
+    if found.range_test is None:
+        return
+    outputs.save_range_test(found, this.record, draw=this.config.report.range_test)
+    messages.print_range_test(found, this.console)
+    verdict = found.range_test.verdict
+    if verdict.suggestion is None:
+        raise RunError(
+            f"the LR range test failed: {verdict.reason}. Set scheduler.max_lr to a number, or look at "
+            f"{this.record.paths.report / 'range_test.png'} and change range_test.start_lr or range_test.end_lr"
+        )
 
 
 def _schedule(this: OpenRun, plugins: build.Plugins, data: Data, found: FoundLR) -> Schedule:

@@ -63,6 +63,7 @@ class FoundLR:
     range_test: RangeTest | None  # None: max_lr was given
     max_lr: float | None  # None: the range test failed, or no training follows it
     min_lr: float | None  # of the first step
+    is_cached: bool = False  # the range test was made before: by this run, or one that shares all that determines it
 
     @property
     def source(self) -> str:

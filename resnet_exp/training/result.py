@@ -6,7 +6,7 @@ from typing import Any
 
 from resnet_exp.config.config import Config
 from resnet_exp.config.validation import VALIDATION
-from resnet_exp.interfaces import DatasetInfo
+from resnet_exp.interfaces import DatasetInfo, Schedule
 from resnet_exp.training.evaluate import Evaluation, wilson_interval
 from resnet_exp.training.lr_range import FoundLR, RangeTest
 from resnet_exp.training.train import Training
@@ -28,6 +28,7 @@ def of_training(
     config: Config,
     info: DatasetInfo,
     found: FoundLR,
+    schedule: Schedule,
     training: Training,
     tested: Evaluation,
 ) -> dict[str, Any]:
@@ -40,8 +41,8 @@ def of_training(
         "data": info.name,
         "validation": config.split.validation,
         "note": validation.note,
-        "max_lr": found.max_lr,
-        "min_lr": found.min_lr,
+        "max_lr": schedule.max_lr,
+        "min_lr": schedule.min_lr,
         "max_lr_source": found.source,
         "epochs": config.train.epochs,
         "chosen_epoch": training.chosen_epoch,

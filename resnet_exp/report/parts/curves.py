@@ -28,7 +28,9 @@ def draw_curves(subject: Subject) -> Section:
     """Draws each metric over the epochs, of training and validation images; the chosen epoch is marked."""
     result, history = subject.result, _history(subject)
     data = _write_history(subject, history)
-    drawn = sorted((m for m in subject.metrics if m.each_epoch), key=lambda metric: metric.name != "accuracy")
+    # A run that is drawn again was made with the metrics of its time.
+    measured = [metric for metric in subject.metrics if metric.each_epoch and metric.name in result["test"]]
+    drawn = sorted(measured, key=lambda metric: metric.name != "accuracy")
     rows = math.ceil(len(drawn) / 2)
     canvas = Canvas(figsize=(10.5, 4.9 * rows))
     panels = canvas.subplots(rows, 2, squeeze=False).flat
@@ -56,7 +58,8 @@ def _history(subject: Subject) -> dict[str, dict[int, float]]:
     return {
         name: by_epoch
         for name, values in points.items()
-        if (
+        if not name.startswith("perf/")  # what the clock said: equal runs have equal files
+        and (
             by_epoch := {epoch: value for epoch, value, _ in values if epoch}
         )  # step 0 has the metrics with one value a run
     }
@@ -88,12 +91,12 @@ def _mark_chosen(axes: Axes, history: dict[str, dict[int, float]], result: dict[
     """Marks the epoch that validation chose, and the value of its weights on the test set."""
     chosen, validation = result["chosen_epoch"], VALIDATION[result["validation"]]
     if validation.chooses:
-        value = history[f"{metric.name}/{validation.images}"][chosen]
+        value = history.get(f"{metric.name}/{validation.images}", {}).get(chosen, math.nan)
         axes.axvline(chosen, color=ORANGE, lw=1.2, ls=(0, (4, 2)), zorder=1)
         axes.plot(chosen, value, "o", ms=9, mfc="none", mec=ORANGE, mew=2, zorder=4,
                   label=f"chosen by validation, epoch {chosen}: {metric.shown(value)}")  # fmt: skip
     if validation.split != "test":  # with split test the measured curve ends in this very value
-        value = result["test"][metric.name]
+        value = math.nan if result["test"][metric.name] is None else result["test"][metric.name]
         axes.plot(chosen, value, "D", ms=7, mfc=VERMILLION, mec="white", zorder=5,
                   label=f"test, once: {metric.shown(value)}")  # fmt: skip
 
