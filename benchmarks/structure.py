@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import re
 import statistics
 from collections.abc import Iterator
 from functools import cache
@@ -79,15 +80,18 @@ def function_lengths(package: Path) -> list[int]:
 
 
 def files_that_name(package: Path, metric: str) -> list[str]:
-    """The files, templates too, in which a metric's name stands."""
+    """The files, templates too, that have a metric's name as a word."""
+    word = re.compile(rf"\b{re.escape(metric)}\b")
     files = [path for path in package.rglob("*") if path.suffix in (".py", ".j2")]
-    return sorted(str(path.relative_to(package)) for path in files if metric in path.read_text())
+    return sorted(str(path.relative_to(package)) for path in files if word.search(path.read_text()))
 
 
-def comment_share(package: Path) -> float:
-    """The share of lines that are comments or end with one."""
+def comment_shares(package: Path) -> tuple[float, float]:
+    """The share of lines that are a comment, and of those that are one or end with one."""
     lines = [line for path in modules_of(package).values() for line in path.read_text().splitlines()]
-    return sum(line.lstrip().startswith("#") or "  # " in line for line in lines) / len(lines)
+    alone = sum(line.lstrip().startswith("#") for line in lines)
+    behind = sum("  # " in line and not line.lstrip().startswith("#") for line in lines)
+    return alone / len(lines), (alone + behind) / len(lines)
 
 
 def main() -> None:
@@ -111,7 +115,8 @@ def main() -> None:
         "function lines, median": statistics.median(lengths),
         "function lines, 90th percentile": lengths[int(0.9 * len(lengths))],
         "function lines, longest": lengths[-1],
-        "lines with a comment": f"{comment_share(package):.1%}",
+        "lines that are a comment": f"{comment_shares(package)[0]:.1%}",
+        "lines with a comment": f"{comment_shares(package)[1]:.1%}",
     }
     for metric in given.metric:
         files = files_that_name(package, metric)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from typing import NoReturn
 
@@ -14,7 +13,7 @@ from omegaconf import DictConfig
 from resnet_exp.config import build
 from resnet_exp.config.command_line import CONF, check, is_sweep
 from resnet_exp.config.config import typed
-from resnet_exp.config.redact import redact
+from resnet_exp.config.redact import redact, redacted_command
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.runs.signals import sigterm_as_ctrl_c
 from resnet_exp.sweeps.job import run_job
@@ -47,7 +46,7 @@ def _run(cfg: DictConfig) -> float | None:
         return run_job(config, ledger)
     if config.is_set("sweep"):
         raise ConfigError("sweep.* would be ignored: one run is no sweep; add --multirun, or leave it out")
-    command = redact(shlex.join(["python", "-m", "resnet_exp", *overrides]))
+    command = redacted_command(overrides)
     # The imports below take seconds, with torch among them: wrong values are refused above, within one.
     if config.task in ("evaluate", "predict"):
         from resnet_exp.runs.evaluate import evaluate_checkpoint

@@ -275,11 +275,16 @@ def test_other_stores_are_refused_with_those_that_would_do(uri: str) -> None:
         assert "SECRET" not in str(caught.value)
 
 
-def test_what_is_no_tracker_is_refused() -> None:
-    """A function of the trackers' package, say."""
-    config = config_of("tracker._target_=resnet_exp.tracking.mlflow_store.absolute_uri", "+tracker.uri=sqlite:///a.db")
-    with pytest.raises(ConfigError, match=r"^tracker\._target_=.*: no tracker, it has no open"):
+def test_what_is_no_tracker_is_refused_before_it_is_called(tmp_path: Path) -> None:
+    """A function of the trackers' package would open a store."""
+    config = config_of(
+        "tracker._target_=resnet_exp.tracking.mlflow_store.open_store",
+        f"+tracker.uri=sqlite:///{tmp_path}/a.db",
+        "+tracker.experiment=x",
+    )
+    with pytest.raises(ConfigError, match=r"^tracker\._target_=.*: no tracker, which is a class with open"):
         build.tracker(config)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_tracker_is_made_without_torch_or_its_own_library() -> None:

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from resnet_exp.config.command_line import CONF
 from resnet_exp.config.config import Config, as_recorded, flat, typed
+from resnet_exp.config.redact import redacted_command, without_secrets
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.run_dir.signature import range_test_signature, signature
 
@@ -401,3 +403,34 @@ def test_how_trackers_were_recorded_before_is_refused_with_what_to_give(section:
 
 def test_a_number_signs_alike_however_it_is_written() -> None:
     assert sign("scheduler.max_lr=1") == sign("scheduler.max_lr=1.0") == sign("scheduler.max_lr=1e0")
+
+
+@pytest.mark.parametrize(
+    ("override", "shown"),
+    [
+        ('tracker.password="hunter2!"', "'tracker.password=***'"),
+        ("tracker.token=abc def", "'tracker.token=***'"),
+        ("+tracker.auth.secret_key=abc", "'+tracker.auth.secret_key=***'"),
+        ("+tracker.auth={password: abc, user: me}", "'+tracker.auth={password: ***, user: me}'"),
+        ("tracker.uri=http://me:abc@host", "tracker.uri=http://me:***@host"),
+        ("model.width=3", "model.width=3"),
+    ],
+)
+def test_a_command_that_is_recorded_has_no_secrets(override: str, shown: str) -> None:
+    """Hydra demands quotes around some characters: these are no way past."""
+    assert redacted_command([override]) == f"python -m resnet_exp {shown}"
+
+
+def test_secrets_are_struck_out_however_deep_they_are() -> None:
+    settings = {"auth": {"password": "x", "user": "me", "more": [{"access_key": "y"}]}, "token": None}
+    assert without_secrets(settings) == {
+        "auth": {"password": "***", "user": "me", "more": [{"access_key": "***"}]}, "token": None,
+    }  # fmt: skip
+
+
+def test_a_config_of_before_metrics_and_figures_of_ones_own_still_loads() -> None:
+    tree = config_of().tree
+    old = {key: value for key, value in tree.items() if key != "metrics"}
+    old["report"] = {key: value for key, value in tree["report"].items() if key != "extra"}
+    found = typed(OmegaConf.create(old))
+    assert found.metrics == found.report.extra == []

@@ -112,3 +112,56 @@ def test_the_table_of_validation_has_every_value_that_the_key_takes():
     for validation in VALIDATION.values():
         assert bool(validation.split) == bool(validation.images) == bool(validation.legend)
         assert not (validation.chooses and validation.split != "val"), "the test set never chooses"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_logits_that_are_not_finite_make_metrics_nan_and_cost_no_run(value):
+    logits = torch.eye(12).repeat(2, 1)
+    logits[3] = value
+    found = evaluate(logits, torch.arange(24) % 12)
+    assert found.metrics["ece"] != found.metrics["ece"]
+    assert found.accuracy >= 22 / 24
+
+
+def test_a_metric_of_ones_own_that_works_in_place_changes_nothing():
+    def greedy(logits, labels):
+        logits -= logits.max()
+        return logits.exp_().mean()
+
+    metrics = metrics_for(3, (Metric("greedy", greedy, title="", unit="number", higher_is_better=True), RECALL))
+    logits, labels = 5 * torch.eye(3), torch.arange(3)
+    assert measure(metrics, logits, labels)["recall"] == 1
+    assert torch.equal(logits, 5 * torch.eye(3))
+
+
+def test_a_metric_of_ones_own_that_fails_later_is_nan_with_a_warning(caplog):
+    def picky(logits, labels):
+        if len(labels) > 6:
+            raise ValueError("too many")
+        return 1.0
+
+    metrics = metrics_for(3, (Metric("picky", picky, title="", unit="number", higher_is_better=True),))
+    found = measure(metrics, torch.eye(3).repeat(4, 1), torch.arange(12) % 3)
+    assert found["picky"] != found["picky"]
+    assert found["accuracy"] == 1
+    assert "the metric picky is NaN: it failed (ValueError: too many)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("declared", "words"),
+    [
+        ({"unit": "percent"}, "has the unit 'percent'; one of fraction, nats, number is needed"),
+        ({"name": "count"}, "there is a metric count already"),
+        ({"name": "f1/val"}, "a name of letters, digits and _ is needed"),
+        ({"measure": lambda logits, labels: "0.5"}, "cannot be measured"),
+    ],
+)
+def test_a_metric_that_is_declared_wrong_is_refused(declared, words):
+    plain = {"name": "own", "measure": macro_recall, "title": "", "unit": "number", "higher_is_better": True}
+    with pytest.raises(ConfigError, match=words):
+        metrics_for(3, (Metric(**{**plain, **declared}),))
+
+
+def test_a_value_that_is_not_there_is_shown_as_nan():
+    """result.json has null for NaN."""
+    assert RECALL.shown(None) == RECALL.shown(float("nan")) == "nan"

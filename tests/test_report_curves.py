@@ -147,3 +147,16 @@ def test_the_range_tests_curves_lie_beside_its_figure(tmp_path):
     assert [float(row["lr_2"]) for row in rows] == curve["lrs"]
     assert [float(row["loss_1"]) for row in rows] == curve["losses"]
     assert "max_lr 0.01" in figure.alt
+
+
+def test_a_run_of_before_a_metric_was_added_is_drawn_without_it(tmp_path):
+    """Drawn again by a version that has more metrics than the one that made the run."""
+    run = subject(tmp_path)
+    run.metrics = METRICS
+    (figure,) = draw_curves(run).figures
+    assert "top-5 accuracy" not in figure.image.read_text()
+
+
+def test_a_test_metric_that_is_nan_is_drawn_as_a_gap(tmp_path):
+    (figure,) = draw_curves(subject(tmp_path, test={"accuracy": 0.7812, "loss": None})).figures
+    assert "test, once: nan" in figure.image.read_text()

@@ -480,8 +480,8 @@ def test_a_failed_range_test_is_made_anew_once_what_determines_it_has_changed(
         patch.setattr(finding, "range_test", failing)
         with pytest.raises(RunError, match="the LR range test failed"):
             go()
-    for memo in Path("runs", "range_tests").glob("*.json"):  # as where the code was mended: another name then
-        memo.unlink()
+    for cached in Path("runs", "range_tests").glob("*.json"):  # as where the code was mended: another name then
+        cached.unlink()
     assert go().result["max_lr_source"].startswith("range test: ")
 
 
@@ -803,3 +803,15 @@ def test_sigterm_ends_a_run_as_ctrl_c_does(tmp_path: Path) -> None:
     assert said.startswith("error: interrupted; the same command goes on")
     assert "Traceback" not in said
     assert last_status(newest(tmp_path / "runs").journal) == "KILLED"
+
+
+def test_the_least_lr_of_a_result_is_the_schedules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A schedule that only falls starts at max_lr: its min_lr comes later."""
+    monkeypatch.chdir(tmp_path)
+    tiny = [text for text in TINY if "peak_epoch" not in text]
+    overrides = [*tiny, "scheduler=multistep", "scheduler.milestones=[1]", "scheduler.max_lr=0.05"]
+    with initialize_config_dir(str(CONF)):
+        config = typed(compose("config", overrides=overrides), overrides)
+    way.run(config, "command")
+    result = json.loads(newest(Path("runs")).result.read_text())
+    assert (result["max_lr"], result["min_lr"]) == (0.05, pytest.approx(0.005))

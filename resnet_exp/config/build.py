@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 
 from resnet_exp.config.config import PACKAGES, RUN_ARGUMENTS, Config
 from resnet_exp.config.model_check import check_input_size
-from resnet_exp.config.redact import redact
+from resnet_exp.config.redact import redact, without_secrets
 from resnet_exp.config.suggest import UnknownKey
 from resnet_exp.interfaces import (
     Augmentation,
@@ -140,9 +140,14 @@ def tracker_of(settings: Mapping[str, Any], modules: Sequence[str]) -> Tracker:
         ConfigError: it is not there, does not take its settings, or is no tracker.
     """
     _check_names("tracker", settings)
+    module, _, name = settings["_target_"].rpartition(".")
+    found = getattr(importlib.import_module(module), name)
+    # Looked at before it is called: a function of our own tracking package would open a store.
+    if not (inspect.isclass(found) and callable(getattr(found, "open", None))):
+        raise ConfigError(
+            f"tracker._target_={settings['_target_']}: no tracker, which is a class with open(run_dir, label)"
+        )
     made: Tracker = _make_from("tracker", settings, modules)
-    if not callable(getattr(made, "open", None)):
-        raise ConfigError(f"tracker._target_={settings['_target_']}: no tracker, it has no open(run_dir, label)")
     return made
 
 
@@ -228,7 +233,8 @@ def _make_from(group: str, settings: Mapping[str, Any], modules: Sequence[str], 
     except ConfigError:
         raise
     except (TypeError, ValueError) as error:  # a value of a type that the plug-in did not expect
-        shown = ", ".join(f"{key}={value}" for key, value in settings.items() if key != "_target_")
+        said = without_secrets(dict(settings)) if group == "tracker" else settings
+        shown = ", ".join(f"{key}={value}" for key, value in said.items() if key != "_target_")
         raise ConfigError(redact(f"{group}: {settings['_target_']} does not take {shown} ({error})")) from error
 
 

@@ -23,7 +23,7 @@ from resnet_exp.config.config import GROUPS, NO_OPTIMIZER_LR, RUN_ARGUMENTS
 from resnet_exp.config.overrides import in_turn, name_and_value, parsed
 from resnet_exp.config.plugin_args import unchecked_arguments
 from resnet_exp.config.plugin_folders import conf_of, folders_of, open_folders
-from resnet_exp.config.suggest import UnknownKey, nearest
+from resnet_exp.config.suggest import UnknownKey, closest
 from resnet_exp.interfaces import ConfigError
 
 _PACKAGE = Path(resnet_exp.__file__).resolve().parent
@@ -118,10 +118,19 @@ def _warn_of_unchecked(overrides: Sequence[Override], trees: Iterable[dict[str, 
     named = {(group, str(tree[group].get("_target_"))) for tree in trees for group in GROUPS}
     named |= {(group, str(each.value())) for each in overrides for group in GROUPS
               if each.key_or_group == f"{group}._target_"}  # fmt: skip
+    named |= {("hydra.sweeper", target) for folder in folders for target in _sweepers_in(folder)}
     for group, target in sorted(named):
         if target.rpartition(".")[0] in modules:
             for warning in unchecked_arguments(group, target, RUN_ARGUMENTS.get(group, ())):
                 print(f"warning: {warning}", file=sys.stderr)
+
+
+def _sweepers_in(folder: Path) -> Iterator[str]:
+    """The targets of a plug-in folder's sweepers; the compositions above have no `hydra` section."""
+    for path in (folder / "conf" / "hydra" / "sweeper").glob("*.yaml"):
+        content: Any = OmegaConf.to_container(OmegaConf.load(path))
+        if isinstance(content, dict) and "_target_" in content:
+            yield str(content["_target_"])
 
 
 def _search_path(overrides: Sequence[Override]) -> Iterator[str]:
@@ -167,7 +176,7 @@ def _check_option(override: Override, groups: dict[str, list[str]]) -> None:
             raise ConfigError(f"{group}=null: an option is needed; known are {', '.join(options)}")
         if choice is None or not isinstance(choice, (str, int, float)) or str(choice) in options:
             continue
-        near = nearest(str(choice), options)
+        near = closest(str(choice), options)
         hint = f"did you mean {near}?" if near else f"known are {', '.join(options)}"
         raise ConfigError(f"{group}={choice} is no option of {group}; {hint}")
 

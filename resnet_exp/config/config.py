@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from resnet_exp.config.overrides import is_within, key_of
 from resnet_exp.config.plugin_args import checked_settings
 from resnet_exp.config.plugin_folders import folders_of, open_folders
-from resnet_exp.config.redact import is_secret, redact
+from resnet_exp.config.redact import redact, without_secrets
 from resnet_exp.config.schema import (
     RangeTestConfig,
     ReportConfig,
@@ -135,7 +135,7 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, 
         plugin_modules=modules,
         short_names=_short_names(plugins, choices or {}),
         overrides=tuple(overrides),
-        tree=_without_secrets({**tree, "tracker": _struck_out(tree["tracker"])}),
+        tree=_without_secrets({**tree, "tracker": without_secrets(tree["tracker"])}),
     )
     refuse_unused(config.task, overrides, plugins, vars(config.report))
     # Without it the checkpoint would be measured on the default data set, CIFAR-10.
@@ -185,11 +185,6 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         leaves.update(flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
     return leaves
-
-
-def _struck_out(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A tracker's settings with *** for each whose name says that it is a secret."""
-    return {key: "***" if is_secret(key) and value is not None else value for key, value in settings.items()}
 
 
 def _without_secrets(value: Any) -> Any:

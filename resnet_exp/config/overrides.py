@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from resnet_exp.config.redact import redact
+from resnet_exp.config.redact import redacted_command
 from resnet_exp.interfaces import ConfigError
 
 if TYPE_CHECKING:  # Hydra is imported inside functions: a config is checked with the texts alone
@@ -59,7 +58,7 @@ def of_the_run(overrides: Sequence[str]) -> list[str]:
 
 def command_of(overrides: Sequence[str]) -> str:
     """Returns the command that runs a job by itself; passwords are struck out, as in every command that is stored."""
-    return redact(shlex.join(["python", "-m", "resnet_exp", *of_the_run(overrides)]))
+    return redacted_command(of_the_run(overrides))
 
 
 def sweep_overrides(params: Mapping[str, Any], arguments: Sequence[str]) -> list[str]:

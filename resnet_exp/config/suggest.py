@@ -22,7 +22,7 @@ class UnknownKey(ConfigError):
 
 
 def _hint(key: str, known: list[str]) -> str:
-    near = nearest(key, known)
+    near = closest(key, known)
     if near:
         return f"did you mean {near}?"
     if len(known) > _MANY:
@@ -30,7 +30,7 @@ def _hint(key: str, known: list[str]) -> str:
     return f"known are {', '.join(name.rpartition('.')[2] for name in known) or 'none'}"
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
+def closest(name: str, known: Iterable[str]) -> str | None:
     """Returns the known name that a mistyped one is most like; None where none is near.
 
     Of dotted names the last part counts, among those of the same section; then the whole name, where there is no such

@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from resnet_exp.config.suggest import nearest
+from resnet_exp.config.suggest import closest
 from resnet_exp.interfaces import ConfigError
 
 _COLOURS = 3  # channels that every model of torchvision is made for
@@ -73,7 +73,7 @@ class TorchvisionModel(nn.Module):
 def _check_name(name: str) -> None:
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        near = nearest(name, known)
+        near = closest(name, known)
         hint = f"did you mean {near}?" if near else f"known are {', '.join(known)}"
         raise ConfigError(f"model.name={name}: torchvision has no such classification network; {hint}")
 

@@ -12,7 +12,7 @@ from resnet_exp.report.html import Page
 from resnet_exp.report.section import Section
 from resnet_exp.report.subject import Subject
 from resnet_exp.run_dir.files import read_json
-from resnet_exp.training.result import counts, headline
+from resnet_exp.training.result import IN_HEADLINE, counts, headline
 
 
 def page_of(subject: Subject, sections: Sequence[Section]) -> Page:
@@ -51,11 +51,10 @@ def _accuracies(result: dict[str, Any], metrics: Sequence[Metric]) -> dict[str, 
         best, epoch = result["best_val_accuracy"], f"epoch {result['chosen_epoch']} of {result['epochs']}"
         facts["best validation"] = f"{best:.2%}\n{epoch}"
     for metric in metrics:
-        if metric.name in result["test"] and metric.name not in (
-            "loss",
-            "accuracy",
-        ):  # these are in the headline or result.json
-            facts[metric.title] = f"{metric.shown(result['test'][metric.name])}\nof the test images"
+        if metric.name in result["test"] and metric.name not in IN_HEADLINE:
+            direction = "higher" if metric.higher_is_better else "lower"
+            value = metric.shown(result["test"][metric.name])
+            facts[metric.title] = f"{value}\nof the test images; {direction} is better"
     return facts
 
 

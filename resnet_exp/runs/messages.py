@@ -16,11 +16,10 @@ from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.runs.console import Console
 from resnet_exp.training.device import Runtime
 from resnet_exp.training.lr_range import FoundLR
-from resnet_exp.training.result import headline
+from resnet_exp.training.result import IN_HEADLINE, headline
 from resnet_exp.training.train import LOOP_METRICS, Epoch
 
 _MANY_CLASSES = 20
-_IN_HEADLINE = ("loss", "accuracy")  # the headline has the accuracy; the loss is in result.json alone
 _FORMS = {"nats": ">10.4f", "fraction": ">9.2%", "number": ">9.4g"}  # cells of the epochs' table, by a metric's unit
 
 
@@ -150,7 +149,7 @@ def print_result(
             f"{name} {part['correct'] / part['count']:.0%}" for name, part in result["per_class"].items()
         )
     tested = result.get("test", {})
-    others = [metric for metric in metrics if metric.name in tested and metric.name not in _IN_HEADLINE]
+    others = [metric for metric in metrics if metric.name in tested and metric.name not in IN_HEADLINE]
     if others:
         facts["also measured"] = ", ".join(f"{metric.shown(tested[metric.name])} {metric.title}" for metric in others)
     if "max_lr" in result:

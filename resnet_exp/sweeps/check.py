@@ -18,7 +18,6 @@ from resnet_exp.config.validation import VALIDATION
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.sweeps.plan import plugin_folders, settings, tracker_of
 from resnet_exp.sweeps.planner import compose_job
-from resnet_exp.sweeps.study import StudySweeper
 from resnet_exp.sweeps.sweeper import PlanningSweeper
 
 _OURS = r"resnet_exp\.sweeps\.[a-z]\w*\.[A-Z]\w*"
@@ -75,7 +74,7 @@ def check_sweep(config: DictConfig, sweeper: type[Sweeper]) -> None:
     sweep = settings(config)
     if sweep.job is not None:
         raise ConfigError(f"sweep.job={sweep.job}: the sweep itself sets it for each of its jobs; leave it out")
-    if sweep.pruner != "none" and not issubclass(sweeper, StudySweeper):
+    if sweep.pruner != "none" and not getattr(sweeper, "takes_pruner", False):
         raise ConfigError(f"sweep.pruner={sweep.pruner} would be ignored: it is for hydra/sweeper=study")
     if sweep.dry_run and not issubclass(sweeper, PlanningSweeper):
         raise ConfigError("sweep.dry_run=true needs hydra/sweeper=grid or study: others plan nothing that can be shown")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from resnet_exp.config.command_line import CONF
 from resnet_exp.config.config import Config, checked_plugin, typed
 from resnet_exp.config.overrides import key_of, sweep_overrides, swept
 from resnet_exp.config.plugin_folders import folders_of, open_folders
-from resnet_exp.config.redact import redact
+from resnet_exp.config.redact import redacted_command
 from resnet_exp.config.schema import SweepConfig, from_values
 from resnet_exp.interfaces import ConfigError, Tracker
 from resnet_exp.run_dir.digest import digest_of
@@ -69,7 +68,7 @@ def facts_of(config: DictConfig, code_digest: str, data_identity: str) -> dict[s
     sweep, sweeper = settings(config), OmegaConf.to_container(config.hydra.sweeper, resolve=True, enum_to_str=True)
     assert isinstance(sweeper, dict)
     return {
-        "command": redact(shlex.join(["python", "-m", "resnet_exp", "--multirun", *_of_the_command(config)])),
+        "command": redacted_command(["--multirun", *_of_the_command(config)]),
         "space": {key: override.get_value_string() for key, override in space.items()},
         "seeds": sweep.seeds,
         "pruner": sweep.pruner,

@@ -94,13 +94,20 @@ def latest_comparable(planner: Planner, first: Mapping[str, Any], ends: Mapping[
     """
     keys = [key for key in ends if is_within(key_of(key), *_DECISIVE)]
     latest = _comparable_after(planner.compose(0, first))
-    for values in itertools.product(*(ends[key] for key in keys)):
+    for values in itertools.product(*(_outermost(ends[key]) for key in keys)):
         try:
             config = planner.compose(0, {**first, **dict(zip(keys, values, strict=True))})
         except ConfigError:  # two ends that do not fit together: no job has both
             continue
         latest = max(latest, _comparable_after(config))
     return latest
+
+
+def _outermost(values: Sequence[Any]) -> Sequence[Any]:
+    """The least and the largest of numbers, since composing all combinations would take minutes; else all values."""
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return values
+    return sorted({min(values), max(values)})
 
 
 def _comparable_after(config: Config) -> int:

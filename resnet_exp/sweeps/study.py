@@ -41,6 +41,8 @@ class StudySweeper(PlanningSweeper):
         params: the search space by key, as on the command line, which comes first.
     """
 
+    takes_pruner = True
+
     def __init__(
         self,
         n_trials: int,

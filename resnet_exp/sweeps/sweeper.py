@@ -32,6 +32,8 @@ class PlanningSweeper(Sweeper):
             gives a sweeper all keys of its yaml as arguments.
     """
 
+    takes_pruner = False  # whether poor jobs may be stopped early, `sweep.pruner`
+
     def __init__(self, params: DictConfig | None = None) -> None:
         del params
 

@@ -11,6 +11,8 @@ from resnet_exp.training.evaluate import Evaluation, wilson_interval
 from resnet_exp.training.lr_range import FoundLR, RangeTest
 from resnet_exp.training.train import Training
 
+IN_HEADLINE = ("loss", "accuracy")  # metrics that need no line beside it: it says the accuracy, the report has the loss
+
 
 def of_range_test(config: Config, found: RangeTest) -> dict[str, Any]:
     """The result of a range test alone."""

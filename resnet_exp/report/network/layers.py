@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnet_exp.config.suggest import nearest
+from resnet_exp.config.suggest import closest
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.report.section import Gap
 from resnet_exp.training.device import untouched_randomness
@@ -114,10 +114,10 @@ def _setting(names: Sequence[str]) -> str:
 
 def _hint(name: str, known: Sequence[str]) -> str:
     """The nearest known name, also by its last part alone (`conv2` for `layer4.conv2`); else the outermost names."""
-    near = nearest(name, known)
+    near = closest(name, known)
     if near is None:
         last_parts = {one.rpartition(".")[2]: one for one in reversed(known)}
-        near = last_parts.get(nearest(name, last_parts) or "")
+        near = last_parts.get(closest(name, last_parts) or "")
     if near is not None:
         return f"did you mean {near}?"
     levels = [[one for one in known if one.count(".") == depth] for depth in range(3)]
