@@ -11,7 +11,7 @@ READY  := $(VENV)/.ready
 .PHONY: quickstart test test-slow check clean
 .DEFAULT_GOAL := quickstart
 
-# Made again only when what it installs from has changed, and taken for made only when it was finished.
+# Made again only if the files it installs from have changed; the mark is set when the installation has finished.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed: make PYTHON=python3.12"; exit 1; }
 	@echo "installing into $(VENV): about 6.5 GB, some minutes, once"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What a GPU machine tells in 7.5 minutes, the most valuable first. Each step is bounded and writes what it found to $OUT
-# as it goes, so that a cut costs only what had not begun; one that finds no time left is skipped and says so.
+# A check of a GPU machine in 7.5 minutes, the most valuable steps first. Each step has a time limit and writes what it
+# finds to $OUT at once: if the script is stopped, only later steps are lost. A step with no time left is skipped.
 #
 #   bash benchmarks/gpu_check.sh                              in a checkout, with resnet_exp's dependencies installed
 #   STEPS="env tests run" bash benchmarks/gpu_check.sh        these alone
@@ -23,7 +23,7 @@
 #
 # $OUT: summary.txt (read this first), results.jsonl (all figures), cuda_tests.txt, run.txt, more.txt, bench.txt,
 # profile.txt, report.tar.gz (a run directory without weights). `host_ms_per_step` is what queueing a step took; where the
-# device is the slower, the host waits for a free place in the queue and it tells nothing: read the line of width 4.
+# device is the slower, the host waits for a free place in the queue, and the number means nothing: read the line of width 4.
 # What it wraps to take the time of a run's phases is listed at the top of gpu_check.py: WRAPPED.
 set -u
 BEGAN=$(date +%s)

@@ -2,7 +2,7 @@
 
     python benchmarks/replay_pruners.py multirun/SWEEP [orders]
 
-A job that a pruner gives up is seen by later ones as far as it came. The same orders for each pruner.
+Of a job that a pruner stops, later jobs see the epochs up to there. Every pruner gets the same orders.
 """
 
 from __future__ import annotations

@@ -109,28 +109,19 @@ def _open_plugin_folders(overrides: Sequence[Override], arguments: Sequence[str]
 
 
 def _warn_of_unchecked(overrides: Sequence[Override], trees: Iterable[dict[str, Any]]) -> None:
-    """Prints which settings of the user's own plug-ins are not checked: here, so once a command, and not in its jobs.
+    """Prints which settings of the user's own plug-ins are not checked: once a command, not again in a sweep's jobs.
 
-    Of ours a test holds that all are.
+    That all settings of our own plug-ins are checked is a test.
     """
     folders = [folder for each in overrides if each.key_or_group == "plugins" for folder in folders_of(each.value())]
     modules = open_folders(folders)
     named = {(group, str(tree[group].get("_target_"))) for tree in trees for group in GROUPS}
     named |= {(group, str(each.value())) for each in overrides for group in GROUPS
               if each.key_or_group == f"{group}._target_"}  # fmt: skip
-    named |= {("hydra.sweeper", target) for folder in folders for target in _sweepers_in(folder)}
     for group, target in sorted(named):
         if target.rpartition(".")[0] in modules:
             for warning in unchecked_arguments(group, target, RUN_ARGUMENTS.get(group, ())):
                 print(f"warning: {warning}", file=sys.stderr)
-
-
-def _sweepers_in(folder: Path) -> Iterator[str]:
-    """The targets of a plug-in folder's sweepers; the compositions above have no `hydra` section."""
-    for path in (folder / "conf" / "hydra" / "sweeper").glob("*.yaml"):
-        content: Any = OmegaConf.to_container(OmegaConf.load(path))
-        if isinstance(content, dict) and "_target_" in content:
-            yield str(content["_target_"])
 
 
 def _search_path(overrides: Sequence[Override]) -> Iterator[str]:

@@ -78,11 +78,10 @@ def _has_init(found: ast.ClassDef) -> bool:
 def unchecked_arguments(group: str, target: str, given: Iterable[str] = ()) -> list[str]:
     """A sentence for each setting whose range its author has written, and that is not checked all the same.
 
-    An argument without an annotation gets none: it takes every value, as anywhere in Python, and nothing was written
-    that goes unheard.
+    An argument without an annotation is not reported: it takes every value, as anywhere in Python.
 
     Args:
-        group: what stands before the keys on the command line, such as `model`.
+        group: the part before the keys on the command line, such as `model`.
         target: `module.Name`.
         given: arguments that the run gives, not the config.
     """
@@ -101,7 +100,7 @@ def checked_settings(group: str, target: str, settings: dict[str, Any], given: I
     """The settings as the target's types have them, if it takes each by its name and range, and none is missing.
 
     Args:
-        group: what stands before the keys on the command line, such as `model`.
+        group: the part before the keys on the command line, such as `model`.
         target: `module.Name`; where its source does not say what it takes, nothing is checked here.
         settings: by key.
         given: arguments that the run gives, not the config.

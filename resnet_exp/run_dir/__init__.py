@@ -1,1 +1,1 @@
-"""The files of a run: journal, checkpoints, the trained network, and which directory they lie in."""
+"""The files of a run: journal, checkpoints, the trained network, and the directory they are in."""

@@ -16,7 +16,7 @@ from resnet_exp.sweeps.sweeper import PlanningSweeper
 
 
 class SweepCallback(Callback):
-    """Stands at both ends of a sweep; Hydra calls the same instance at its start and its end, and none for a run."""
+    """Opens and closes a sweep: Hydra calls the same instance at its start and its end. A single run has none."""
 
     def __init__(self) -> None:
         self._session: Session | None = None

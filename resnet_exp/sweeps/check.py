@@ -1,4 +1,4 @@
-"""What is checked of a sweep before anything is written: its sweeper, its settings, and values nobody else checks."""
+"""The checks of a sweep before anything is written: its sweeper, its settings, and values of stock sweepers."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def close(config: DictConfig, ledger: Ledger, parent: Parent, error: BaseExcepti
 
 
 def _end_runs(job: Job, config: DictConfig) -> None:
-    """Marks runs whose process was killed as failed: a tracker would show them running for ever."""
+    """Marks runs whose process was killed as failed: a tracker would otherwise show them as running."""
     for run in job.runs:
         journal = RunPaths(Path(run.root)).journal
         if not run.root or not journal.exists() or last_status(journal) != "RUNNING":

@@ -1,4 +1,4 @@
-"""A GPU of its own for each process of a sweep, as far as there are enough."""
+"""The GPU of each process of a sweep: one of its own while there are enough, else one that few share."""
 
 from __future__ import annotations
 

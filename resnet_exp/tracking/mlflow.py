@@ -54,7 +54,7 @@ class MlflowTracker:
 
 
 class MlflowMirror(Mirror):
-    """Mirrors a run's journal into one MLflow run, whatever becomes of the connection or of this process.
+    """Mirrors a run's journal into one MLflow run, through outages and kills of this process.
 
     An outage gives one warning; what is missing is mirrored when the store is back or, after the process has ended,
     when the same command is given again.
@@ -139,7 +139,7 @@ class MlflowMirror(Mirror):
             return None
 
     def _mirror(self) -> None:
-        """The thread: ships whenever it is woken, and after a failure tries again, ever more rarely."""
+        """The thread: ships whenever it is woken; after a failure it tries again, after longer and longer pauses."""
         replay, pause, last_attempts = None, _FIRST_PAUSE, 0
         while not self._abandoned.is_set():
             self._wake.wait()

@@ -43,7 +43,7 @@ class Replay:
         self._state_path = paths.root / "mlflow.json"
         self._client, experiment_id = open_store(uri, experiment)
         self._state = MirrorState.load(self._state_path, uri)
-        self._state.save(self._state_path)  # the mirror id is on the disk before a run bears it
+        self._state.save(self._state_path)  # the mirror id is on the disk before a run is tagged with it
         self._find_or_create_run(experiment_id, run_name)
         self._files = RunFiles(self._client, self._experiment_id, self._run_id, paths.root)
         self._recorded: dict[tuple[str, int], float] = {}
@@ -68,7 +68,7 @@ class Replay:
         return self._state.run_id
 
     def ship(self, stop: Callable[[], bool] = lambda: False) -> None:
-        """Ships what the journal has gained, in batches, until its end or until `stop` says so."""
+        """Ships the new records of the journal, in batches, until its end or until `stop` says so."""
         for records, end in _chunks(self._paths.journal, self._state.cursor):
             if stop():
                 return
