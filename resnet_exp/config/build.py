@@ -139,9 +139,7 @@ def tracker_of(settings: Mapping[str, Any], modules: Sequence[str]) -> Tracker:
     Raises:
         ConfigError: it is not there, does not take its settings, or is no tracker.
     """
-    _check_names("tracker", settings)
-    module, _, name = settings["_target_"].rpartition(".")
-    found = getattr(importlib.import_module(module), name)
+    found = _check_names("tracker", settings)
     # Looked at before it is called: a function of our own tracking package would open a store.
     if not (inspect.isclass(found) and callable(getattr(found, "open", None))):
         raise ConfigError(
@@ -194,14 +192,19 @@ def _imported(key: str, name: str) -> Any:
         raise ConfigError(f"{key}={name}: it cannot be imported ({type(error).__name__}: {error})") from error
 
 
-def _check_names(group: str, plugin: Mapping[str, Any]) -> None:
-    """Raises ConfigError unless the group's target can be imported and has an argument for every setting."""
+def _check_names(group: str, plugin: Mapping[str, Any]) -> Any:
+    """The group's target, not called yet, if it can be imported and has an argument for every setting.
+
+    Raises:
+        ConfigError: it cannot, or has not.
+    """
     settings = dict(plugin)
     target = settings.pop("_target_")
     module, _, name = target.rpartition(".")
     given = RUN_ARGUMENTS.get(group, ())
     try:
-        signature = inspect.signature(getattr(importlib.import_module(module), name))
+        found = getattr(importlib.import_module(module), name)
+        signature = inspect.signature(found)
     except Exception as error:  # importing runs the module, which may raise anything
         raise ConfigError(
             f"{group}._target_={target}: there is no such plug-in, or it cannot be imported "
@@ -209,11 +212,12 @@ def _check_names(group: str, plugin: Mapping[str, Any]) -> None:
         ) from error
     # With **kwargs any name is taken; the plug-in itself must refuse.
     if any(argument.kind is inspect.Parameter.VAR_KEYWORD for argument in signature.parameters.values()):
-        return
+        return found
     known = [argument for argument in signature.parameters if argument not in given]
     for key in settings:
         if key not in known:
             raise UnknownKey(f"{group}.{key}", [f"{group}.{one}" for one in known], f" of {target}")
+    return found
 
 
 def _make(group: str, config: Config, **arguments: Any) -> Any:

@@ -135,7 +135,7 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, 
         plugin_modules=modules,
         short_names=_short_names(plugins, choices or {}),
         overrides=tuple(overrides),
-        tree=_without_secrets({**tree, "tracker": without_secrets(tree["tracker"])}),
+        tree=_redacted({**tree, "tracker": without_secrets(tree["tracker"])}),
     )
     refuse_unused(config.task, overrides, plugins, vars(config.report))
     # Without it the checkpoint would be measured on the default data set, CIFAR-10.
@@ -187,11 +187,11 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _without_secrets(value: Any) -> Any:
+def _redacted(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_secrets(item) for key, item in value.items()}
+        return {key: _redacted(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_secrets(item) for item in value]
+        return [_redacted(item) for item in value]
     return redact(value) if isinstance(value, str) else value
 
 

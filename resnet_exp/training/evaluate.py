@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from resnet_exp.interfaces import Metric
-from resnet_exp.training.metrics import METRICS, measure
+from resnet_exp.training.metrics import measure, metrics_for
 
 _Z = 1.959963984540054  # the normal distribution's 97.5 % quantile, for an interval of 95 %
 
@@ -51,18 +51,18 @@ def predict(logits: Tensor) -> Tensor:
     return logits.float().softmax(1)
 
 
-def evaluate(logits: Tensor, labels: Tensor, metrics: Sequence[Metric] = METRICS) -> Evaluation:
+def evaluate(logits: Tensor, labels: Tensor, metrics: Sequence[Metric] | None = None) -> Evaluation:
     """The evaluation of logits `[N, num_classes], float32` against labels `[N], int64`; waits for the device.
 
     Args:
         logits: of each image.
         labels: the true classes.
-        metrics: those to compute; the ones that need more classes are left out.
+        metrics: those to compute; None: all of ours that apply to so many classes.
     """
     classes = logits.shape[1]
     confusion = torch.bincount(labels * classes + logits.argmax(1), minlength=classes**2).reshape(classes, classes)
-    applicable = [metric for metric in metrics if classes >= metric.least_classes]
-    return Evaluation(measure(applicable, logits, labels), tuple(tuple(row) for row in confusion.tolist()))
+    measured = metrics_for(classes) if metrics is None else metrics
+    return Evaluation(measure(measured, logits, labels), tuple(tuple(row) for row in confusion.tolist()))
 
 
 def wilson_interval(correct: int, count: int, z: float = _Z) -> tuple[float, float]:
