@@ -15,6 +15,7 @@ from resnet_exp.config.command_line import CONF, check, is_sweep
 from resnet_exp.config.config import typed
 from resnet_exp.config.redact import redact, redacted_command
 from resnet_exp.interfaces import ConfigError, RunError
+from resnet_exp.runs.output import fill_closed_descriptors
 from resnet_exp.runs.signals import sigterm_as_ctrl_c
 from resnet_exp.sweeps.job import run_job
 from resnet_exp.sweeps.ledger import Ledger
@@ -68,6 +69,7 @@ def _run(cfg: DictConfig) -> float | None:
 
 def main() -> None:
     """Runs the command line. Exit codes: 0; 1: the run failed; 2: a setting cannot work; 130: interrupted."""
+    fill_closed_descriptors()
     try:
         with sigterm_as_ctrl_c():
             check(sys.argv[1:])

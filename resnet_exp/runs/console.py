@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import IO, cast
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from resnet_exp.interfaces import Advance
+from resnet_exp.runs.output import Output
 
 _KEY_WIDTH = 13
 # Seconds between lines of progress where the output is not a terminal.
@@ -22,7 +23,8 @@ class Console:
     """Prints headings, facts, lines and warnings, above a progress display with an ETA."""
 
     def __init__(self) -> None:
-        self._rich = RichConsole(highlight=False, soft_wrap=True)
+        self._output = Output()
+        self._rich = RichConsole(file=cast(IO[str], self._output), highlight=False, soft_wrap=True)
         self._live: Progress | None = None
 
     def heading(self, text: str) -> None:
@@ -47,7 +49,7 @@ class Console:
     def progress(self, description: str, total: int, done: int = 0) -> Iterator[Advance]:
         """Shows how many of `total` units are done, with an ETA; lines printed meanwhile appear above it."""
         if not self._rich.is_terminal:
-            yield _plain_progress(description, total, done)
+            yield self._plain_progress(description, total, done)
             return
         columns = (
             TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -67,20 +69,19 @@ class Console:
 
     def _print(self, markup: str) -> None:
         (self._live.console if self._live else self._rich).print(markup)
-        sys.stdout.flush()
+        self._output.flush()
 
+    def _plain_progress(self, description: str, total: int, before: int) -> Advance:
+        start = last = time.monotonic()
+        done = before
 
-def _plain_progress(description: str, total: int, before: int) -> Advance:
-    start = last = time.monotonic()
-    done = before
+        def advance(n: int = 1) -> None:
+            nonlocal done, last
+            done += n
+            now = time.monotonic()
+            if now - last >= _PLAIN_INTERVAL and before < done < total:
+                last = now
+                left = (now - start) / (done - before) * (total - done)
+                self.line(f"  {description}: {done:,} of {total:,} ({done / total:.0%}), ETA {left:.0f} s")
 
-    def advance(n: int = 1) -> None:
-        nonlocal done, last
-        done += n
-        now = time.monotonic()
-        if now - last >= _PLAIN_INTERVAL and before < done < total:
-            last = now
-            left = (now - start) / (done - before) * (total - done)
-            print(f"  {description}: {done:,} of {total:,} ({done / total:.0%}), ETA {left:.0f} s", flush=True)
-
-    return advance
+        return advance
