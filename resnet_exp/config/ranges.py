@@ -16,6 +16,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from resnet_exp.interfaces import ConfigError
 
 Count = Annotated[int, Ge(1)]
+Seed = Annotated[int, Ge(0), Le(2**63 - 1)]  # larger ones would draw the same numbers as smaller ones
 Text = Annotated[str, MinLen(1)]
 Pixels = Annotated[int, Ge(0)]
 ImageSize = Annotated[int, Ge(8), Le(1024)]  # pixels of a side

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from annotated_types import Ge, Le
 
-from resnet_exp.config.ranges import Count, Factor, Fraction, NotNegative, Text, admitted
+from resnet_exp.config.ranges import Count, Factor, Fraction, NotNegative, Seed, Text, admitted
 from resnet_exp.config.suggest import UnknownKey
 from resnet_exp.config.validation import VALIDATION
 from resnet_exp.interfaces import ConfigError
@@ -97,7 +97,7 @@ class ReportConfig:
 class SweepConfig:
     """`sweep`: what all jobs of a sweep share."""
 
-    seeds: list[Annotated[int, Ge(0)]] | None
+    seeds: list[Seed] | None
     dry_run: bool
     max_failures: Count | None
     pruner: Literal["none", "median", "hyperband"]
@@ -122,7 +122,7 @@ class TopLevelConfig:
 
     task: Literal["train", "range_test", "evaluate", "predict", "report"]
     name: str | None
-    seed: int
+    seed: Seed
     device: Literal["auto", "cpu", "cuda"]
     output_dir: Text
     rerun: bool
