@@ -6,6 +6,9 @@ killed, and nothing that happens in between (a range test, another job of a swee
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +29,14 @@ def mix(*values: int) -> int:
     for value in values:
         state = _splitmix(state ^ (value & _MASK))
     return state >> 1  # a torch scalar is an int64: the 64th bit would be its sign
+
+
+def seed_streams(*values: int) -> None:
+    """Seeds the streams of torch, numpy and Python by these values: layers of the user's may draw from any of them."""
+    number = mix(*values)
+    torch.manual_seed(number)
+    np.random.seed(number % 2**32)
+    random.seed(number)
 
 
 def keys(indices: Tensor, *salt: int) -> Tensor:

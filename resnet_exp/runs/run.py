@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-import torch
 from torch import nn
 
 from resnet_exp.config import build
@@ -147,7 +146,7 @@ def _schedule(this: OpenRun, plugins: build.Plugins, data: Data, found: FoundLR)
 def _learner(this: OpenRun, plugins: build.Plugins, data: Data, schedule: Schedule) -> Learner:
     """Returns an untrained network, with the same weights each time for one seed, and its optimizer."""
     config = this.config
-    torch.manual_seed(randomness.mix(config.seed, randomness.INIT))
+    randomness.seed_streams(config.seed, randomness.INIT)
     model = build.model(config, data.info)
     return Learner(model, plugins.optimizer, schedule, config.train, this.runtime, config.seed)
 

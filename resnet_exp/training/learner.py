@@ -111,7 +111,7 @@ class Learner:
         correct = torch.zeros((), dtype=torch.int64, device=self._runtime.device)
         for step, batch in enumerate(batches, first_step):
             # Random layers (dropout) then depend on the step alone, also in a run that was resumed.
-            torch.manual_seed(randomness.mix(self._seed, randomness.LAYERS, step))
+            randomness.seed_streams(self._seed, randomness.LAYERS, step)
             loss, right = self._backward(batch)
             lrs.append(self._update(step, loss))
             losses.append(loss)

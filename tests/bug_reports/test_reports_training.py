@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from typing import get_type_hints
 
 import numpy as np
@@ -100,6 +101,33 @@ def test_a_metric_is_over_images_whatever_the_batches(tiny_learner, bank, cpu):
     whole, cut = (evaluate(*infer(model, in_order(bank, size), cpu)) for size in (48, 7))
     assert whole.confusion == cut.confusion
     assert cut.loss == pytest.approx(whole.loss, rel=1e-5)
+
+
+class _DrawsFromEverywhere(nn.Module):
+    """Layers that draw from Python's and numpy's streams, as stochastic depth is often written."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(12, 4)
+        with torch.no_grad():
+            self.linear.weight.copy_(torch.from_numpy(np.random.standard_normal((4, 12))))
+
+    def forward(self, images):
+        return self.linear(images.flatten(1)) * (1 + random.random()) * (1 + float(np.random.rand()))
+
+
+def test_one_seed_is_for_the_streams_of_numpy_and_python_too(tiny_learner):
+    """MichiganCOG/ViP#25: the seed went to torch alone, so what drew from numpy differed from run to run."""
+    losses = []
+    for noise in (1, 2):  # what drew before must not matter
+        random.seed(noise)
+        np.random.seed(noise)
+        randomness.seed_streams(0, randomness.INIT)
+        learner = tiny_learner(model=_DrawsFromEverywhere())
+        np.random.seed(noise)
+        random.seed(noise)
+        losses.append(learner.train(_batches(8, 8), 0, lambda n=1: None).losses)
+    assert torch.equal(*losses)
 
 
 @pytest.mark.parametrize("seed", [2**63, 2**64, 2**64 + 1, -1])
