@@ -29,7 +29,7 @@ def evaluate_checkpoint(config: Config, command: str) -> float | None:
         ConfigError: a setting that cannot work, or a checkpoint of other classes or another model.
         RunError: the data cannot be read.
     """
-    started = time.time()
+    started = time.monotonic()
     console = Console()
     model_file = read_model_file(str(config.checkpoint))
     config = with_model_of(config, model_file)

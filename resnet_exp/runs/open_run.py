@@ -37,7 +37,7 @@ class OpenRun:
     console: Console
     part: SweepPart
     directory: RunDirectory
-    started: float  # seconds since the epoch
+    started: float  # by the monotonic clock, in seconds
     result: dict[str, Any] | None  # once the run has finished, in this process or before
     sections: tuple[Section, ...] = ()  # of its report
     _record: Record | None = None
@@ -67,7 +67,7 @@ class OpenRun:
         augmentation: Augmentation | None = None,
     ) -> None:
         """Writes result.json, then draws the report from the run directory; a part that fails costs neither."""
-        self.result = self.record.finish(outcome, time.time() - self.started)
+        self.result = self.record.finish(outcome, time.monotonic() - self.started)
         paths = self.directory.paths
         subject = Subject.of(self.config, paths, self.result, data, self.metrics, self.runtime, model, augmentation)
         self.sections = outputs.save_report(subject, self.record, self.console.progress)

@@ -44,7 +44,7 @@ def run(config: Config, command: str, part: SweepPart = ALONE) -> float | None:
         Pruned: its sweep stopped it.
         RunError: the run cannot go on; what it has done is saved, and the same command goes on from there.
     """
-    started = time.time()
+    started = time.monotonic()
     console = Console()
     plugins = build.plugins(config)
     runtime = start_runtime(config.device, config.train.precision, config.train.deterministic, part.gpu)

@@ -101,7 +101,7 @@ def _run_seed(config: Config, seed: int, job: Job, ledger: Ledger) -> Job:
 
     one = _of_seed(config, seed)
     seed_run = SeedRun(seed, root="", status="running")
-    started = time.time()
+    started = time.monotonic()
 
     def on_start(root: Path) -> None:
         nonlocal seed_run
@@ -119,7 +119,7 @@ def _run_seed(config: Config, seed: int, job: Job, ledger: Ledger) -> Job:
     except BaseException as error:
         status = "pruned" if isinstance(error, Pruned) else "failed"
         if not isinstance(error, KeyboardInterrupt):
-            ended = replace(seed_run, status=status, seconds=time.time() - started)
+            ended = replace(seed_run, status=status, seconds=time.monotonic() - started)
             ledger.write(ledger.job(job.number).with_run(ended))
         raise
     result: Any = read_json(Path(seed_run.root) / "result.json")

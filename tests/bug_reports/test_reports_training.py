@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 import random
 from typing import get_type_hints
@@ -9,9 +11,12 @@ from typing import get_type_hints
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from torch import nn
 
 from resnet_exp.augmentation.crop_flip_mix import CropFlipMix
+from resnet_exp.config.command_line import CONF
+from resnet_exp.config.config import typed
 from resnet_exp.config.overrides import parsed, values_of
 from resnet_exp.config.ranges import admitted
 from resnet_exp.config.schema import SplitConfig, TopLevelConfig
@@ -22,6 +27,7 @@ from resnet_exp.data.split import split
 from resnet_exp.interfaces import ConfigError, LabelledImages
 from resnet_exp.run_dir.checkpoint import Checkpoints
 from resnet_exp.runs import output
+from resnet_exp.runs.run import run
 from resnet_exp.training.evaluate import Evaluation, evaluate
 from resnet_exp.training.learner import infer
 from resnet_exp.training.train import train
@@ -169,3 +175,21 @@ def test_an_output_that_was_closed_ends_no_run(monkeypatch):
         written.write("epoch 1\n")
         written.flush()
     closed.close()
+
+
+def test_a_clock_that_is_set_back_makes_no_time_negative(tmp_path, monkeypatch):
+    """tensorpack/tensorpack#741: durations by the wall clock were negative after it was set back, and ended the run."""
+    overrides = [
+        "data=digits", "data.image_size=8", "data.limit_train=64", "augmentation=none", "model.width=4",
+        "train.epochs=1", "train.batch_size=32", "scheduler=constant", "scheduler.max_lr=0.05", "tracker=none",
+        "report=none", f"output_dir={tmp_path}",
+    ]  # fmt: skip
+    with initialize_config_dir(str(CONF)):
+        config = typed(compose("config", overrides=overrides), overrides)
+    now = itertools.count(2e9, -3600.0)  # an hour back at every look
+    monkeypatch.setattr("time.time", lambda: next(now))
+    run(config, "the command")
+    (result,) = tmp_path.glob("*/result.json")
+    measured = json.loads(result.read_text())
+    assert 0 < measured["seconds"] < 600
+    assert measured["history"][0]["perf/epoch_s"] > 0
