@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -119,8 +121,7 @@ def test_logits_that_are_not_finite_make_metrics_nan_and_cost_no_run(value):
     logits = torch.eye(12).repeat(2, 1)
     logits[3] = value
     found = evaluate(logits, torch.arange(24) % 12)
-    assert found.metrics["ece"] != found.metrics["ece"]
-    assert found.accuracy >= 22 / 24
+    assert all(math.isnan(measured) for measured in found.metrics.values())
 
 
 def test_a_metric_of_ones_own_that_works_in_place_changes_nothing():

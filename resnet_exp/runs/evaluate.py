@@ -15,7 +15,7 @@ from resnet_exp.runs.console import Console
 from resnet_exp.runs.open_run import open_run
 from resnet_exp.training import result
 from resnet_exp.training.device import start_runtime
-from resnet_exp.training.evaluate import evaluate
+from resnet_exp.training.evaluate import check_finite, evaluate
 from resnet_exp.training.learner import infer
 from resnet_exp.training.metrics import metrics_for
 
@@ -53,6 +53,7 @@ def evaluate_checkpoint(config: Config, command: str) -> float | None:
         this.record.mirror()
         model = network(config, model_file, runtime.device)
         logits, labels = infer(model, in_order(data.test, config.train.batch_size), runtime)
+        check_finite(logits, "test")
         tested = evaluate(logits, labels, metrics)
         outputs.save_predictions(logits, labels, tested, data.info, this.record)
         this.finish(result.of_evaluation(config, data.info, str(model_file.path), tested), data, model)

@@ -24,7 +24,7 @@ from resnet_exp.run_dir.model_file import (
 from resnet_exp.runs import messages
 from resnet_exp.runs.console import Console
 from resnet_exp.training.device import Runtime, start_runtime
-from resnet_exp.training.evaluate import predict
+from resnet_exp.training.evaluate import check_finite, predict
 from resnet_exp.training.learner import infer
 
 _SHOWN = 10  # predictions printed on the terminal; the file has all of them
@@ -101,7 +101,9 @@ def _predicted(
     images = LabelledImages(pixels, np.zeros(len(pixels), np.int64))
     bank = ImageBank(images, model_file.normalisation, runtime.device)
     batches: Iterator[Batch] = in_order(bank, batch_size)
-    probabilities = predict(infer(model, batches, runtime)[0]).cpu()
+    logits, _ = infer(model, batches, runtime)
+    check_finite(logits, "given")
+    probabilities = predict(logits).cpu()
     best = probabilities.max(1)
     classes = [model_file.class_names[label] for label in best.indices.tolist()]
     return list(zip(names, classes, best.values.tolist(), strict=True))

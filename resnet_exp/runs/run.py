@@ -25,7 +25,7 @@ from resnet_exp.runs.max_lr import find_max_lr
 from resnet_exp.runs.open_run import OpenRun, open_run
 from resnet_exp.training import result
 from resnet_exp.training.device import Runtime, start_runtime
-from resnet_exp.training.evaluate import Evaluation, evaluate
+from resnet_exp.training.evaluate import Evaluation, check_finite, evaluate
 from resnet_exp.training.learner import Learner, check_momentum, infer
 from resnet_exp.training.lr_range import FoundLR
 from resnet_exp.training.metrics import metrics_for
@@ -199,6 +199,7 @@ def _measurement(this: OpenRun, data: Data) -> Callable[[nn.Module], Evaluation]
 def _test(this: OpenRun, data: Data, model: nn.Module) -> Evaluation:
     """Measures the chosen weights on the test set, once, and saves the predictions."""
     logits, labels = infer(model, in_order(data.test, this.config.train.batch_size), this.runtime)
+    check_finite(logits, "test")
     tested = evaluate(logits, labels, this.metrics)
     outputs.save_predictions(logits, labels, tested, data.info, this.record)
     return tested

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from resnet_exp.interfaces import Metric
+from resnet_exp.interfaces import Metric, RunError
 from resnet_exp.training.metrics import measure, metrics_for
 
 _Z = 1.959963984540054  # the normal distribution's 97.5 % quantile, for an interval of 95 %
@@ -54,6 +54,9 @@ def predict(logits: Tensor) -> Tensor:
 def evaluate(logits: Tensor, labels: Tensor, metrics: Sequence[Metric] | None = None) -> Evaluation:
     """The evaluation of logits `[N, num_classes], float32` against labels `[N], int64`; waits for the device.
 
+    Every metric is NaN where an image's logits give no probabilities: the largest of NaNs is the first, so that a
+    broken network would have the accuracy of always answering the first class.
+
     Args:
         logits: of each image.
         labels: the true classes.
@@ -62,7 +65,25 @@ def evaluate(logits: Tensor, labels: Tensor, metrics: Sequence[Metric] | None = 
     classes = logits.shape[1]
     confusion = torch.bincount(labels * classes + logits.argmax(1), minlength=classes**2).reshape(classes, classes)
     measured = metrics_for(classes) if metrics is None else metrics
-    return Evaluation(measure(measured, logits, labels), tuple(tuple(row) for row in confusion.tolist()))
+    values = measure(measured, logits, labels)
+    if bool(_broken(logits).any()):
+        values = dict.fromkeys(values, math.nan)
+    return Evaluation(values, tuple(tuple(row) for row in confusion.tolist()))
+
+
+def check_finite(logits: Tensor, images: str) -> None:
+    """Raises RunError where a network's outputs for these images, such as `test`, are not finite."""
+    broken = int(_broken(logits).sum())
+    if broken:
+        raise RunError(
+            f"the network's outputs for {broken:,} of {len(logits):,} {images} images are not finite, and no class can "
+            "be read from them; train with a lower scheduler.max_lr, or with train.precision=fp32"
+        )
+
+
+def _broken(logits: Tensor) -> Tensor:
+    """Which images have a NaN or an infinity among their logits, `[N], bool`; minus infinity only rules a class out."""
+    return ~logits.logsumexp(1).isfinite()
 
 
 def wilson_interval(correct: int, count: int, z: float = _Z) -> tuple[float, float]:

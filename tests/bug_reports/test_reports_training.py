@@ -24,11 +24,11 @@ from resnet_exp.config.validation import VALIDATION
 from resnet_exp.data import randomness
 from resnet_exp.data.bank import Batch, ImageBank, Normalisation, in_order, shuffled
 from resnet_exp.data.split import split
-from resnet_exp.interfaces import ConfigError, LabelledImages
+from resnet_exp.interfaces import ConfigError, LabelledImages, RunError
 from resnet_exp.run_dir.checkpoint import Checkpoints
 from resnet_exp.runs import output
 from resnet_exp.runs.run import run
-from resnet_exp.training.evaluate import Evaluation, evaluate
+from resnet_exp.training.evaluate import Evaluation, check_finite, evaluate
 from resnet_exp.training.learner import infer
 from resnet_exp.training.train import train
 
@@ -107,6 +107,19 @@ def test_a_metric_is_over_images_whatever_the_batches(tiny_learner, bank, cpu):
     whole, cut = (evaluate(*infer(model, in_order(bank, size), cpu)) for size in (48, 7))
     assert whole.confusion == cut.confusion
     assert cut.loss == pytest.approx(whole.loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_an_output_that_is_not_finite_is_no_answer(broken):
+    """JustVugg/colibri#369: one NaN among the logits, and the answer is the first class, without a word."""
+    logits, labels = torch.eye(3).repeat(2, 1), torch.arange(3).repeat(2)
+    logits[0, 1] = -math.inf  # rules a class out
+    assert evaluate(logits, labels).accuracy == 1
+    check_finite(logits, "test")
+    logits[4, 1] = broken
+    assert all(math.isnan(value) for value in evaluate(logits, labels).metrics.values())
+    with pytest.raises(RunError, match="for 1 of 6 test images are not finite"):
+        check_finite(logits, "test")
 
 
 class _DrawsFromEverywhere(nn.Module):
