@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from resnet_exp.data.prepare import Data
 from resnet_exp.interfaces import COMPARED_IMAGES, COMPARED_TABLES, DatasetInfo, Progress
 from resnet_exp.report.section import Section, drawn
 from resnet_exp.report.subject import Subject
-from resnet_exp.run_dir.files import read_json, write_csv, write_json
+from resnet_exp.run_dir.files import read_csv, read_json, write_csv, write_json
 from resnet_exp.runs.record import Record
 from resnet_exp.training.device import untouched_randomness
 from resnet_exp.training.evaluate import Evaluation, predict
@@ -103,8 +102,7 @@ def _drawn(name: str, sections: tuple[Section, ...]) -> bool:
 
 def _as_json(table: Path) -> Path:
     """Writes the CSV as JSON, `columns` and `data`, beside it; returns the path."""
-    with table.open(newline="") as file:
-        columns, *rows = csv.reader(file)
+    columns, *rows = read_csv(table)
     path = table.with_suffix(".json")
     write_json(path, {"columns": columns, "data": rows})
     return path
