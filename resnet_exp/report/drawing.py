@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -25,7 +25,7 @@ ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = "#E69F00", "#56B4E9", "#009E73", 
 INK, GREY = "#222222", "#777777"
 DPI = 150
 # Fixed ids in an SVG instead of random ones; its text stays text instead of outlines.
-_STYLE = {"svg.hashsalt": "resnet_exp", "svg.fonttype": "none"}
+_STYLE: Any = {"svg.hashsalt": "resnet_exp", "svg.fonttype": "none"}
 _MISSING = re.compile(r"Glyph (\d+) .*missing from font")  # how matplotlib's warning begins
 # Style and warnings belong to the process: a sweep draws from a thread of its own, beside a job that may draw too.
 _DRAWING = threading.RLock()

@@ -19,6 +19,7 @@ from resnet_exp.interfaces import COMPARED_IMAGES, COMPARED_TABLES, DatasetInfo,
 from resnet_exp.report.section import Section, drawn
 from resnet_exp.report.subject import Subject
 from resnet_exp.run_dir.files import read_csv, read_json, write_csv, write_json
+from resnet_exp.run_dir.weights import weights_of
 from resnet_exp.runs.record import Record
 from resnet_exp.training.device import untouched_randomness
 from resnet_exp.training.evaluate import Evaluation, predict
@@ -142,9 +143,8 @@ def save_model(config: Config, data: Data, model: nn.Module, record: Record, *, 
         "std": data.normalisation.std,
         "model": config.plugins["model"],
     }
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     # Under one key: safetensors writes several keys in any order, and the same network would give different bytes.
-    save_file(weights, record.paths.model, {"resnet_exp": json.dumps(metadata, sort_keys=True)})
+    save_file(weights_of(model), record.paths.model, {"resnet_exp": json.dumps(metadata, sort_keys=True)})
     record.file(record.paths.model)
     if export:
         record.export(model, info)
