@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from resnet_exp.config.schema import TrainConfig
 from resnet_exp.data.bank import Batch
 from resnet_exp.data.memory import first_words, is_out_of_memory
-from resnet_exp.interfaces import ConfigError, DatasetInfo, OptimizerFactory, Schedule
+from resnet_exp.interfaces import ConfigError, DatasetInfo, OptimizerFactory, RunError, Schedule
 from resnet_exp.run_dir.weights import load_weights, weights_of
 from resnet_exp.training.device import Runtime, untouched_randomness
 from resnet_exp.training.learner import Learner, NonFinite, infer
@@ -72,6 +72,7 @@ def _try(
     first = make()
     if one_image and any(isinstance(module, _BatchNorm) for module in first.modules()):
         raise ConfigError(one_image)
+    weights_of(first)  # what cannot be saved is told by its name, before a step stumbles over it
     batch = _noise(1 if one_image else 2, info, runtime.device)
     try:
         learner = Learner(first, make_optimizer, _SCHEDULE, replace(train, grad_accum_steps=1), runtime, 0)
@@ -79,17 +80,16 @@ def _try(
         learner.check()
     except NonFinite:
         pass  # of noise: the images may do better
-    except ConfigError:
+    except (ConfigError, RunError):
         raise
     except Exception as error:
         if is_out_of_memory(error):
             raise
         raise ConfigError(_no_step(error, first, one_image)) from error
-    weights = weights_of(first)
     second = make().to(runtime.device)
     if train.channels_last:
         second = second.to(memory_format=torch.channels_last)
-    _load(second, weights)
+    _load(second, weights_of(first))
     _compare(first, second, batch, runtime)
 
 
