@@ -34,6 +34,8 @@ from resnet_exp.training.metrics import metrics_for
 from resnet_exp.training.train import Epoch, Training, train
 from resnet_exp.training.trial import try_network
 
+_tried: set[str] = set()  # what determines each network that has passed its trial: jobs of a sweep often share one
+
 
 def run(config: Config, command: str, part: SweepPart = ALONE) -> float | None:
     """Runs the config, or what is left of an unfinished run; returns the objective, by which a sweep compares runs.
@@ -88,14 +90,13 @@ def _check(config: Config, plugins: build.Plugins, runtime: Runtime) -> tuple[Me
     if config.task == "train":
         plugins.scheduler.check(config.train.epochs, num_batches(images, config.train.batch_size))
         outputs.check_report(config.report, lambda: build.model(config, build.expected(plugins)))
-    _try_network(config, plugins, runtime, part_of_one(images, config.train.batch_size, config.train.grad_accum_steps))
+    _try_network(config, plugins, runtime, images)
     return metrics_for(size.num_classes, build.metrics(config), runtime.device)
 
 
-_tried: set[str] = set()  # what determines each network that has passed: the jobs of a sweep often share one
-
-
-def _try_network(config: Config, plugins: build.Plugins, runtime: Runtime, one_image: str | None) -> None:
+def _try_network(config: Config, plugins: build.Plugins, runtime: Runtime, images: int) -> None:
+    """Raises ConfigError where the network cannot be trained on parts of so many images, saved and loaded."""
+    one_image = part_of_one(images, config.train.batch_size, config.train.grad_accum_steps)
     info, settings = build.expected(plugins), (config.plugins["model"], config.plugins["optimizer"])
     key = repr((settings, config.plugin_folders, info, config.train, runtime, one_image))
     if key in _tried:
@@ -123,6 +124,8 @@ def _prepare(this: OpenRun, plugins: build.Plugins) -> Data:
         data.info.in_channels != plugins.in_channels
     ):  # those that the model was checked with, before the images were read
         build.check_model(config, data.info.image_size, data.info.in_channels, data.info.num_classes)
+    # Tried before, but by the listed files: where unreadable ones were left out, a part may have one image now.
+    _try_network(config, plugins, this.runtime, len(data.train))
     this.record.data(data.info, data.digests)
     messages.print_data(data.info, VALIDATION[config.split.validation], this.console)
     return data
