@@ -126,7 +126,8 @@ def part_of_one(trained: int, batch_size: int, parts: int) -> str | None:
     alone = [size for size in sizes if _smallest_part(size, parts) == 1]
     if parts == 1 or not alone:
         return None
-    fitting = next(n for n in range(parts, 0, -1) if all(_smallest_part(size, n) > 1 for size in sizes))
+    whole = [n for n in range(parts, 0, -1) if -(-batch_size // -(-batch_size // n)) == n]  # others give fewer parts
+    fitting = next(n for n in whole if all(_smallest_part(size, n) > 1 for size in sizes))
     return (
         f"train.grad_accum_steps={parts} leaves a part of one image of a batch of {alone[0]}: batch normalisation "
         f"needs two; take train.grad_accum_steps={fitting}"

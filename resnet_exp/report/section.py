@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnet_exp.data.memory import first_words, is_out_of_memory
+from resnet_exp.data.memory import first_words
 from resnet_exp.interfaces import ConfigError, RunError
 
 _log = logging.getLogger(__name__)
@@ -68,5 +68,4 @@ def drawn(title: str, draw: Callable[[], Section]) -> Section:
         return Section(title, gap=str(reason))
     except Exception as error:
         _log.debug("the part %r could not be drawn", title, exc_info=True)
-        said = f"out of memory: {first_words(error)}" if is_out_of_memory(error) else f"{type(error).__name__}: {error}"
-        return Section(title, gap=said, is_broken=True)
+        return Section(title, gap=f"{type(error).__name__}: {first_words(error)}", is_broken=True)
