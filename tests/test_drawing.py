@@ -158,3 +158,10 @@ def test_other_warnings_of_a_figure_are_passed_on():
 
     with pytest.warns(UserWarning, match="mind the axes"):
         drawn("part", warns)
+
+
+def test_a_run_that_draws_nothing_loads_no_matplotlib():
+    """A broken one costs figures alone."""
+    code = "import sys, resnet_exp.runs.run; print('matplotlib' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

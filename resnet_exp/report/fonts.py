@@ -1,7 +1,7 @@
 """Fonts for names that matplotlib's own font cannot write: Chinese, Japanese, Korean, emoji, and all others.
 
 matplotlib takes each character from the first font of a list that has it. The list is `families()`; it grows by
-`look_for` with what figures turn out to need.
+`look_for` with what figures turn out to need. matplotlib is imported once something is drawn: a run needs none.
 """
 
 from __future__ import annotations
@@ -10,9 +10,6 @@ import logging
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
-
-from matplotlib import font_manager
-from matplotlib.ft2font import FT2Font
 
 _families = ["sans-serif"]  # DejaVu Sans, which comes with matplotlib
 _undrawable: set[str] = set()  # characters that no installed font has
@@ -32,12 +29,15 @@ def look_for(characters: Iterable[str]) -> bool:
     left = {*characters} - _undrawable
     if not left:
         return False
+    from matplotlib.font_manager import fontManager
+    from matplotlib.ft2font import FT2Font
+
     before = len(_families)
     covers = _covers(left)
     while left & set().union(*covers.values()):
         path = max(covers, key=lambda one: len(covers[one] & left))  # of equal ones the first
         left -= covers[path]
-        font_manager.fontManager.addfont(path)
+        fontManager.addfont(path)
         family = FT2Font(path).family_name
         if family not in _families:
             _families.append(family)
@@ -70,6 +70,8 @@ def _is_shapeless(character: str) -> bool:
 
 def _covers(characters: set[str]) -> dict[str, set[str]]:
     """Those of the characters that each installed font has, by its path; plain fonts without serifs first."""
+    from matplotlib import font_manager
+
     # Looked for on the disk: matplotlib remembers a list of fonts, and would not see one that was installed since.
     paths = sorted(font_manager.findSystemFonts(), key=lambda path: (*_is_not_plain(Path(path).stem), path))
     return {path: has for path in paths if (has := _drawable_with(path, characters))}
@@ -81,6 +83,8 @@ def _is_not_plain(name: str) -> tuple[bool, ...]:
 
 def _drawable_with(path: str, characters: set[str]) -> set[str]:
     """Those of the characters that matplotlib can draw with the font; none of a colour emoji font made of bitmaps."""
+    from matplotlib.ft2font import FT2Font
+
     try:
         font = FT2Font(path)
         known = font.get_charmap()
