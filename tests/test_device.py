@@ -56,3 +56,27 @@ def test_a_users_own_setting_that_is_not_is_refused_where_it_matters(gpu):
     start_runtime("cpu", "fp32", True)
     with pytest.raises(ConfigError, match=r"CUBLAS_WORKSPACE_CONFIG=:4096:8 or :16:8, and it is :0:0; unset it"):
         start_runtime("cuda", "fp32", True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_a_deterministic_run_follows_another():
+    for deterministic in (False, True):
+        runtime = start_runtime("cuda", "fp32", deterministic)
+        matrix = torch.ones(8, 8, device=runtime.device)
+        assert torch.equal(matrix @ matrix, torch.full_like(matrix, 8.0))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_vgg_is_refused_if_it_must_be_deterministic(train_config):
+    from resnet_exp.interfaces import DatasetInfo
+    from resnet_exp.models.torchvision import TorchvisionModel
+    from resnet_exp.optimizers.sgd import sgd
+    from resnet_exp.training.trial import try_network
+
+    def make():
+        return TorchvisionModel(num_classes=2, in_channels=3, image_size=64, name="vgg11")
+
+    info, train = DatasetInfo("", ("a", "b"), 64, 3, 0, 0, 0), train_config()
+    try_network(make, sgd(), info, train, start_runtime("cuda", "fp32", False))
+    with pytest.raises(ConfigError, match=r"adaptive_avg_pool2d_backward_cuda \(in .*avgpool\)"):
+        try_network(make, sgd(), info, train, start_runtime("cuda", "fp32", True))
