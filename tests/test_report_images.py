@@ -291,6 +291,12 @@ def test_each_image_stands_in_its_place_in_the_picture(size):
         assert any(place.shape == big.shape and (place == big).all() for place in places)
 
 
+def test_names_from_right_to_left_turn_nothing_beside_them(subject_of):
+    names = ("\u05e9\u05dc\u05d5\u05dd", "dog", "\u0642\u0637\u0629")
+    shown = subject_of(names=names).drawn_names
+    assert shown == ("\u2068\u05e9\u05dc\u05d5\u05dd\u2069", "dog", "\u2068\u0642\u0637\u0629\u2069")
+
+
 def test_classes_whose_names_no_font_has_are_shown_with_their_numbers(subject_of, monkeypatch):
     monkeypatch.setattr(fonts, "_undrawable", {"\u732b"})
     subject = subject_of(names=("\u732b", "dog", "\u732b\u732b"))

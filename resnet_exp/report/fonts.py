@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
+_FIRST_STRONG_ISOLATE, _POP_ISOLATE = "\u2068", "\u2069"
 _families = ["sans-serif"]  # DejaVu Sans, which comes with matplotlib
 _undrawable: set[str] = set()  # characters that no installed font has
 _log = logging.getLogger(__name__)
@@ -61,6 +62,13 @@ def drawable(text: str) -> str:
     if is_drawable(text):
         return text
     return "".join(one if one not in _undrawable else "" if _is_shapeless(one) else "?" for one in text)
+
+
+def isolated(name: str) -> str:
+    """The name so that one written from right to left turns nothing beside it: `→ שלום 97%` would begin with `%`."""
+    if all(unicodedata.bidirectional(one) not in ("R", "AL") for one in name):
+        return name
+    return f"{_FIRST_STRONG_ISOLATE}{name}{_POP_ISOLATE}"
 
 
 def _is_shapeless(character: str) -> bool:
