@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import NoReturn
 
@@ -20,6 +21,9 @@ from resnet_exp.runs.signals import sigterm_as_ctrl_c
 from resnet_exp.sweeps.job import run_job
 from resnet_exp.sweeps.ledger import Ledger
 
+# Before anything imports matplotlib, which raises if this names a backend that is not there, as a notebook's may be
+# outside it. Workers of a sweep inherit it.
+os.environ["MPLBACKEND"] = "agg"
 # What Hydra itself may instantiate from a config: `hydra.callbacks`, `hydra.job_logging`. Launchers, sweepers and our
 # plug-ins have lists of their own.
 _TARGETS = ("resnet_exp.sweeps.callback.SweepCallback", "logging.*")

@@ -177,3 +177,22 @@ def test_what_a_network_warns_of_is_left_to_the_run():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_input_size(make, 16)
+
+
+# Lazy layers
+
+
+class Lazy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.LazyLinear(2)
+
+    def forward(self, images):
+        return self.fc(self.norm(self.conv(images)).flatten(1))
+
+
+def test_lazy_layers_are_tried_on_the_meta_device_too():
+    made = []
+    check_input_size(lambda size: made.append(Lazy()) or made[-1], 16, 3, 2)
+    assert len(made) == 1 and {value.device.type for value in made[0].state_dict().values()} == {"meta"}
+    assert "it takes 3: " in refusal(lambda size: Lazy(), 2)

@@ -22,6 +22,7 @@ from resnet_exp.data import randomness
 from resnet_exp.data.bank import ImageBank, Normalisation, shuffled
 from resnet_exp.data.prepare import Data
 from resnet_exp.interfaces import DatasetInfo, LabelledImages
+from resnet_exp.report import fonts
 from resnet_exp.report.drawing import DPI
 from resnet_exp.report.parts import augmented, classes, confused, examples, misclassified
 from resnet_exp.report.parts.augmented import draw_augmentation
@@ -288,3 +289,19 @@ def test_each_image_stands_in_its_place_in_the_picture(size):
         row = last - len(big) - round(0.07 * dots)  # words stand so far below their image
         places = [whole[r : r + len(big), column : column + len(big)] for r in (row - 1, row, row + 1)]
         assert any(place.shape == big.shape and (place == big).all() for place in places)
+
+
+def test_names_from_right_to_left_turn_nothing_beside_them(subject_of):
+    names = ("\u05e9\u05dc\u05d5\u05dd", "dog", "\u0642\u0637\u0629")
+    shown = subject_of(names=names).drawn_names
+    assert shown == ("\u2068\u05e9\u05dc\u05d5\u05dd\u2069", "dog", "\u2068\u0642\u0637\u0629\u2069")
+
+
+def test_classes_whose_names_no_font_has_are_shown_with_their_numbers(subject_of, monkeypatch):
+    monkeypatch.setattr(fonts, "_undrawable", {"\u732b"})
+    subject = subject_of(names=("\u732b", "dog", "\u732b\u732b"))
+    assert subject.drawn_names == ("0: \u732b", "dog", "2: \u732b\u732b")
+    assert [short(name) for name in subject.drawn_names] == ["0: ?", "dog", "2: ??"]
+    for draw in ALL[:-1]:
+        written = (subject.folder / draw(subject).figures[0].data.name).read_text()
+        assert "\u732b" in written and "0: " not in written, "the data have the names themselves"

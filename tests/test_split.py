@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from resnet_exp.config.schema import SplitConfig
-from resnet_exp.data.split import check_fit, digest, split
+from resnet_exp.data.split import check_fit, digest, part_of_one, split
 from resnet_exp.interfaces import ConfigError, DataSize, LabelledImages
 
 
@@ -234,3 +235,33 @@ def test_the_digest_sees_one_pixel_and_one_label():
     ]}  # fmt: skip
     assert len(digests) == 3
     assert digest(LabelledImages(images.copy(), labels.copy())) in digests
+
+
+# Parts of a batch
+
+
+@pytest.mark.parametrize(("trained", "batch_size", "parts"), [
+    (64, 16, 16), (64, 16, 9), (64, 16, 8), (66, 16, 2), (67, 16, 2), (68, 16, 2), (60, 15, 7), (60, 15, 14),
+    (60, 13, 4), (60, 10, 3), (102, 33, 16),
+])  # fmt: skip
+def test_a_part_of_one_image_is_found_as_torch_cuts_the_batch(trained, batch_size, parts):
+    sizes = [len(batch) for batch in torch.arange(trained).split(batch_size)]
+    cut = {size: [len(part) for part in torch.arange(size).chunk(parts)] for size in sizes}
+    found = part_of_one(trained, batch_size, parts)
+    assert (found is not None) == any(1 in each for each in cut.values())
+    if found is None:
+        return
+    (named, taken) = re.search(
+        r"of one image of a batch of (\d+): .* take train.grad_accum_steps=(\d+)", found
+    ).groups()
+    assert 1 in cut[int(named)]
+    assert all(1 not in [len(part) for part in torch.arange(size).chunk(int(taken))] for size in sizes)
+
+
+@given(st.integers(2, 300), st.integers(2, 64), st.integers(1, 64))
+def test_no_part_of_one_image_is_missed_and_none_invented(trained, batch_size, parts):
+    if parts > batch_size or batch_size > trained or trained % batch_size == 1:
+        return  # refused elsewhere
+    sizes = [len(batch) for batch in torch.arange(trained).split(batch_size)]
+    alone = any(len(part) == 1 for size in sizes for part in torch.arange(size).chunk(parts))
+    assert (part_of_one(trained, batch_size, parts) is not None) == alone

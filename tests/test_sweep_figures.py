@@ -12,8 +12,9 @@ import pytest
 from resnet_exp.report.section import Gap
 from resnet_exp.sweeps.ledger import Job, SeedRun
 from resnet_exp.sweeps.report import figures, optuna_figures
-from resnet_exp.sweeps.report.figures import Sweep, draw_over_key, scale_of
+from resnet_exp.sweeps.report.figures import draw_over_key, ticks
 from resnet_exp.sweeps.report.optuna_figures import draw_history, draw_importances, draw_parallel, importances
+from resnet_exp.sweeps.report.sweep import Sweep, scale_of
 
 PEAK, OPTIMIZER, FACTOR = "scheduler.peak_epoch", "optimizer", "scheduler.find_factor"
 
@@ -65,7 +66,7 @@ def legend_of(axes) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("values", "kind", "ticks"),
+    ("values", "kind", "labels"),
     [
         (("3", "1", "2"), "linear", ["1", "2", "3"]),
         (("0.1", "0.001", "0.01"), "log", ["0.001", "0.01", "0.1"]),
@@ -79,9 +80,9 @@ def legend_of(axes) -> list[str]:
         (("1", "1.01", "1.02", "2"), "linear", ["1", "1.2", "1.4", "1.6", "1.8", "2"]),  # the first would overlap
     ],
 )
-def test_a_key_is_an_axis_of_numbers_where_it_can_be(values, kind, ticks):
+def test_a_key_is_an_axis_of_numbers_where_it_can_be(values, kind, labels):
     scale = scale_of("model.key", [job(n, {"model.key": value}) for n, value in enumerate(values)], ["model.key"])
-    assert (scale.kind, scale.ticks()[1], scale.label) == (kind, ticks, "key")
+    assert (scale.kind, ticks(scale)[1], scale.label) == (kind, labels, "key")
 
 
 def test_a_trial_stands_where_optuna_put_it_and_not_where_its_label_says():

@@ -196,7 +196,7 @@ def test_a_figure_that_breaks_costs_neither_the_others_nor_the_page(tmp_path, mo
 
     monkeypatch.setattr(optuna_figures, "draw_parallel", broken)
     *others, part = draw(tmp_path, square())
-    assert part == Section("Parallel coordinates", gap="ZeroDivisionError: no such luck")
+    assert part == Section("Parallel coordinates", gap="ZeroDivisionError: no such luck", is_broken=True)
     assert len(others) == 3 and "no such luck" in (tmp_path / "sweep.html").read_text()
 
 

@@ -123,9 +123,23 @@ def scheduler(config: Config) -> Scheduler:
 
 def model(config: Config, info: DatasetInfo) -> Any:
     """A new model for these data, its initial weights from torch's global generator."""
-    return _make(
+    made = _make(
         "model", config, num_classes=info.num_classes, in_channels=info.in_channels, image_size=info.image_size
     )
+    _give_sizes(made, info)
+    return made
+
+
+def _give_sizes(network: Any, info: DatasetInfo) -> None:
+    """Gives lazy layers, such as `nn.LazyLinear`, their sizes and weights: a first pass does, an optimizer cannot."""
+    import torch
+    from torch.nn.modules.lazy import LazyModuleMixin
+
+    if any(isinstance(module, LazyModuleMixin) for module in network.modules()):
+        mode = network.training
+        with torch.no_grad():
+            network.eval()(torch.zeros(2, info.in_channels, info.image_size, info.image_size))
+        network.train(mode)
 
 
 def tracker(config: Config) -> Tracker:

@@ -117,9 +117,13 @@ def _registered_on_meta() -> Iterator[None]:
 
 def _moved(module: nn.Module, name: str, value: Tensor | None) -> Tensor | None:
     from torch import nn
+    from torch.nn.parameter import is_lazy
 
     if value is None or value.is_meta:
         return None  # torch then registers the value itself
+    if is_lazy(value):  # of a lazy layer: it has no shape yet
+        make: Any = type(value)
+        return make(requires_grad=value.requires_grad, device="meta")
     moved = value.detach().to("meta")
     return nn.Parameter(moved, value.requires_grad) if isinstance(value, nn.Parameter) else moved
 

@@ -10,8 +10,11 @@ import torch
 
 from resnet_exp.config.schema import SplitConfig
 from resnet_exp.data.bank import ImageBank, Normalisation
+from resnet_exp.data.memory import memory_told
 from resnet_exp.data.split import check_fit, digest, split
 from resnet_exp.interfaces import DatasetInfo, DataSize, DataSource, Progress
+
+_TOLD = memory_told("reading the images", "take fewer (data.limit_train) or smaller ones (data.image_size)")
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Data(EvaluationData):
     val: ImageBank | None
 
 
+@_TOLD
 def prepare(
     source: DataSource,
     name: str,
@@ -73,6 +77,7 @@ def prepare(
     return Data(info, normalisation, digests, banks["test"], banks["train"], banks.get("val"))
 
 
+@_TOLD
 def prepare_test(
     source: DataSource, name: str, normalisation: Normalisation, *, device: torch.device, progress: Progress
 ) -> EvaluationData:

@@ -114,6 +114,32 @@ def _batch_of_one(batch_size: int, trained: int) -> str:
     return f"train.batch_size={batch_size} {fault}: batch normalisation needs two; take {take}"
 
 
+def part_of_one(trained: int, batch_size: int, parts: int) -> str | None:
+    """Why a part of some batch has one image, with a number of parts that leaves none; None if no part has.
+
+    Args:
+        trained: images that are trained on.
+        batch_size: the last batch may be smaller.
+        parts: that each batch is cut into (`train.grad_accum_steps`).
+    """
+    sizes = [size for size in (batch_size, trained % batch_size) if size]
+    alone = [size for size in sizes if _smallest_part(size, parts) == 1]
+    if parts == 1 or not alone:
+        return None
+    whole = [n for n in range(parts, 0, -1) if -(-batch_size // -(-batch_size // n)) == n]  # others give fewer parts
+    fitting = next(n for n in whole if all(_smallest_part(size, n) > 1 for size in sizes))
+    return (
+        f"train.grad_accum_steps={parts} leaves a part of one image of a batch of {alone[0]}: batch normalisation "
+        f"needs two; take train.grad_accum_steps={fitting}"
+    )
+
+
+def _smallest_part(images: int, parts: int) -> int:
+    """The images of the last part, which torch's `chunk` makes the smallest."""
+    largest = -(-images // parts)
+    return images % largest or largest
+
+
 def _take(split: LabelledImages, which: np.ndarray) -> LabelledImages:
     return LabelledImages(split.images[which], split.labels[which])
 

@@ -1,24 +1,81 @@
-"""What all figures share: colours, saving, and images side by side.
+"""What all figures share: style, colours, saving, and images side by side.
 
-Figures are drawn through matplotlib's object interface, never pyplot, so that no window system and no global state is
-involved.
+Figures are drawn through matplotlib's object interface, never pyplot, so that no window system is involved.
 """
 
 from __future__ import annotations
 
 import logging
+import re
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from resnet_exp.report import fonts
+
 # Safe for red-green blindness. Source: Okabe & Ito 2008, "Color Universal Design".
 ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
 INK, GREY = "#222222", "#777777"
 DPI = 150
+# Fixed ids in an SVG instead of random ones; its text stays text instead of outlines.
+_STYLE: Any = {"svg.hashsalt": "resnet_exp", "svg.fonttype": "none"}
+_MISSING = re.compile(r"Glyph (\d+) .*missing from font")  # how matplotlib's warning begins
+# Style and warnings belong to the process: a sweep draws from a thread of its own, beside a job that may draw too.
+_DRAWING = threading.RLock()
 # matplotlib warns of each font in its list that the machine lacks; the one that it draws with is always there.
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+
+Drawn = TypeVar("Drawn")
+
+
+def in_own_style(draw: Callable[[], Drawn]) -> Drawn:
+    """What `draw` returns; its figures depend on matplotlib's own style and on installed fonts, not on user settings.
+
+    A matplotlibrc could turn images upside down (`image.origin`), want LaTeX (`text.usetex`) or cut texts off
+    (`font.size`). Where matplotlib's font lacks a character, `draw` is called again with the fonts that have it.
+    """
+    with _DRAWING:
+        while True:
+            with _own_style(), _missing_characters() as missing:
+                result = draw()
+            if not fonts.look_for(missing):
+                return result
+
+
+@contextmanager
+def _own_style() -> Iterator[None]:
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.use("agg")  # for a user's own figure that is made with pyplot
+        mpl.rcParams.update({**_STYLE, "font.family": list(fonts.families())})
+        yield
+
+
+@contextmanager
+def _missing_characters() -> Iterator[set[str]]:
+    """A block whose warnings of characters without a glyph are collected; others are passed on at its end."""
+    found: set[str] = set()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", _MISSING.pattern)
+        try:
+            yield found
+        finally:
+            others = []
+            for warning in caught:
+                missing = _MISSING.match(str(warning.message))
+                if missing is None:
+                    others.append(warning)
+                else:
+                    found.add(chr(int(missing[1])))
+    for other in others:
+        warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
 
 
 def save(figure: Figure, path: Path, *, svg: bool = False) -> Path:
@@ -28,8 +85,7 @@ def save(figure: Figure, path: Path, *, svg: bool = False) -> Path:
         The path of the SVG if there is one, else of the PNG.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Fixed ids instead of random ones; text stays text instead of outlines.
-    with mpl.rc_context({"svg.hashsalt": "resnet_exp", "svg.fonttype": "none"}):
+    with mpl.rc_context(_STYLE):
         figure.savefig(path, format="png", dpi=DPI)
         if not svg:
             return path

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from resnet_exp.data.memory import first_words
 from resnet_exp.interfaces import ConfigError, RunError
 
 _log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class Section:
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
     gap: str | None = None
+    is_broken: bool = False  # whether an error is the reason for the gap, not that there is nothing to draw
 
     @property
     def files(self) -> list[Path]:
@@ -55,11 +57,15 @@ class Section:
 
 
 def drawn(title: str, draw: Callable[[], Section]) -> Section:
-    """Returns what `draw` does; a part that cannot be drawn is a section with a gap, and costs no other."""
+    """Returns what `draw` does, in our own style; a part that cannot be drawn is a section with a gap, and costs no
+    other.
+    """
     try:
-        return draw()
+        from resnet_exp.report.drawing import in_own_style  # matplotlib: a broken one costs the figures alone
+
+        return in_own_style(draw)
     except (Gap, ConfigError, RunError) as reason:
         return Section(title, gap=str(reason))
     except Exception as error:
         _log.debug("the part %r could not be drawn", title, exc_info=True)
-        return Section(title, gap=f"{type(error).__name__}: {error}")
+        return Section(title, gap=f"{type(error).__name__}: {first_words(error)}", is_broken=True)

@@ -17,6 +17,7 @@ from resnet_exp.config.schema import ReportConfig
 from resnet_exp.data.bank import ImageBank
 from resnet_exp.data.prepare import Data, EvaluationData
 from resnet_exp.interfaces import Augmentation, DatasetInfo, Metric
+from resnet_exp.report.fonts import is_drawable, isolated
 from resnet_exp.report.section import Gap
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.training.device import Runtime
@@ -91,6 +92,12 @@ class Subject:
     @property
     def info(self) -> DatasetInfo:
         return self.data.info
+
+    @property
+    def drawn_names(self) -> tuple[str, ...]:
+        """The classes as figures show them: with the class's number where a name cannot be written in any font."""
+        names = enumerate(self.info.class_names)
+        return tuple(isolated(name if is_drawable(name) else f"{number}: {name}") for number, name in names)
 
     @property
     def test(self) -> ImageBank:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 
+from resnet_exp.report import fonts
 from resnet_exp.report.drawing import DPI, GREY, INK, as_rgb
 
 _SIDE = 1.16  # inches of an image
@@ -34,13 +35,19 @@ class Tile:
     frame: str | None = None
 
 
-@cache
 def short(text: str, inches: float = _WORDS, points: float = _FONT) -> str:
     """The text in one line of at most `inches`; a wider text loses its middle, since names often differ at the ends.
 
-    Bytes of a file name that are not text become `?`. Draw it with `parse_math=False`, so that a `$` stays a `$`.
+    Bytes of a file name that are not text become `?`, and so do characters that no installed font has. Draw it with
+    `parse_math=False`, so that a `$` stays a `$`.
     """
     line = " ".join(text.encode(errors="replace").decode().splitlines())
+    return _cut(fonts.drawable(line), inches, points, fonts.families())
+
+
+@cache
+def _cut(line: str, inches: float, points: float, families: tuple[str, ...]) -> str:
+    """The line, cut to its width in these fonts."""
     if _width(line, points) <= inches:
         return line
     letters = bisect_right(range(2, len(line)), inches, key=lambda most: _width(_without_middle(line, most), points))

@@ -17,7 +17,9 @@ from resnet_exp.config import build
 from resnet_exp.config.config import Config, checked_plugin, module_of
 from resnet_exp.config.ranges import shown_settings
 from resnet_exp.data.bank import Normalisation
+from resnet_exp.data.memory import memory_told
 from resnet_exp.interfaces import ConfigError, DatasetInfo
+from resnet_exp.run_dir.weights import load_weights
 
 _MODEL = "model.safetensors"
 _OF_TRAINING = (
@@ -52,7 +54,7 @@ class ModelFile:
             ConfigError: the weights are those of another network.
         """
         try:
-            model.load_state_dict(load_file(self.path))
+            load_weights(model, load_file(self.path))
         except RuntimeError as error:
             reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
             raise ConfigError(f"checkpoint={self.path}: its weights do not fit its model ({reason})") from error
@@ -116,8 +118,9 @@ def with_model_of(config: Config, model_file: ModelFile) -> Config:
 def network(config: Config, model_file: ModelFile, device: torch.device) -> nn.Module:
     """The trained network on the device, in eval mode."""
     layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
-    model = model_file.load_into(build.model(config, model_file.info))
-    return model.to(device).to(memory_format=layout)
+    with memory_told("loading the network", "free memory on the device, or take device=cpu"):
+        model = model_file.load_into(build.model(config, model_file.info))
+        return model.to(device).to(memory_format=layout)
 
 
 def check_classes(model_file: ModelFile, num_classes: int, class_names: tuple[str, ...] = ()) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 from collections.abc import Callable
@@ -17,9 +16,10 @@ from resnet_exp.config.config import Config
 from resnet_exp.config.schema import ReportConfig
 from resnet_exp.data.prepare import Data
 from resnet_exp.interfaces import COMPARED_IMAGES, COMPARED_TABLES, DatasetInfo, Progress
-from resnet_exp.report.section import Section
+from resnet_exp.report.section import Section, drawn
 from resnet_exp.report.subject import Subject
-from resnet_exp.run_dir.files import read_json, write_csv, write_json
+from resnet_exp.run_dir.files import read_csv, read_json, write_csv, write_json
+from resnet_exp.run_dir.weights import weights_of
 from resnet_exp.runs.record import Record
 from resnet_exp.training.device import untouched_randomness
 from resnet_exp.training.evaluate import Evaluation, predict
@@ -44,14 +44,17 @@ def save_range_test(found: FoundLR, record: Record, *, draw: bool) -> None:
     record.metrics({name: lr for name, lr in lrs.items() if lr is not None})
     if not draw and verdict.suggestion is not None:
         return
-    try:
+
+    def figure() -> Section:
         from resnet_exp.report.parts.lr_range import range_test_section
 
-        range_test_section(tested, found.max_lr, found.min_lr, record.paths.report)
-    except Exception:  # a run must not fail for a figure
-        _log.exception("the range test's figure could not be drawn")
-        return
-    record.file(record.paths.report, folder="report")
+        return range_test_section(tested, found.max_lr, found.min_lr, record.paths.report)
+
+    section = drawn("LR range test", figure)
+    if section.gap:
+        _log.warning("not drawn: %s: %s", section.title, section.gap)
+    if record.paths.report.exists():  # without a figure its data may be there
+        record.file(record.paths.report, folder="report")
 
 
 def check_report(settings: ReportConfig, make_model: Callable[[], nn.Module | None]) -> None:
@@ -73,9 +76,15 @@ def save_report(subject: Subject, record: Record, progress: Progress) -> tuple[S
         from resnet_exp.report.report import draw_report
 
         sections = draw_report(subject, progress)
-        tables = [_as_json(subject.folder / f"{name}.csv") for name in COMPARED_TABLES if _drawn(name, sections)]
-    except Exception:  # such as a full disk: the run itself is saved
-        _log.exception("the report could not be drawn")
+        tables = [
+            _as_json(path) for path in (subject.folder / f"{name}.csv" for name in COMPARED_TABLES) if path.exists()
+        ]
+    except Exception as error:  # such as a full disk: the run itself is saved
+        _log.error(
+            "the report could not be drawn (%s: %s); the run itself is saved: task=report run_dir=%s draws it again",
+            *(type(error).__name__, error, subject.paths.root),
+        )
+        _log.debug("", exc_info=True)
         return ()
     if not subject.folder.exists():
         return ()
@@ -94,8 +103,7 @@ def _drawn(name: str, sections: tuple[Section, ...]) -> bool:
 
 def _as_json(table: Path) -> Path:
     """Writes the CSV as JSON, `columns` and `data`, beside it; returns the path."""
-    with table.open(newline="") as file:
-        columns, *rows = csv.reader(file)
+    columns, *rows = read_csv(table)
     path = table.with_suffix(".json")
     write_json(path, {"columns": columns, "data": rows})
     return path
@@ -135,9 +143,8 @@ def save_model(config: Config, data: Data, model: nn.Module, record: Record, *, 
         "std": data.normalisation.std,
         "model": config.plugins["model"],
     }
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     # Under one key: safetensors writes several keys in any order, and the same network would give different bytes.
-    save_file(weights, record.paths.model, {"resnet_exp": json.dumps(metadata, sort_keys=True)})
+    save_file(weights_of(model), record.paths.model, {"resnet_exp": json.dumps(metadata, sort_keys=True)})
     record.file(record.paths.model)
     if export:
         record.export(model, info)

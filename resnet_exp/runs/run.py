@@ -13,8 +13,9 @@ from resnet_exp.config.config import Config
 from resnet_exp.config.validation import VALIDATION
 from resnet_exp.data import randomness
 from resnet_exp.data.bank import in_order, num_batches, shuffled
+from resnet_exp.data.memory import memory_told
 from resnet_exp.data.prepare import Data, prepare, resident
-from resnet_exp.data.split import check_fit
+from resnet_exp.data.split import check_fit, part_of_one
 from resnet_exp.interfaces import ConfigError, Metric, RunError, Schedule
 from resnet_exp.run_dir.checkpoint import Checkpoints
 from resnet_exp.run_dir.signature import signature
@@ -30,6 +31,9 @@ from resnet_exp.training.learner import Learner, check_momentum, infer
 from resnet_exp.training.lr_range import FoundLR
 from resnet_exp.training.metrics import metrics_for
 from resnet_exp.training.train import Epoch, Training, train
+from resnet_exp.training.trial import try_network
+
+_tried: set[str] = set()  # what determines each network that has passed its trial: jobs of a sweep often share one
 
 
 def run(config: Config, command: str, part: SweepPart = ALONE) -> float | None:
@@ -85,7 +89,20 @@ def _check(config: Config, plugins: build.Plugins, runtime: Runtime) -> tuple[Me
     if config.task == "train":
         plugins.scheduler.check(config.train.epochs, num_batches(images, config.train.batch_size))
         outputs.check_report(config.report, lambda: build.model(config, build.expected(plugins)))
+    _try_network(config, plugins, runtime, images)
     return metrics_for(size.num_classes, build.metrics(config), runtime.device)
+
+
+def _try_network(config: Config, plugins: build.Plugins, runtime: Runtime, images: int) -> None:
+    """Raises ConfigError where the network cannot be trained on parts of so many images, saved and loaded."""
+    one_image = part_of_one(images, config.train.batch_size, config.train.grad_accum_steps)
+    info, settings = build.expected(plugins), (config.plugins["model"], config.plugins["optimizer"])
+    key = repr((settings, config.plugin_folders, info, config.train, runtime, one_image))
+    if key in _tried:
+        return
+    with memory_told("making the model and its optimizer", "choose a smaller model"):
+        try_network(lambda: build.model(config, info), plugins.optimizer, info, config.train, runtime, one_image)
+    _tried.add(key)
 
 
 def _prepare(this: OpenRun, plugins: build.Plugins) -> Data:
@@ -106,6 +123,8 @@ def _prepare(this: OpenRun, plugins: build.Plugins) -> Data:
         data.info.in_channels != plugins.in_channels
     ):  # those that the model was checked with, before the images were read
         build.check_model(config, data.info.image_size, data.info.in_channels, data.info.num_classes)
+    # Tried before, but by the listed files: where unreadable ones were left out, a part may have one image now.
+    _try_network(config, plugins, this.runtime, len(data.train))
     this.record.data(data.info, data.digests)
     messages.print_data(data.info, VALIDATION[config.split.validation], this.console)
     return data
@@ -147,8 +166,9 @@ def _learner(this: OpenRun, plugins: build.Plugins, data: Data, schedule: Schedu
     """Returns an untrained network, with the same weights each time for one seed, and its optimizer."""
     config = this.config
     randomness.seed_streams(config.seed, randomness.INIT)
-    model = build.model(config, data.info)
-    return Learner(model, plugins.optimizer, schedule, config.train, this.runtime, config.seed)
+    with memory_told("making the model and its optimizer", "choose a smaller model"):
+        model = build.model(config, data.info)
+        return Learner(model, plugins.optimizer, schedule, config.train, this.runtime, config.seed)
 
 
 def _train(this: OpenRun, plugins: build.Plugins, data: Data, learner: Learner) -> Training:

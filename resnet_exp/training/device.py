@@ -16,6 +16,7 @@ import torch
 from resnet_exp.interfaces import ConfigError
 
 _PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_WORKSPACES = (":4096:8", ":16:8")  # those with which cuBLAS is deterministic. Source: cuBLAS, reproducibility
 # mallopt's parameters. Source: glibc, malloc/malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
@@ -66,8 +67,13 @@ def start_runtime(device: str, precision: str, deterministic: bool, gpu: Callabl
         _keep_freed_memory()
     torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cudnn.deterministic = deterministic
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # Whatever this run asks for: cuBLAS reads it once a process, and a later run of a sweep may be deterministic.
+    workspace = os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _WORKSPACES[0])
+    if deterministic and chosen.type == "cuda" and workspace not in _WORKSPACES:
+        raise ConfigError(
+            f"train.deterministic=true needs the environment variable CUBLAS_WORKSPACE_CONFIG={_WORKSPACES[0]} or "
+            f"{_WORKSPACES[1]}, and it is {workspace}; unset it"
+        )
     torch.use_deterministic_algorithms(deterministic)
     # TF32 on CUDA, unless the digits must be the same each time; full float32 on the CPU.
     torch.set_float32_matmul_precision("high" if chosen.type == "cuda" and not deterministic else "highest")

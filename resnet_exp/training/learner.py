@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from resnet_exp.config.schema import TrainConfig
 from resnet_exp.data import randomness
 from resnet_exp.data.bank import Batch
+from resnet_exp.data.memory import memory_told
 from resnet_exp.interfaces import Advance, ConfigError, OptimizerFactory, RunError, Schedule
 from resnet_exp.optimizers.parameter_groups import check_momentum_is_there, momentum_of, set_momentum
 from resnet_exp.training.device import Runtime
@@ -106,6 +107,11 @@ class Learner:
 
     def train(self, batches: Iterable[Batch], first_step: int, advance: Advance) -> Steps:
         """Makes one optimizer step for each batch and returns their record; steps are counted from `first_step` on."""
+        smaller = "take a smaller train.batch_size, or more train.grad_accum_steps, which compute a batch in parts"
+        with memory_told(f"training at train.batch_size={self._train.batch_size}", smaller):
+            return self._steps(batches, first_step, advance)
+
+    def _steps(self, batches: Iterable[Batch], first_step: int, advance: Advance) -> Steps:
         self.model.train()
         losses, lrs, momenta, sizes = [], [], [], []
         correct = torch.zeros((), dtype=torch.int64, device=self._runtime.device)
@@ -240,7 +246,16 @@ class Learner:
 
 @torch.no_grad()
 def infer(model: nn.Module, batches: Iterable[Batch], runtime: Runtime) -> tuple[Tensor, Tensor]:
-    """The logits `[N, num_classes], float32` and labels `[N], int64` of all images, on the run's device."""
+    """The logits `[N, num_classes], float32` and labels `[N], int64` of all images, on the run's device.
+
+    Raises:
+        RunError: the device's memory does not hold a batch.
+    """
+    with memory_told("measuring the network", "take a smaller train.batch_size"):
+        return _infer(model, batches, runtime)
+
+
+def _infer(model: nn.Module, batches: Iterable[Batch], runtime: Runtime) -> tuple[Tensor, Tensor]:
     was_training = model.training
     model.eval()
     logits, labels = [], []

@@ -43,14 +43,17 @@ def draw_augmentation(subject: Subject) -> Section:
             for epoch, mix in zip(epochs, mixed, strict=True)
         ]
         rows.append(
-            [Tile(stored[row]), *(_tile(view[row], mix, names) for view, mix in zip(views, mixed, strict=True))]
+            [
+                Tile(stored[row]),
+                *(_tile(view[row], mix, subject.drawn_names) for view, mix in zip(views, mixed, strict=True)),
+            ]
         )
     columns = ("index", "class", "epoch", "mixed_with", "share")
     data = write_csv(subject.folder / "augmentation.csv", columns, records)
     canvas = draw_tiles(
         rows,
         heads=["as stored", *(f"epoch {epoch}" for epoch in epochs)],
-        sides=[f"{short(names[labels[index]], 1.3, 9)}\n#{index}" for index in chosen],
+        sides=[f"{short(subject.drawn_names[labels[index]], 1.3, 9)}\n#{index}" for index in chosen],
         side_inches=1.5,
     )
     image = save(canvas, subject.folder / "augmentation.png")

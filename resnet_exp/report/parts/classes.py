@@ -36,7 +36,9 @@ def draw_class_accuracy(subject: Subject) -> Section:
     columns = ("class", "accuracy", "correct", "count", "low", "high")
     records = ((name, accuracy, right, of, low, high) for name, right, of, accuracy, low, high in rows)
     data = write_csv(subject.folder / "class_accuracy.csv", columns, records)
-    image = save(_bars(rows, int(correct.sum()) / int(count.sum())), subject.folder / "class_accuracy.png")
+    drawn = dict(zip(names, subject.drawn_names, strict=True))
+    bars = _bars([(drawn[name], *others) for name, *others in rows], int(correct.sum()) / int(count.sum()))
+    image = save(bars, subject.folder / "class_accuracy.png")
     shown = [row for row in rows if row[2]]
     alt = (
         f"Accuracy of {len(shown)} classes, from {shown[0][0]} {shown[0][3]:.1%} to {shown[-1][0]} {shown[-1][3]:.1%}."
@@ -94,7 +96,7 @@ def draw_confusion(subject: Subject) -> Section:
     confusion, names = confusion_of(subject), subject.info.class_names
     rows = ((name, *map(int, row)) for name, row in zip(names, confusion, strict=True))
     data = write_csv(subject.folder / "confusion_matrix.csv", ("true class", *names), rows)
-    image = save(_matrix(confusion, names), subject.folder / "confusion_matrix.png")
+    image = save(_matrix(confusion, subject.drawn_names), subject.folder / "confusion_matrix.png")
     errors = confusion.copy()
     np.fill_diagonal(errors, 0)
     worst, taken = np.unravel_index(errors.argmax(), errors.shape)

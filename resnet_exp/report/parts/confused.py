@@ -31,7 +31,8 @@ def draw_confused_pairs(subject: Subject) -> Section:
     columns = ("true", "predicted", "count", "of", "share")
     data = write_csv(subject.folder / "confused_pairs.csv", columns, rows)
     drawn = pairs[:_PAIRS]
-    sides = [_label(names[true], names[taken], count, int(counts[true])) for true, taken, count in drawn]
+    shown = subject.drawn_names
+    sides = [_label(shown[true], shown[taken], count, int(counts[true])) for true, taken, count in drawn]
     tiles = [_tiles(subject, true, taken) for true, taken, _ in drawn]
     image = save(draw_tiles(tiles, sides=sides), subject.folder / "confused_pairs.png")
     true, taken, count = pairs[0]

@@ -20,7 +20,8 @@ def draw_examples(subject: Subject) -> Section:
     predicted = predictions.details(indices, subject.info.class_names)
     columns = ("index", "true", "predicted", "confidence")
     data = write_csv(subject.folder / "examples.csv", columns, ((*each[:3], f"{each[3]:.4f}") for each in predicted))
-    tiles = [_tile(image, *each[1:]) for image, each in zip(subject.test_images(indices), predicted, strict=True)]
+    drawn = predictions.details(indices, subject.drawn_names)
+    tiles = [_tile(image, *each[1:]) for image, each in zip(subject.test_images(indices), drawn, strict=True)]
     image = save(draw_tiles(in_rows(tiles, min(_COLUMNS, len(tiles)))), subject.folder / "examples.png")
     right = sum(true == taken for _, true, taken, _ in predicted)
     alt = f"{len(predicted)} test images with their predictions, {right} of them right."

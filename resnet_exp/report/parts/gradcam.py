@@ -95,7 +95,7 @@ def _drawn(subject: Subject, indices: np.ndarray, groups: Sequence[Group]) -> An
     pixels = as_rgb(subject.test_images(indices))
     labels = [
         (f"test image {index}", f"is {true}", f"taken for {predicted}", f"with {confidence:.1%}")
-        for index, true, predicted, confidence in subject.predictions.details(indices, subject.info.class_names)
+        for index, true, predicted, confidence in subject.predictions.details(indices, subject.drawn_names)
     ]
     title = f"{NAMES[subject.settings.gradcam_method][1]}: what the network looked at where it was wrong"
     return gradcam_figure(title, pixels, labels, groups, _SCALE)

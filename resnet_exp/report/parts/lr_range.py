@@ -46,7 +46,6 @@ def draw_range_test(subject: Subject) -> Section:
 def range_test_section(found: RangeTest, max_lr: float | None, min_lr: float | None, folder: Path) -> Section:
     """The part with the range test's figure, saved in the folder with the curves as CSV."""
     verdict = found.verdict
-    image = save(range_test_figure(verdict, found.curves, max_lr, min_lr), folder / "range_test.png", svg=True)
     columns = [f"{kind}_{i}" for i in range(1, len(found.curves) + 1) for kind in ("lr", "loss", "smoothed")]
     values = [
         column
@@ -55,6 +54,7 @@ def range_test_section(found: RangeTest, max_lr: float | None, min_lr: float | N
     ]
     # The columns differ in length, since a repeat that diverges ends early.
     data = write_csv(folder / "range_test.csv", columns, zip_longest(*values))
+    image = save(range_test_figure(verdict, found.curves, max_lr, min_lr), folder / "range_test.png", svg=True)
     suggested = "no LR" if verdict.suggestion is None else f"the LR {verdict.suggestion:.4g}"
     alt = (
         f"Training loss over the learning rate; {len(found.curves)} repeats suggest {suggested} ({verdict.reason})"

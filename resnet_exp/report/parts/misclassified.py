@@ -30,9 +30,10 @@ def draw_misclassified(subject: Subject) -> Section:
     columns = ("rank", "index", "true", "predicted", "confidence", "probability_of_true")
     data = write_csv(subject.folder / "misclassified.csv", columns, rows)
     shown = mistakes[: subject.settings.misclassified]
+    drawn = predictions.details(wrong[: len(shown)], subject.drawn_names)
     tiles = [
         Tile(image, ((true, INK), (f"→ {taken}", VERMILLION), (f"{confidence:.1%}  #{index}", GREY)))
-        for image, (index, true, taken, confidence) in zip(subject.test_images(wrong[: len(shown)]), shown, strict=True)
+        for image, (index, true, taken, confidence) in zip(subject.test_images(wrong[: len(shown)]), drawn, strict=True)
     ]
     image = save(draw_tiles(in_rows(tiles, min(_COLUMNS, len(tiles)))), subject.folder / "misclassified.png")
     text = f"{len(wrong):,} of {total:,} test images are misclassified; the {len(shown)} most confident are shown."

@@ -1,15 +1,13 @@
-"""Figures of the objective over each swept key; and, for all figures of a sweep, its keys as axes (`Scale`)."""
+"""Figures of the objective over each swept key; and what all figures of a sweep share."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
@@ -19,134 +17,38 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from resnet_exp.report.drawing import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION, save
 from resnet_exp.report.section import Figure, Section
 from resnet_exp.report.tiles import short
-from resnet_exp.sweeps.leaderboard import best_of, deviation
-from resnet_exp.sweeps.ledger import Job, short_key
+from resnet_exp.sweeps.leaderboard import deviation
+from resnet_exp.sweeps.ledger import Job
+from resnet_exp.sweeps.report.sweep import Scale, Sweep, objective_of, value_of
 
-_LOG_SPAN = 30  # values that differ by a larger factor are drawn on a logarithmic axis
 _GROUPS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"), (SKY, "v"), ("#666666", "P"))
 
 
-@dataclass(frozen=True)
-class Scale:
-    """A swept key as an axis: numbers, or names in the order of the plan."""
-
-    key: str
-    label: str
-    kind: Literal["linear", "log", "names"]
-    values: tuple[Any, ...]  # each once; numbers in ascending order
-
-    def place(self, job: Job) -> float | None:
-        """Returns the job's place on the axis: its number, or the place of its name, from 0; None without a value."""
-        value = value_of(job, self.key)
-        place = self.values.index(str(value)) if self.kind == "names" and value is not None else value
-        return None if place is None else float(place)
-
-    def unit(self, place: float) -> float:
-        """Returns a place as a share of the axis' length, 0..1; the first name is at the top."""
-        low, high = self.ends
-        if self.kind == "names":
-            return 1 - place / high if high else 0.5
-        if self.kind == "log":
-            place, low, high = math.log(place), math.log(low), math.log(high)
-        return (place - low) / (high - low) if high > low else 0.5
-
-    def beside(self, place: float, steps: float) -> float:
-        """Returns a place some small steps further along the axis, where a point does not hide another."""
-        low, high = self.ends
-        if self.kind == "log":
-            return place * (high / low) ** (0.012 * steps)
-        return place + steps * (0.14 if self.kind == "names" else 0.012 * (high - low))
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        return (0, len(self.values) - 1) if self.kind == "names" else (self.values[0], self.values[-1])
-
-    def ticks(self, inches: float = 2.0) -> tuple[list[float], list[str]]:
-        """Returns tick positions and labels, `inches` wide at most: each value if it fits, else round numbers."""
-        if self.kind == "names":
-            return [float(place) for place in range(len(self.values))], [plain(value, inches) for value in self.values]
-        marks = list(self.values)
-        if len(marks) > 8 or any(self.unit(high) - self.unit(low) < 0.07 for low, high in pairwise(marks)):
-            low, high = self.ends
-            marks = [mark for mark in self._round() if low <= mark <= high]
-        return marks, [f"{mark:.4g}" for mark in marks]
-
-    def _round(self) -> list[float]:
-        low, high = self.ends
-        if self.kind == "linear":
-            most = 12 if all(value.is_integer() for value in self.values) else 6
-            return list(MaxNLocator(most, steps=[1, 2, 5, 10], integer=most == 12).tick_values(low, high))
-        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        return [step * 10.0**power for power in powers for step in ((1, 2, 5) if len(powers) < 5 else (1,))]
+def ticks(scale: Scale, inches: float = 2.0) -> tuple[list[float], list[str]]:
+    """Returns tick positions and labels, `inches` wide at most: each value if it fits, else round numbers."""
+    if scale.kind == "names":
+        return [float(place) for place in range(len(scale.values))], [plain(value, inches) for value in scale.values]
+    marks = list(scale.values)
+    if len(marks) > 8 or any(scale.unit(high) - scale.unit(low) < 0.07 for low, high in pairwise(marks)):
+        low, high = scale.ends
+        marks = [mark for mark in _round_numbers(scale) if low <= mark <= high]
+    return marks, [f"{mark:.4g}" for mark in marks]
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """A sweep as its figures and its page show it."""
-
-    folder: Path  # for the figures
-    jobs: tuple[Job, ...]
-    keys: tuple[str, ...]  # the swept keys, or a study's parameters
-    direction: str  # maximize | minimize
-    noun: str  # what a job is called: point, or trial of a study
-    objective: str  # its name, such as validation accuracy
-    may_be_fraction: bool  # whether its values, where all are in 0..1, are fractions
-
-    @cached_property
-    def finished(self) -> list[Job]:
-        """The jobs that have an objective, in the order of the plan."""
-        return [job for job in self.jobs if job.objective is not None and math.isfinite(job.objective)]
-
-    @cached_property
-    def best(self) -> Job | None:
-        return best_of(self.finished, self.direction)
-
-    @cached_property
-    def is_fraction(self) -> bool:
-        return self.may_be_fraction and all(0 <= objective_of(job) <= 1 for job in self.finished)
-
-    @cached_property
-    def scales(self) -> list[Scale]:
-        """The keys in which the jobs differ."""
-        found = [scale_of(key, self.jobs, self.keys) for key in self.keys]
-        return [scale for scale in found if len(scale.values) > 1]
-
-    def as_text(self, value: float | None) -> str | None:
-        """Returns a value of the objective, or a deviation, as text: `71.20%`, or a number of four digits."""
-        return None if value is None else f"{value:.2%}" if self.is_fraction else f"{value:.4g}"
-
-    def label_axis(self, axis: Any) -> None:
-        """Labels an axis with the objective and its unit."""
-        axis.set_label_text(self.objective)
-        if self.is_fraction:
-            axis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+def _round_numbers(scale: Scale) -> list[float]:
+    low, high = scale.ends
+    if scale.kind == "linear":
+        most = 12 if all(value.is_integer() for value in scale.values) else 6
+        return list(MaxNLocator(most, steps=[1, 2, 5, 10], integer=most == 12).tick_values(low, high))
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [step * 10.0**power for power in powers for step in ((1, 2, 5) if len(powers) < 5 else (1,))]
 
 
-def objective_of(job: Job) -> float:
-    """Returns the objective of a job that has one."""
-    assert job.objective is not None
-    return job.objective
-
-
-def value_of(job: Job, key: str) -> Any:
-    """Returns the job's value of the key: as Optuna proposed it, or else as on the command line."""
-    value = job.values.get(key)
-    return job.point.get(key) if value is None or isinstance(value, (bool, str)) else value
-
-
-def scale_of(key: str, jobs: Sequence[Job], among: Sequence[str]) -> Scale:
-    """Returns the key's axis: of numbers if all values are, logarithmic if the largest is over 30 times the least."""
-    values = [value for job in jobs if (value := value_of(job, key)) is not None]
-    try:
-        found: list[Any] = sorted({float(value) for value in values})
-    except (TypeError, ValueError):
-        found = []
-    kind: Literal["linear", "log", "names"] = "linear"
-    if not found or not all(map(math.isfinite, found)):
-        kind, found = "names", list(dict.fromkeys(map(str, values)))
-    elif found[0] > 0 and found[-1] / found[0] > _LOG_SPAN:
-        kind = "log"
-    return Scale(key, short_key(key, dict.fromkeys(among)), kind, tuple(found))
+def label_objective(axis: Any, sweep: Sweep) -> None:
+    """Labels an axis with the objective and its unit."""
+    axis.set_label_text(sweep.objective)
+    if sweep.is_fraction:
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=None))
 
 
 def plain(text: str, inches: float = 3.0) -> str:
@@ -221,10 +123,10 @@ def _format_axes(axes: Axes, sweep: Sweep, scale: Scale) -> None:
     along, up = (axes.yaxis, axes.xaxis) if by_name else (axes.xaxis, axes.yaxis)
     if scale.kind == "log":
         axes.set_xscale("log")
-    along.set_ticks(*scale.ticks())
+    along.set_ticks(*ticks(scale))
     along.set_ticks([], minor=True)
     along.set_label_text(plain(scale.label))
-    sweep.label_axis(up)
+    label_objective(up, sweep)
     low, high = scale.ends  # of all planned jobs, so that the axis stays the same while they finish
     if by_name:
         axes.set_ylim(high + 0.5, low - 0.5)  # the first name on top

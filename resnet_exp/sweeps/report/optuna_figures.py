@@ -26,7 +26,8 @@ from resnet_exp.report.drawing import BLUE, GREY, INK, ORANGE, VERMILLION, save
 from resnet_exp.report.section import Figure, Gap, Section
 from resnet_exp.run_dir.files import write_csv
 from resnet_exp.sweeps.ledger import Job
-from resnet_exp.sweeps.report.figures import Scale, Sweep, add_legend, objective_of, plain, value_of
+from resnet_exp.sweeps.report.figures import add_legend, label_objective, plain, ticks
+from resnet_exp.sweeps.report.sweep import Scale, Sweep, objective_of, value_of
 
 HISTORY, PARALLEL, IMPORTANCES = "Optimisation history", "Parallel coordinates", "Parameter importances"
 _FEWEST = 4  # finished trials from which importances can be estimated at all
@@ -51,7 +52,7 @@ def draw_parallel(sweep: Sweep) -> Section:
                   color=results.colour(objective_of(job)), solid_joinstyle="round", solid_capstyle="round",
                   path_effects=[withStroke(linewidth=6.5, foreground=ORANGE)] if is_best else None)  # fmt: skip
     for number, scale in enumerate(scales):
-        places, labels = scale.ticks(1.1)
+        places, labels = ticks(scale, 1.1)
         _draw_axis(axes, number, [scale.unit(place) for place in places], labels, scale.label)
     _draw_objective(axes, len(scales), results)
     axes.set(xlim=(-0.05, len(scales) + 0.03), ylim=(-0.03, 1.03))
@@ -131,7 +132,7 @@ def draw_history(sweep: Sweep) -> Section:
     axes.set_xlabel("trial")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.margins(x=0.03, y=0.1)
-    sweep.label_axis(axes.yaxis)
+    label_objective(axes.yaxis, sweep)
     axes.grid(axis="y", color="#DDDDDD", lw=0.7)
     axes.spines[["top", "right"]].set_visible(False)
     add_legend(canvas, axes)

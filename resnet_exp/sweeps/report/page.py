@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from resnet_exp.config.redact import redact
 from resnet_exp.config.validation import VALIDATION
@@ -17,9 +18,9 @@ from resnet_exp.report.section import Section, Table, drawn
 from resnet_exp.run_dir.files import write_csv, write_json
 from resnet_exp.sweeps.leaderboard import COLUMNS, Comparison, compare_best, deviation, ranked, rows
 from resnet_exp.sweeps.ledger import Job, short_key
+from resnet_exp.sweeps.report.sweep import Sweep
 
-if TYPE_CHECKING:
-    from resnet_exp.sweeps.report.figures import Sweep
+_log = logging.getLogger(__name__)
 
 
 def draw_sweep(
@@ -49,14 +50,12 @@ def draw_sweep(
         environment: of the jobs.
         seconds: taken by the sweep so far.
     """
-    from resnet_exp.sweeps.report.figures import Sweep
-
     noun = "point" if parameters is None else "trial"
     keys = tuple(dict.fromkeys(parameters or (key for job in jobs for key in job.point)))
     name, may_be_fraction = _objective(config, keys, direction)
     sweep = Sweep(folder / "report", tuple(jobs), keys, direction, noun, name, may_be_fraction)
     write_tables(folder, jobs, keys, direction)
-    sections = tuple(section for part in _parts(sweep) if (section := drawn(*part)))
+    sections = _sections(sweep)
     comparison = compare_best(sweep.finished, sweep.direction)
     page = Page(
         title, _headline(sweep, comparison), _facts(sweep, seconds), command, sections, config, environment, "sweep"
@@ -97,19 +96,28 @@ def _objective(config: Mapping[str, Any], keys: Sequence[str], direction: str) -
     return known.objective_title, True
 
 
-def _parts(sweep: Sweep) -> list[tuple[str, Callable[[], Section]]]:
-    """The title and the function that draws it of each section, in reading order; only figures that apply."""
-    parts: list[tuple[str, Callable[[], Section]]] = [("Leaderboard", partial(leaderboard, sweep))]
-    if sweep.finished:
-        parts += _figures(sweep)
-    if any(job.status == "failed" for job in sweep.jobs):
-        parts.append(("Failures", partial(failures, sweep)))
-    return parts
+def _sections(sweep: Sweep) -> tuple[Section, ...]:
+    """The sections in reading order, the figures between the tables; an error in a figure is logged too."""
+    figures = [drawn(*part) for part in _figures(sweep)] if sweep.finished else []
+    for section in figures:
+        if section.is_broken:
+            _warn_once(f"not drawn: {section.title}: {section.gap}")
+    has_failed = any(job.status == "failed" for job in sweep.jobs)
+    return leaderboard(sweep), *figures, *([failures(sweep)] if has_failed else [])
+
+
+@cache
+def _warn_once(text: str) -> None:
+    """The figures are drawn again after each job, and would fail again."""
+    _log.warning(text)
 
 
 def _figures(sweep: Sweep) -> list[tuple[str, Callable[[], Section]]]:
-    from resnet_exp.sweeps.report import figures, optuna_figures
-
+    """The title of each figure's section and the function that draws it; only those that apply."""
+    try:
+        from resnet_exp.sweeps.report import figures, optuna_figures
+    except Exception as error:  # a broken matplotlib: the tables need none
+        return [("Figures", partial(_not_drawn, error))]
     parts: list[tuple[str, Callable[[], Section]]] = []
     if sweep.noun == "trial":
         parts.append((optuna_figures.HISTORY, partial(optuna_figures.draw_history, sweep)))
@@ -120,6 +128,10 @@ def _figures(sweep: Sweep) -> list[tuple[str, Callable[[], Section]]]:
         if sweep.noun == "trial":
             parts.append((optuna_figures.IMPORTANCES, partial(optuna_figures.draw_importances, sweep)))
     return parts
+
+
+def _not_drawn(error: Exception) -> Section:
+    raise error
 
 
 def leaderboard(sweep: Sweep) -> Section:
