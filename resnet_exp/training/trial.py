@@ -38,8 +38,8 @@ def try_network(
     """Returns if the network can make a step, be saved, and be loaded as what it was.
 
     A second network gets the first one's saved weights. If its logits differ, the network keeps something outside its
-    parameters and buffers: an evaluation of the saved network would be one of another network. Nothing is left behind;
-    the random generators are restored.
+    parameters and buffers: an evaluation of the saved network would be one of another network. In eval mode, an image's
+    logits must not depend on the other images of its batch. Nothing is left behind; the random generators are restored.
 
     Args:
         make: makes the network, each time with other initial weights.
@@ -91,6 +91,7 @@ def _try(
         second = second.to(memory_format=torch.channels_last)
     _load(second, weights_of(first))
     _compare(first, second, batch, runtime)
+    _check_apart(first, info, runtime)
 
 
 @contextmanager
@@ -139,17 +140,37 @@ def _load(model: nn.Module, weights: dict[str, Tensor]) -> None:
 
 def _compare(first: nn.Module, second: nn.Module, batch: Batch, runtime: Runtime) -> None:
     """Raises ConfigError unless networks of equal weights give equal logits, in eval and in train mode."""
-    exact = runtime.device.type == "cpu" and runtime.precision == "fp32"
     passes = {"": _evaluated, " in train mode": _trained}
     for where, logits_of in passes.items():
         own, loaded = (logits_of(model, batch, runtime) for model in (first, second))
-        scale = float(own.abs().nan_to_num(0.0, 0.0, 0.0).max())
-        if not torch.allclose(own, loaded, rtol=0, atol=(_EXACT if exact else _ROUNDED) * scale, equal_nan=True):
+        if not _are_equal(own, loaded, runtime):
             raise ConfigError(
                 f"model: saved and loaded it gives other logits{where}: it keeps something that is not saved; make "
                 "each tensor that is drawn at random, or changed while training, a parameter or a buffer "
                 "(register_buffer, without persistent=False)"
             )
+
+
+def _check_apart(model: nn.Module, info: DatasetInfo, runtime: Runtime) -> None:
+    """Raises ConfigError where in eval mode too an image's logits depend on the other images of its batch."""
+    first, second = _noise(2, info, runtime.device).images
+    pairs = [torch.stack([first, other]) for other in (first, 4 * second + 1)]
+    beside_itself, beside_another = (
+        _evaluated(model, Batch(pair, torch.zeros(2, dtype=torch.int64, device=runtime.device)), runtime)[0]
+        for pair in pairs
+    )
+    if not _are_equal(beside_itself, beside_another, runtime):
+        raise ConfigError(
+            "model: in eval mode too its logits for an image depend on the other images of the batch, so that an "
+            "accuracy would depend on the order of the images; let normalisation layers keep running statistics "
+            "(track_running_stats=True)"
+        )
+
+
+def _are_equal(one: Tensor, other: Tensor, runtime: Runtime) -> bool:
+    exact = runtime.device.type == "cpu" and runtime.precision == "fp32"
+    scale = float(one.abs().nan_to_num(0.0, 0.0, 0.0).max())
+    return torch.allclose(one, other, rtol=0, atol=(_EXACT if exact else _ROUNDED) * scale, equal_nan=True)
 
 
 def _evaluated(model: nn.Module, batch: Batch, runtime: Runtime) -> Tensor:

@@ -24,13 +24,15 @@ from resnet_exp.config.validation import VALIDATION
 from resnet_exp.data import randomness
 from resnet_exp.data.bank import Batch, ImageBank, Normalisation, in_order, shuffled
 from resnet_exp.data.split import split
-from resnet_exp.interfaces import ConfigError, LabelledImages, RunError
+from resnet_exp.interfaces import ConfigError, DatasetInfo, LabelledImages, RunError
+from resnet_exp.optimizers.sgd import sgd
 from resnet_exp.run_dir.checkpoint import Checkpoints
 from resnet_exp.runs import output
 from resnet_exp.runs.run import run
 from resnet_exp.training.evaluate import Evaluation, check_finite, evaluate
 from resnet_exp.training.learner import infer
 from resnet_exp.training.train import train
+from resnet_exp.training.trial import try_network
 
 
 def _train(learner, batches, measure, tmp_path, epochs):
@@ -107,6 +109,23 @@ def test_a_metric_is_over_images_whatever_the_batches(tiny_learner, bank, cpu):
     whole, cut = (evaluate(*infer(model, in_order(bank, size), cpu)) for size in (48, 7))
     assert whole.confusion == cut.confusion
     assert cut.loss == pytest.approx(whole.loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d, nn.InstanceNorm2d])
+def test_an_accuracy_does_not_depend_on_the_batches(layer, cpu, train_config):
+    """itayhubara/BinaryNet.tf#9: batch statistics in the evaluation, and the accuracy depends on the batch size."""
+    info = DatasetInfo("", ("a", "b"), 8, 3, 0, 0, 0)
+
+    def make(keeps):
+        norm = layer(4, track_running_stats=keeps)
+        return nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+
+    try_network(lambda: make(True), sgd(), info, train_config(), cpu)
+    if layer is nn.InstanceNorm2d:  # its statistics are those of one image
+        try_network(lambda: make(False), sgd(), info, train_config(), cpu)
+        return
+    with pytest.raises(ConfigError, match="depend on the other images of the batch"):
+        try_network(lambda: make(False), sgd(), info, train_config(), cpu)
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
