@@ -102,11 +102,13 @@ def _read(path: Path) -> Known:
 
 def _write(path: Path, known: Known) -> None:
     """Writes the file under another name and renames it: a process that reads meanwhile sees the old one, whole."""
-    records = known.stamps.tobytes() + known.digests.tobytes()
+    checksum = hashlib.sha256(known.stamps.data)
+    checksum.update(known.digests.data)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with open(partial, "xb") as file:
-            file.write(hashlib.sha256(records).digest() + records)
+            for part in (checksum.digest(), known.stamps.data, known.digests.data):
+                file.write(part)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

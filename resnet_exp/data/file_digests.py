@@ -54,7 +54,7 @@ def digests_of(
     if len(to_read):
         started = time.time_ns()
         with progress("Reading images", len(to_read)) as advance:
-            read, kept = _read_all([f"{root}/{names[index]}" for index in to_read.tolist()], stamps[to_read], advance)
+            read, kept = _read_all(root, [names[index] for index in to_read.tolist()], stamps[to_read], advance)
         _report_unnoticed(root, names, to_read[found[to_read] & (before != read).any(1)])
         digests[to_read] = read
         found[to_read] = kept & _shows_changes(stamps[to_read], started)
@@ -64,16 +64,15 @@ def digests_of(
     return digests
 
 
-def _read_all(paths: Sequence[str], stamps: np.ndarray, advance: Advance) -> tuple[np.ndarray, np.ndarray]:
+def _read_all(root: Path, names: Sequence[str], stamps: np.ndarray, advance: Advance) -> tuple[np.ndarray, np.ndarray]:
     """The digests `[N, 32], uint8`, and `[N], bool`: whether each file could be read and kept its stamp meanwhile."""
-    digests, kept = np.empty((len(paths), DIGEST_BYTES), np.uint8), np.empty(len(paths), bool)
+    digests, kept = np.empty((len(names), DIGEST_BYTES), np.uint8), np.empty(len(names), bool)
     executor = ThreadPoolExecutor(_THREADS)
     try:
-        starts = range(0, len(paths), _PER_TASK)
-        tasks = [executor.submit(_read_some, paths, stamps, slice(start, start + _PER_TASK)) for start in starts]
-        for start, task in zip(starts, tasks, strict=True):
+        parts = [slice(start, start + _PER_TASK) for start in range(0, len(names), _PER_TASK)]
+        tasks = [executor.submit(_read_some, root, names[part], stamps[part]) for part in parts]
+        for part, task in zip(parts, tasks, strict=True):
             read, same = task.result()
-            part = slice(start, start + len(same))
             digests[part], kept[part] = np.frombuffer(read, np.uint8).reshape(-1, DIGEST_BYTES), same
             advance(len(same))
     finally:
@@ -81,8 +80,8 @@ def _read_all(paths: Sequence[str], stamps: np.ndarray, advance: Advance) -> tup
     return digests, kept
 
 
-def _read_some(paths: Sequence[str], stamps: np.ndarray, part: slice) -> tuple[bytes, list[bool]]:
-    read = [_read(path, stamp) for path, stamp in zip(paths[part], stamps[part].tolist(), strict=True)]
+def _read_some(root: Path, names: Sequence[str], stamps: np.ndarray) -> tuple[bytes, list[bool]]:
+    read = [_read(f"{root}/{name}", stamp) for name, stamp in zip(names, stamps.tolist(), strict=True)]
     return b"".join(digest for digest, _ in read), [same for _, same in read]
 
 
