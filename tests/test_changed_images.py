@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import open_dict
 from PIL import Image
 
 from resnet_exp.config.command_line import CONF
@@ -19,13 +20,14 @@ from resnet_exp.config.config import Config, typed
 from resnet_exp.config.schema import SplitConfig
 from resnet_exp.data import digest_store, file_digests, image_listing
 from resnet_exp.data.decode_pool import decode_all
-from resnet_exp.data.identity import identity_of
+from resnet_exp.data.identity import read_identity
 from resnet_exp.data.image_folder import ImageFolder
 from resnet_exp.data.prepare import resident
 from resnet_exp.interfaces import RunError
 from resnet_exp.runs.console import Console
 from resnet_exp.runs.evaluate import evaluate_checkpoint
 from resnet_exp.runs.run import run
+from resnet_exp.sweeps.session import ledger_of
 
 TINY = (
     "data=image_folder", "data.image_size=8", "data.validation=test", "data.workers=1", "augmentation=none",
@@ -221,6 +223,25 @@ def test_what_was_read_first_is_what_counts_where_the_cache_has_it(root: Path) -
     np.testing.assert_array_equal(source.load(Console().progress).train.images, expected)
 
 
+def test_a_sweep_is_not_that_of_other_images(root: Path, blind: Callable[[], None]) -> None:
+    """A dry run asks the file system alone, and is believed until the sweep reads the images."""
+
+    def sweep_root(*overrides: str) -> Path:
+        new_process()
+        base = [*TINY, f"data.root={root}", *overrides]
+        with initialize_config_dir(str(CONF)):
+            config = compose("config", [*base, "hydra.sweep.dir=sweeps"], return_hydra_config=True)
+        with open_dict(config):
+            config.hydra.overrides.task = [*base, "train.label_smoothing=0,0.1"]
+        return ledger_of(config)[0].root
+
+    blind()
+    first = sweep_root()
+    repaint(root, {"cat": 90, "dog": 100})
+    assert sweep_root("sweep.dry_run=true") == first
+    assert sweep_root() != first
+
+
 def test_a_data_set_that_reads_nothing_beforehand_needs_only_its_identity() -> None:
     class Plain:
         image_size = 8
@@ -228,5 +249,5 @@ def test_a_data_set_that_reads_nothing_beforehand_needs_only_its_identity() -> N
         def identity(self) -> str:
             return "plain-1"
 
-    assert identity_of(Plain(), Console().progress) == "plain-1"
-    assert identity_of(Plain(), Console().progress, verify=True) == "plain-1"
+    assert read_identity(Plain(), Console().progress) == "plain-1"
+    assert read_identity(Plain(), Console().progress, verify=True) == "plain-1"

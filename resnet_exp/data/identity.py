@@ -1,11 +1,11 @@
-"""`identity_of`: which images a data set has, as runs and sweeps ask for it."""
+"""`read_identity`: which images a data set has; runs and sweeps ask for it here."""
 
 from __future__ import annotations
 
 from resnet_exp.interfaces import DataSource, Progress, ReadsContent
 
 
-def identity_of(source: DataSource, progress: Progress, *, verify: bool = False) -> str:
+def read_identity(source: DataSource, progress: Progress, *, verify: bool = False) -> str:
     """The identity of a data set; with `verify` of what its files hold now, whatever is remembered of them.
 
     Verified is where a stored result is about to be used instead of a new one: reading all files costs more than asking

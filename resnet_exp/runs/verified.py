@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from resnet_exp.config.config import Config
-from resnet_exp.data.identity import identity_of
+from resnet_exp.data.identity import read_identity
 from resnet_exp.interfaces import DataSource
 from resnet_exp.run_dir.directory import is_begun
 from resnet_exp.runs.console import Console
@@ -22,7 +22,7 @@ def verified_signature(config: Config, source: DataSource, sign: Callable[[str],
         sign: makes the signature from the identity of the images.
         console: shows the progress of reading.
     """
-    found = sign(identity_of(source, console.progress))
+    found = sign(read_identity(source, console.progress))
     if is_begun(config.output_dir, config.title, found):
-        found = sign(identity_of(source, console.progress, verify=True))
+        found = sign(read_identity(source, console.progress, verify=True))
     return found

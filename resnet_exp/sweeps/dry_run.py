@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from resnet_exp.config import build
 from resnet_exp.config.config import Config
-from resnet_exp.data.identity import identity_of
+from resnet_exp.data.identity import read_identity
 from resnet_exp.run_dir.checkpoint import Checkpoints
 from resnet_exp.run_dir.digest import digest_of
 from resnet_exp.run_dir.directory import find_run
@@ -34,7 +34,7 @@ def print_plan(planned: Sequence[PlannedJob]) -> None:
     seeds = [(one.config, one.config.sweep.seeds or [one.config.seed]) for one in planned]
     # Once for each data set, not for each job: listing a million files takes seconds.
     sources = {_data_of(config): config for config, _ in seeds}
-    identities = {key: identity_of(build.source(config), console.progress) for key, config in sources.items()}
+    identities = {key: read_identity(build.source(config), console.progress) for key, config in sources.items()}
     progress = [[_progress(config, seed, identities[_data_of(config)]) for seed in each] for config, each in seeds]
     console.heading(f"{len(planned)} jobs, {sum(map(len, progress))} runs; nothing is run (sweep.dry_run=true)")
     for one, runs in zip(planned, progress, strict=True):

@@ -18,7 +18,7 @@ from resnet_exp.config.overrides import key_of, sweep_overrides, swept
 from resnet_exp.config.plugin_folders import folders_of, open_folders
 from resnet_exp.config.redact import redacted_command
 from resnet_exp.config.schema import SweepConfig, from_values
-from resnet_exp.data.identity import identity_of
+from resnet_exp.data.identity import read_identity
 from resnet_exp.interfaces import ConfigError, Progress, Tracker
 from resnet_exp.run_dir.digest import digest_of
 from resnet_exp.sweeps.ledger import short_key
@@ -107,7 +107,7 @@ def config_hash(config: Config) -> str:
 def data_identity(config: DictConfig, progress: Progress, *, verify: bool = False) -> str:
     """Returns the identity of the base config's data set; nothing where the base config cannot work by itself."""
     try:
-        return identity_of(build.source(_base(config)), progress, verify=verify)
+        return read_identity(build.source(_base(config)), progress, verify=verify)
     except ConfigError:  # its jobs may work: each sets the swept keys
         return ""
 

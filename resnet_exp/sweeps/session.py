@@ -43,15 +43,11 @@ def ledger_of(config: DictConfig) -> tuple[Ledger, dict[str, Any], dict[str, Any
     """Returns the ledger of this config's sweep, which need not exist yet, what the sweep is, and the code it runs."""
     from resnet_exp.runs.environment import code_state  # imports torch
 
-    def ledger(*, verify: bool) -> tuple[Ledger, dict[str, Any]]:
-        facts = facts_of(config, code["code_digest"], data_identity(config, Console().progress, verify=verify))
-        return Ledger(root_of(Path(config.hydra.sweep.dir), config.name, facts)), facts
-
     code = code_state(*plugin_folders(config))
-    found, facts = ledger(verify=False)
-    if found.root.exists() and not settings(config).dry_run:  # its finished jobs are about to be reused
-        found, facts = ledger(verify=True)
-    return found, facts, code
+    # Its finished jobs are about to be used: nothing that is remembered of the images is trusted, but for a dry run.
+    verify = not settings(config).dry_run
+    facts = facts_of(config, code["code_digest"], data_identity(config, Console().progress, verify=verify))
+    return Ledger(root_of(Path(config.hydra.sweep.dir), config.name, facts)), facts, code
 
 
 @contextmanager
