@@ -202,9 +202,9 @@ def test_images_that_change_while_they_are_decoded_end_the_run_and_leave_no_cach
     source = ImageFolder(str(root), 8)
     source.identity()
 
-    def decode_late(*arguments):
+    def decode_late(*arguments, **more):
         repaint(root, {"cat": 90, "dog": 200})
-        yield from decode_all(*arguments)
+        yield from decode_all(*arguments, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr("resnet_exp.data.image_folder.decode_all", decode_late)
