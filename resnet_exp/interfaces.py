@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,7 +96,8 @@ class DataSource(Protocol):
     def identity(self) -> str:
         """A short text that changes when the images or labels do, found without decoding them.
 
-        It is part of the run's signature. It contains no path: a copy of a folder has the same identity.
+        It is part of the run's signature. It contains no path: a copy of a folder has the same identity. It is asked
+        for often, by a sweep for each job: what takes long belongs in `ReadsContent.read_content`.
         """
         ...
 
@@ -106,6 +107,20 @@ class DataSource(Protocol):
 
     def load(self, progress: Progress) -> LoadedData:
         """Both splits, decoded, at the size that the network gets."""
+        ...
+
+
+@runtime_checkable
+class ReadsContent(Protocol):
+    """What a `DataSource` may have besides: files to read before it knows its identity."""
+
+    def read_content(self, progress: Progress, *, verify: bool = False) -> None:
+        """Reads what `identity()` is made of, with a progress display.
+
+        Args:
+            progress: opened where reading takes long.
+            verify: nothing that is remembered of the files is trusted: a stored result is about to be used.
+        """
         ...
 
 

@@ -20,15 +20,20 @@ from resnet_exp.interfaces import ConfigError, DataSize, RunError
 
 
 class Seen:
-    """A progress display that keeps what it was told."""
+    """A progress display that keeps what it was told of decoding, and how many files were read for their digests."""
 
     def __init__(self):
-        self.opened, self.done = [], 0
+        self.opened, self.done, self.read = [], 0, 0
 
     @contextmanager
-    def __call__(self, description, total):
-        self.opened.append(total)
-        yield self.advance
+    def __call__(self, description, total, done=0):
+        if description == "Decoding images":
+            self.opened.append(total)
+            yield self.advance
+        else:
+            assert description == "Reading images"
+            self.read += total
+            yield lambda n=1: None
 
     def advance(self, n=1):
         self.done += n
@@ -59,7 +64,7 @@ def _load(root, seen=None, **arguments):
 
 
 def _entries(folder):
-    return list(folder.iterdir()) if folder.exists() else []
+    return [path for path in folder.iterdir() if path.is_dir()] if folder.exists() else []
 
 
 # What comes out
@@ -243,7 +248,7 @@ def test_a_class_without_an_image_is_named(root):
     _save(root / "train" / "bird" / ".hidden" / "0.png")
     _save(root / "test" / "bird" / "0.png")
     message = _says(root)
-    assert "no images in class bird under train/. Image files end in .jpg" in message
+    assert "no images in class bird under train/, but 1 .txt. Image files end in .jpg" in message
     _save(root / "train" / "bird" / "empty" / "deeper" / "found.png")
     assert ImageFolder(str(root)).size() == DataSize(num_train=7, num_classes=3)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,23 @@ def test_predictions_name_class_and_probability_of_every_image(trained: Path, ph
     out, err = capfd.readouterr()
     assert "355 in " in out
     assert "broken.jpg cannot be read: not an image" in out + err
+
+
+def test_predictions_are_of_the_files_that_training_would_read(
+    trained: Path, photos: Path, tmp_path: Path, capsys
+) -> None:
+    """Linked folders too; what is no image is counted, and a pipe is not waited for."""
+    (photos / "true 3").rename(tmp_path / "elsewhere")
+    (photos / "true 3").symlink_to(tmp_path / "elsewhere")
+    Image.new("L", (16, 16)).save(photos / "old.jfif", "JPEG")
+    (photos / "phone.heic").touch()
+    (photos / "@eaDir").mkdir()
+    (photos / "@eaDir" / "SYNOPHOTO_THUMB_M.jpg").write_bytes(b"no image")
+    os.mkfifo(photos / "pipe.png")
+    rows = predict(trained, photos)
+    assert len(rows) == 356
+    assert sum(row["file"].startswith("true 3/") for row in rows) == len(list((tmp_path / "elsewhere").iterdir()))
+    assert f"images={photos}: left out: 1 .heic, 1 .txt, 1 @eaDir/, 1 pipes or devices" in capsys.readouterr().out
 
 
 def test_one_image_is_asked_about_as_well(trained: Path, photos: Path, tmp_path: Path) -> None:

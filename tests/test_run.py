@@ -457,7 +457,7 @@ def test_only_a_network_with_batch_normalisation_takes_the_multiple(
 def test_a_range_test_is_made_anew_on_other_pixels_of_the_same_name(
     go: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A folder's identity is names and sizes: files rewritten with as many bytes keep it."""
+    """The identity of a data set of one's own may miss a change; the range test was made on pixels."""
     first = go("task=range_test")
     monkeypatch.setattr(Digits, "load", darkened(Digits.load))
     capsys.readouterr()

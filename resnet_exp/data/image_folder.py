@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -15,13 +17,14 @@ from resnet_exp.config.ranges import Count, ImageSize, Text
 from resnet_exp.data import decode_cache
 from resnet_exp.data.decode_cache import CachedImages
 from resnet_exp.data.decode_pool import decode_all
-from resnet_exp.data.decoding import decode_run
-from resnet_exp.data.image_listing import Listing, check_root, list_images
-from resnet_exp.interfaces import DataSize, LabelledImages, LoadedData, Progress, RunError
+from resnet_exp.data.decoding import Decoded, decode_run
+from resnet_exp.data.file_digests import digests_of
+from resnet_exp.data.image_listing import Listing, check_root, list_images, shown_left_out, stamps_of
+from resnet_exp.interfaces import Advance, DataSize, LabelledImages, LoadedData, Progress, RunError
 
 log = logging.getLogger(__name__)
 
-CACHE_FORMAT = 1  # raise it whenever decoding gives other pixels
+CACHE_FORMAT = 2  # raise it whenever decoding gives other pixels
 MAX_LISTED = 10  # unreadable images that a message names
 
 
@@ -38,8 +41,8 @@ class ImageFolder:
         unreadable: What happens with an image that cannot be read: `error` names it and ends the run, `skip` names it
             in a warning and leaves it out.
         workers: Processes that decode, or `auto`: one for each CPU, 16 at most.
-        cache: Folder for the decoded images (3 × `image_size`² bytes each); None: `<root>/.resnet_exp_cache`, or the
-            user's cache folder where `root` is read-only.
+        cache: Folder for the decoded images (3 × `image_size`² bytes each) and the files' digests (72 bytes each);
+            None: `<root>/.resnet_exp_cache`, or the user's cache folder where `root` is read-only.
 
     Raises:
         ConfigError: `root` has no `train/` and `test/`.
@@ -60,17 +63,30 @@ class ImageFolder:
         check_root(self.root)
         own = [self.root / ".resnet_exp_cache", _user_cache()]
         self.caches = own if cache is None else [_folder(cache)]
+        self._digests: np.ndarray | None = None  # of the listing's files
+        self._content = ""  # a hash of names and digests
 
     def identity(self) -> str:
-        """A hash of all images' relative names and sizes, of `image_size` and of `channels`.
+        """A hash of all images' relative names and bytes, of `image_size` and of `channels`.
 
-        No file is opened for it: an image that is replaced by another with as many bytes goes unnoticed here (the
-        cache notices it by its modification time).
+        A file is read once; from then on it is asked for its inode, size and times, which change when it does.
 
         Raises:
             ConfigError: The folder's layout is wrong.
         """
-        return f"image_folder-{self._listing.content_hash()[:16]}-{self.image_size}-{self.channels}"
+        if self._digests is None:
+            self.read_content(_no_progress)
+        return f"image_folder-{self._content[:16]}-{self.image_size}-{self.channels}"
+
+    def read_content(self, progress: Progress, *, verify: bool = False) -> None:
+        """Reads the files that have changed since they were last read; with `verify` all, but once a process.
+
+        Raises:
+            ConfigError: The folder's layout is wrong.
+        """
+        listing = self._listing
+        self._digests = digests_of(self.root, listing.names, listing.stamps, self.caches, progress, verify=verify)
+        self._content = listing.content_hash(self._digests)
 
     def size(self) -> DataSize:
         """The number of files under `train/` and of its class folders; whether each file can be read is not known yet.
@@ -78,17 +94,20 @@ class ImageFolder:
         Raises:
             ConfigError: The folder's layout is wrong.
         """
-        return DataSize(num_train=len(self._listing.train), num_classes=len(self._listing.class_names))
+        return DataSize(num_train=self._listing.num_train, num_classes=len(self._listing.class_names))
 
     def load(self, progress: Progress) -> LoadedData:
         """Both splits: images `[N, image_size, image_size, C], uint8, 0..255`, from the cache if it has them.
 
         Raises:
             ConfigError: The folder's layout is wrong.
-            RunError: An image is unreadable (`unreadable="error"`), a class has no readable one, or there is no room
-                for the cache.
+            RunError: An image is unreadable (`unreadable="error"`), a class has no readable one, there is no room
+                for the cache, or images change while they are read.
         """
+        if self._digests is None:
+            self.read_content(progress)
         images = self._cached() or self._decoded(progress)
+        self._report_left_out()
         self._report_unreadable(images)
         pixels = images.pixels
         if self.channels == "auto" and images.grey:  # the three channels are equal: one is enough
@@ -101,11 +120,11 @@ class ImageFolder:
 
     @property
     def _key(self) -> str:
-        """The cache's key, a hash of all that the pixels depend on: the files, the settings and Pillow's version."""
+        """The cache's key, a hash of all that the pixels depend on: bytes of the files, settings, Pillow's version."""
         import PIL
 
         # Another Pillow may decode the same file to other pixels.
-        parts = (CACHE_FORMAT, PIL.__version__, self.image_size, self._stored_channels, self._listing.state_hash())
+        parts = (CACHE_FORMAT, PIL.__version__, self.image_size, self._stored_channels, self._content)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
     @property
@@ -118,28 +137,45 @@ class ImageFolder:
         images = decode_cache.find(self.caches, self._key)
         if images is None:
             return None
-        # A file's permissions can be changed without changing its modification time, so the key does not show it.
-        missing = [self.root / self._listing.files[index].name for index, _ in images.unreadable]
+        # What kept it from being read may have been the network, which no key shows.
+        missing = [self.root / self._listing.names[index] for index, _ in images.unreadable]
         if len(decode_run(missing, self.image_size, self._stored_channels).pixels):
             return None
         return images
 
     def _decoded(self, progress: Progress) -> CachedImages:
         """All images, decoded and cached; unreadable ones are listed, so that a later `skip` need not decode again."""
-        paths = [self.root / file.name for file in self._listing.files]
+        paths = [self.root / name for name in self._listing.names]
         runs = decode_all(paths, self.image_size, self._stored_channels, self.workers)
         most_bytes = len(paths) * self.image_size**2 * self._stored_channels
         with progress("Decoding images", len(paths)) as advance:
-            return decode_cache.store(self.caches, self._key, runs, most_bytes, advance)
+            return decode_cache.store(self.caches, self._key, self._unchanged(runs), most_bytes, advance)
+
+    def _unchanged(self, runs: Iterator[Decoded]) -> Iterator[Decoded]:
+        """Yields the runs; then raises RunError if a file's bytes are not those that the cache's key is made of."""
+        yield from runs
+        names = self._listing.names
+        stamps = stamps_of(self.root, names)
+        digests = digests_of(self.root, names, stamps, self.caches, _no_progress, verify=False)
+        changed = np.flatnonzero((digests != self._digests).any(1))
+        if len(changed):
+            raise RunError(
+                f"{len(changed):,} images in {self.root} changed while they were read ({names[changed[0]]}, …): run "
+                "the command again when nothing writes to them any more."
+            )
+
+    def _report_left_out(self) -> None:
+        if self._listing.left_out:
+            log.warning("data.root=%s: left out: %s.", self.root, shown_left_out(self._listing.left_out))
 
     def _report_unreadable(self, images: CachedImages) -> None:
         """Warns of the unreadable images or raises RunError, whether they were found now or when the cache was made."""
         if not images.unreadable:
             return
-        files = self._listing.files
-        shown = [f"\n  {files[index].name}: {reason}" for index, reason in images.unreadable[:MAX_LISTED]]
+        names = self._listing.names
+        shown = [f"\n  {names[index]}: {reason}" for index, reason in images.unreadable[:MAX_LISTED]]
         more = len(images.unreadable) - len(shown)
-        text = f"{len(images.unreadable)} of {len(files)} images in {self.root} cannot be read:{''.join(shown)}"
+        text = f"{len(images.unreadable)} of {len(names)} images in {self.root} cannot be read:{''.join(shown)}"
         text += f"\n  and {more} more" if more else ""
         if self.unreadable == "error":
             raise RunError(f"{text}\nRepair or remove them, or leave them out with data.unreadable=skip.")
@@ -147,10 +183,9 @@ class ImageFolder:
 
     def _split(self, pixels: np.ndarray, unreadable: list[int]) -> LoadedData:
         """Splits the pixels of all readable images into training and test images, as the listing does the files."""
-        labels = np.array([file.label for file in self._listing.files], np.int64)
+        labels, num_train = self._listing.labels, self._listing.num_train
         readable = np.ones(len(labels), bool)
         readable[unreadable] = False
-        num_train = len(self._listing.train)  # the training files come first
         train = labels[:num_train][readable[:num_train]]
         test = labels[num_train:][readable[num_train:]]
         for split, present in (("train", train), ("test", test)):
@@ -164,6 +199,11 @@ class ImageFolder:
         lost = [names[label] for label in np.flatnonzero(np.bincount(labels, minlength=len(names)) == 0)]
         if lost:
             raise RunError(f"Not one readable image in {', '.join(lost)} under {self.root / split}.")
+
+
+@contextmanager
+def _no_progress(description: str, total: int, done: int = 0) -> Iterator[Advance]:
+    yield lambda n=1: None
 
 
 def _folder(value: str) -> Path:

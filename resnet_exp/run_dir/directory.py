@@ -57,6 +57,11 @@ def open_run_directory(
         yield RunDirectory(paths, is_new, _result(paths.root))
 
 
+def is_begun(output_dir: str, title: str, signature: str) -> bool:
+    """Whether a run of this signature was ever started; whether it has finished is not looked at."""
+    return (Path(output_dir).absolute() / f"{title}-{signature}").exists()
+
+
 def find_run(output_dir: str, title: str, signature: str, code_digest: str) -> tuple[RunPaths, dict[str, Any] | None]:
     """The paths of a sweep's run of this signature and code, started or not, and its result if it has finished."""
     root = Path(output_dir).absolute() / f"{title}-{signature}"

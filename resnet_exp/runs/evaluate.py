@@ -13,6 +13,7 @@ from resnet_exp.run_dir.signature import evaluation_signature
 from resnet_exp.runs import messages, outputs
 from resnet_exp.runs.console import Console
 from resnet_exp.runs.open_run import open_run
+from resnet_exp.runs.verified import verified_signature
 from resnet_exp.training import result
 from resnet_exp.training.device import start_runtime
 from resnet_exp.training.evaluate import check_finite, evaluate
@@ -39,12 +40,14 @@ def evaluate_checkpoint(config: Config, command: str) -> float | None:
     outputs.check_report(config.report, lambda: build.model(config, model_file.info))
     runtime = start_runtime(config.device, config.train.precision, config.train.deterministic)
     metrics = metrics_for(len(model_file.class_names), build.metrics(config), runtime.device)
+    run_signature = verified_signature(
+        config, source, lambda found: evaluation_signature(config, found, model_file.digest, runtime.precision), console
+    )
     data = prepare_test(
         source, config.short_names["data"], model_file.normalisation, device=runtime.device, progress=console.progress
     )
     check_classes(model_file, data.info.num_classes, data.info.class_names)
     check_images(model_file, data.info.image_size, data.info.in_channels)
-    run_signature = evaluation_signature(config, source.identity(), model_file.digest, runtime.precision)
     with open_run(config, run_signature, runtime, metrics, tracker, command, console, started=started) as this:
         if this.is_finished:
             return this.objective

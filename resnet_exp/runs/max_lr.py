@@ -55,7 +55,7 @@ def _range_test(
     If another process is making the same range test, this one waits for it.
     """
     config = this.config
-    # A folder's identity is of names and sizes alone; with the digest a cached range test was made on these very bytes.
+    # With the digest of its pixels: the identity does not say how they were decoded, or which images were left out.
     identity = f"{plugins.source.identity()} {data.digests['train']}"
     key = range_test_signature(config, identity, this.environment)
     with cached_range_test(config.output_dir, key, lambda: messages.print_waiting(this.console)) as cached:

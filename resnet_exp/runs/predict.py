@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from resnet_exp.config.config import Config
 from resnet_exp.data.bank import Batch, ImageBank, in_order
 from resnet_exp.data.decode_pool import decode_all
-from resnet_exp.data.image_listing import ENDINGS
+from resnet_exp.data.image_listing import image_endings, images_in, shown_left_out
 from resnet_exp.interfaces import ConfigError, LabelledImages, RunError
 from resnet_exp.run_dir.files import write_csv
 from resnet_exp.run_dir.model_file import (
@@ -40,13 +41,15 @@ def predict_images(config: Config) -> Path:
     console = Console()
     model_file = read_model_file(str(config.checkpoint))
     config = with_model_of(config, model_file)
-    files = _images(Path(str(config.images)).expanduser().absolute())
+    files, left_out = _images(Path(str(config.images)).expanduser().absolute())
     path = Path(config.predictions).absolute()
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise ConfigError(f"predictions={path}: a file in a folder that can be written to is needed")
     runtime = start_runtime(config.device, config.train.precision, config.train.deterministic)
     model = network(config, model_file, runtime.device)
     console.heading(f"{len(files):,} image{'s' if len(files) > 1 else ''} and {model_file.path}")
+    if left_out:
+        console.warn(f"images={config.images}: left out: {shown_left_out(left_out)}")
     rows: list[tuple[str, str, float]] = []
     unreadable: list[tuple[str, str]] = []
     with console.progress("predicting", len(files)) as advance:
@@ -61,17 +64,17 @@ def predict_images(config: Config) -> Path:
     return path
 
 
-def _images(root: Path) -> dict[Path, str]:
-    """The image, or those in the folder, each with its name in the table."""
+def _images(root: Path) -> tuple[dict[Path, str], Counter[str]]:
+    """The image, or those in the folder, each with its name in the table; and how often what else is there."""
     if root.is_file():
-        return {root: root.name}
+        return {root: root.name}, Counter()
     if not root.is_dir():
         raise ConfigError(f"images={root}: there is no such file or folder; an image, or a folder of images, is needed")
-    inside = {path: path.relative_to(root) for path in sorted(root.rglob("*")) if path.suffix.lower() in ENDINGS}
-    shown = {path: str(name) for path, name in inside.items() if not any(part.startswith(".") for part in name.parts)}
-    if not shown:
-        raise ConfigError(f"images={root}: no images in it; their names end in {' '.join(ENDINGS)}")
-    return shown
+    found = images_in(root, "images")
+    if not found.names:
+        there = f", but {shown_left_out(found.left_out)}" if found.left_out else ""
+        raise ConfigError(f"images={root}: no images in it{there}. {image_endings()}")
+    return {root / name: name for name in found.names}, found.left_out
 
 
 def _decoded(

@@ -24,6 +24,7 @@ from resnet_exp.runs.console import Console
 from resnet_exp.runs.hooks import ALONE, SweepPart
 from resnet_exp.runs.max_lr import find_max_lr
 from resnet_exp.runs.open_run import OpenRun, open_run
+from resnet_exp.runs.verified import verified_signature
 from resnet_exp.training import result
 from resnet_exp.training.device import Runtime, start_runtime
 from resnet_exp.training.evaluate import Evaluation, check_finite, evaluate
@@ -53,7 +54,9 @@ def run(config: Config, command: str, part: SweepPart = ALONE) -> float | None:
     plugins = build.plugins(config)
     runtime = start_runtime(config.device, config.train.precision, config.train.deterministic, part.gpu)
     metrics = _check(config, plugins, runtime)
-    run_signature = signature(config, plugins.source.identity(), runtime.precision)
+    run_signature = verified_signature(
+        config, plugins.source, lambda identity: signature(config, identity, runtime.precision), console
+    )
     with open_run(
         config, run_signature, runtime, metrics, plugins.tracker, command, console, started=started, part=part
     ) as this:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 
 from resnet_exp.config import build
 from resnet_exp.config.config import Config
+from resnet_exp.data.identity import read_identity
 from resnet_exp.run_dir.checkpoint import Checkpoints
+from resnet_exp.run_dir.digest import digest_of
 from resnet_exp.run_dir.directory import find_run
 from resnet_exp.run_dir.signature import signature
 from resnet_exp.runs.console import Console
@@ -30,7 +32,10 @@ def print_plan(planned: Sequence[PlannedJob]) -> None:
     """Prints all jobs of a sweep and how far their runs are; nothing is run or written."""
     console = Console()
     seeds = [(one.config, one.config.sweep.seeds or [one.config.seed]) for one in planned]
-    progress = [[_progress(config, seed) for seed in each] for config, each in seeds]
+    # Once for each data set, not for each job: listing a million files takes seconds.
+    sources = {_data_of(config): config for config, _ in seeds}
+    identities = {key: read_identity(build.source(config), console.progress) for key, config in sources.items()}
+    progress = [[_progress(config, seed, identities[_data_of(config)]) for seed in each] for config, each in seeds]
     console.heading(f"{len(planned)} jobs, {sum(map(len, progress))} runs; nothing is run (sweep.dry_run=true)")
     for one, runs in zip(planned, progress, strict=True):
         texts = [run.text for run in runs]
@@ -53,11 +58,15 @@ def print_study(trials: Sequence[Job], n_trials: int, space: Mapping[str, object
     console.line(f"  {_eta([*times, *([_Progress('', None, 1.0)] * left)])}")
 
 
-def _progress(config: Config, seed: int) -> _Progress:
+def _data_of(config: Config) -> str:
+    return digest_of(config.plugins["data"])
+
+
+def _progress(config: Config, seed: int, data_identity: str) -> _Progress:
     config = replace(config, seed=seed)
     runtime = start_runtime(config.device, config.train.precision, config.train.deterministic)
     code = code_state(*config.plugin_folders)["code_digest"]
-    run_signature = signature(config, build.source(config).identity(), runtime.precision)
+    run_signature = signature(config, data_identity, runtime.precision)
     paths, result = find_run(config.output_dir, config.title, run_signature, code)
     if result is not None:
         return _Progress(f"done: {result['objective']:.4f}", result["seconds"], 0.0)

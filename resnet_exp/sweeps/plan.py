@@ -18,7 +18,8 @@ from resnet_exp.config.overrides import key_of, sweep_overrides, swept
 from resnet_exp.config.plugin_folders import folders_of, open_folders
 from resnet_exp.config.redact import redacted_command
 from resnet_exp.config.schema import SweepConfig, from_values
-from resnet_exp.interfaces import ConfigError, Tracker
+from resnet_exp.data.identity import read_identity
+from resnet_exp.interfaces import ConfigError, Progress, Tracker
 from resnet_exp.run_dir.digest import digest_of
 from resnet_exp.sweeps.ledger import short_key
 
@@ -103,10 +104,10 @@ def config_hash(config: Config) -> str:
     return digest_of({key: value for key, value in config.tree.items() if key != "sweep"})
 
 
-def data_identity(config: DictConfig) -> str:
+def data_identity(config: DictConfig, progress: Progress, *, verify: bool = False) -> str:
     """Returns the identity of the base config's data set; nothing where the base config cannot work by itself."""
     try:
-        return build.source(_base(config)).identity()
+        return read_identity(build.source(_base(config)), progress, verify=verify)
     except ConfigError:  # its jobs may work: each sets the swept keys
         return ""
 

@@ -44,7 +44,9 @@ def ledger_of(config: DictConfig) -> tuple[Ledger, dict[str, Any], dict[str, Any
     from resnet_exp.runs.environment import code_state  # imports torch
 
     code = code_state(*plugin_folders(config))
-    facts = facts_of(config, code["code_digest"], data_identity(config))
+    # Its finished jobs are about to be used: nothing that is remembered of the images is trusted, but for a dry run.
+    verify = not settings(config).dry_run
+    facts = facts_of(config, code["code_digest"], data_identity(config, Console().progress, verify=verify))
     return Ledger(root_of(Path(config.hydra.sweep.dir), config.name, facts)), facts, code
 
 
