@@ -20,7 +20,7 @@ from resnet_exp.config.redact import redacted_command
 from resnet_exp.config.schema import SweepConfig, from_values
 from resnet_exp.interfaces import ConfigError, Tracker
 from resnet_exp.run_dir.digest import digest_of
-from resnet_exp.sweeps.ledger import short_key
+from resnet_exp.sweeps.labels import short_key
 
 # Settings that change neither the jobs' results nor their order.
 _SURROUNDINGS = ("output_dir", "device", "tracker", "report", "name", "rerun", "sweep")
@@ -98,9 +98,13 @@ def root_of(folder: Path, name: str | None, facts: Mapping[str, Any]) -> Path:
     return (folder / f"{title[:_NAME_LENGTH]}-{digest_of(known)}").absolute()
 
 
-def config_hash(config: Config) -> str:
-    """Returns twelve hex digits of all that a job composed, except its place in the sweep."""
-    return digest_of({key: value for key, value in config.tree.items() if key != "sweep"})
+def identity_of(point: Mapping[str, str], config: Config, data_identity: str) -> str:
+    """Returns twelve hex digits of what a job is: its point, all that it composes, and its images.
+
+    What changes no result is left out, so that a sweep may go on with another tracker, or on another device.
+    """
+    composed = {key: value for key, value in config.tree.items() if key not in _SURROUNDINGS}
+    return digest_of({"point": dict(point), "config": composed, "data": data_identity})
 
 
 def data_identity(config: DictConfig) -> str:

@@ -19,8 +19,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from resnet_exp.report.drawing import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION, save
 from resnet_exp.report.section import Figure, Section
 from resnet_exp.report.tiles import short
+from resnet_exp.sweeps.labels import short_key
 from resnet_exp.sweeps.leaderboard import best_of, deviation
-from resnet_exp.sweeps.ledger import Job, short_key
+from resnet_exp.sweeps.ledger import Job
 
 _LOG_SPAN = 30  # values that differ by a larger factor are drawn on a logarithmic axis
 _GROUPS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"), (SKY, "v"), ("#666666", "P"))
