@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-_DIGITS = range(4, 18)  # of a shortened number; 17 tell any two floats apart
+_DIGITS = range(4, 16)  # of a shortened number; with more, 0.05 would be 0.050000000000000003
 _LONG = 8  # characters: shorter numbers stay as they were written
 
 
