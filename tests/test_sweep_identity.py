@@ -10,18 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import pytest
-from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.types import RunMode
 from omegaconf import OmegaConf
-from PIL import Image
 
 from resnet_exp.config.command_line import CONF
 from resnet_exp.interfaces import ConfigError
@@ -29,41 +24,7 @@ from resnet_exp.run_dir.directory import open_run_directory
 from resnet_exp.run_dir.journal import Journal
 from resnet_exp.run_dir.lock import try_lock
 from resnet_exp.sweeps.ledger import PROCESS_VARIABLE, SWEEP_VARIABLE, Job, Ledger
-from resnet_exp.sweeps.planner import PlannedJob, Planner
-
-BASE = ("experiment=quickstart", "scheduler.max_lr=0.05", "tracker=none")
-
-
-@contextmanager
-def planner(*arguments: str, conf: Path = CONF) -> Iterator[Planner]:
-    """A planner of a sweep with these arguments."""
-    with initialize_config_dir(str(conf)):
-        loader = GlobalHydra.instance().config_loader()
-        config = loader.load_configuration("config", [*BASE, *arguments], run_mode=RunMode.MULTIRUN)
-        yield Planner(config, loader, [*BASE, *arguments])
-
-
-def grid(*arguments: str, conf: Path = CONF) -> list[PlannedJob]:
-    """The jobs of a grid."""
-    from resnet_exp.sweeps.grid import GridSweeper
-
-    with planner(*arguments, conf=conf) as plans:
-        return plans.plan_all(GridSweeper().points(plans.space))
-
-
-def keys(*arguments: str, conf: Path = CONF) -> list[str]:
-    return [one.job.key for one in grid(*arguments, conf=conf)]
-
-
-def picture_folder(root: Path, side: int) -> Path:
-    """Two classes of four images, of so many pixels a side."""
-    for number in range(16):
-        path = root / ("train", "test")[number // 8] / ("a", "b")[number % 2] / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(number).integers(0, 255, (side, side, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(path)
-    return root
-
+from tests.planned import BASE, SPACE, grid, keys, picture_folder, planner, study
 
 # What a job is
 
@@ -140,51 +101,6 @@ def test_a_sweep_that_other_code_has_begun_is_another_sweep(tmp_path: Path) -> N
 
 
 # Studies
-
-
-class FakeQueue:
-    """Ends every trial at once, with an objective that its values give; `dies_after` so many it raises."""
-
-    def __init__(self, ledger: Ledger, project: Path, dies_after: int = 99) -> None:
-        self.ledger, self.project, self.left, self.ran = ledger, project, dies_after, []
-
-    def run(self, planned: list[PlannedJob]) -> None:
-        from tests.test_sweeps import with_runs
-
-        for one in planned:
-            self.ledger.renew(one.job)
-        for one in planned:
-            if not self.left:
-                raise KeyboardInterrupt
-            self.left -= 1
-            self.ran.append(one.job.label)
-            value = len(one.job.values["optimizer"]) - one.job.values["scheduler.peak_epoch"] / 10
-            self.ledger.write(with_runs(one.job, self.project, value))
-
-    def has_failed_enough(self) -> bool:
-        return False
-
-
-SPACE = ("optimizer=choice(sgd,adam,adamw)", "scheduler.peak_epoch=range(1,4)", "train.epochs=4")
-
-
-def study(project: Path, *space: str, n_trials: int = 6, n_jobs: int = 1, dies_after: int = 99, conf: Path = CONF):
-    """A study, run from where it is to its end; returns its trials and the labels of those that were run now."""
-    from resnet_exp.sweeps import study as module
-    from resnet_exp.sweeps.proposals import Proposals, distributions
-
-    ledger = Ledger(project / "multirun" / "study")
-    queue = FakeQueue(ledger, project, dies_after)
-    with planner(*(space or SPACE), conf=conf) as plans:
-        found = distributions(plans.space)
-        module._refuse_another_space(ledger, found)
-        ledger.plan(module._trials(plans, ledger))
-        module.write_json(module._space_file(ledger), module._as_text(found))
-        sweeper = module.StudySweeper(n_trials, n_jobs, "tpe", 2, "maximize")
-        proposals = Proposals(found, "tpe", 2, "maximize", 0)
-        with suppress(KeyboardInterrupt):
-            sweeper._run_batches(plans, proposals, ledger, queue)  # type: ignore[arg-type]
-    return ledger.jobs(), queue.ran
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])

@@ -21,6 +21,7 @@ from resnet_exp.run_dir.range_test_cache import cached_range_test
 from resnet_exp.sweeps.labels import short_values
 from resnet_exp.sweeps.leaderboard import COLUMNS, best_of, compare_best, deviation, ranked, rows
 from resnet_exp.sweeps.ledger import Job, Ledger, SeedRun
+from tests.planned import with_runs
 
 EPOCHS = 4
 
@@ -31,17 +32,6 @@ def job(number: int, objectives: dict[int, float] | None = None, status: str = "
         for seed, value in (objectives or {}).items()
     )
     return Job(number, point or {"scheduler.peak_epoch": str(number)}, f"run {number}", status, runs=runs)
-
-
-def with_runs(one: Job, project: Path, objective: float | None = None, **changes) -> Job:
-    """The job, finished, with run directories in the project's outputs that hold a result."""
-    found = one.runs or (SeedRun(0, "0-0", "finished", objective, objective),)
-    runs = tuple(replace(run, root=str(project / "outputs" / f"{one.number}-{run.seed}")) for run in found)
-    for run in runs:
-        Path(run.root).mkdir(parents=True, exist_ok=True)
-        for name in ("result.json", "config.yaml"):
-            (Path(run.root) / name).write_text("{}")
-    return replace(one, status="finished", runs=runs, **changes)
 
 
 # The ledger
