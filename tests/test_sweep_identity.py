@@ -52,20 +52,6 @@ def test_a_point_that_is_given_twice_is_two_jobs() -> None:
     assert len({one.job.key for one in planned}) == 3
 
 
-def test_a_swept_option_whose_yaml_was_edited_is_another_job(tmp_path: Path) -> None:
-    conf = tmp_path / "conf"
-    shutil.copytree(CONF, conf)
-    before = keys("optimizer=sgd,adam", conf=conf)
-    adam = conf / "optimizer" / "adam.yaml"
-    text = adam.read_text()
-    assert "weight_decay: " in text
-    adam.write_text(text.replace("weight_decay: ", "weight_decay: 1"))
-    edited = keys("optimizer=sgd,adam", conf=conf)
-    assert (edited[0] == before[0], edited[1] == before[1]) == (True, False)
-    adam.write_text(text)
-    assert keys("optimizer=sgd,adam", conf=conf) == before
-
-
 def test_a_glob_that_gained_an_option_keeps_its_other_jobs(tmp_path: Path) -> None:
     conf = tmp_path / "conf"
     shutil.copytree(CONF, conf)

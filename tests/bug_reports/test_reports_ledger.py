@@ -70,12 +70,14 @@ def test_a_setting_that_was_edited_is_not_answered_from_before(tmp_path: Path) -
     """resgroup/wind-up#52: a cached result is used although the configuration has changed."""
     conf = tmp_path / "conf"
     shutil.copytree(CONF, conf)
-    before = keys("scheduler=onecycle,cosine", conf=conf)
-    yaml = conf / "scheduler" / "cosine.yaml"
-    assert "final_lr: 0.0" in yaml.read_text()
-    yaml.write_text(yaml.read_text().replace("final_lr: 0.0", "final_lr: 0.5"))
-    after = keys("scheduler=onecycle,cosine", conf=conf)
+    before, adam = keys("optimizer=sgd,adam", conf=conf), conf / "optimizer" / "adam.yaml"
+    text = adam.read_text()
+    assert "weight_decay: " in text
+    adam.write_text(text.replace("weight_decay: ", "weight_decay: 1"))
+    after = keys("optimizer=sgd,adam", conf=conf)
     assert (after[0] == before[0], after[1] == before[1]) == (True, False)
+    adam.write_text(text)
+    assert keys("optimizer=sgd,adam", conf=conf) == before
 
 
 def test_runs_that_two_start_at_once_do_not_overwrite_each_other(tmp_path: Path) -> None:
