@@ -207,6 +207,17 @@ def test_jobs_whose_worker_was_killed_are_run_once_more_by_themselves(sweep: Any
     assert len(grid.run_directories()) == 4
 
 
+@pytest.mark.slow
+def test_equal_points_at_once_are_one_run(sweep: Any) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    grid = sweep("scheduler.max_lr=0.05,5e-2", "model.fault=slow", "tracker=none", *JOBLIB)
+    done = grid.run()
+    assert done.returncode == 0, done.stderr
+    assert "waits for another process" in done.stdout and "2 of 2 jobs finished" in done.stdout
+    assert sorted(run.reused for job in grid.ledger.jobs() for run in job.runs) == [False, True]
+    assert len(grid.run_directories()) == 1
+
+
 KINDS = {
     "basic": ("scheduler.max_lr=0.01,0.02,0.03,0.05", "tracker=mlflow"),
     "joblib": ("scheduler.max_lr=0.01,0.02,0.03,0.05", "tracker=none", *JOBLIB),

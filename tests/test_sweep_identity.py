@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from resnet_exp.config.command_line import CONF
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.run_dir.directory import open_run_directory
-from resnet_exp.run_dir.journal import Journal
+from resnet_exp.run_dir.journal import Journal, last_status
 from resnet_exp.run_dir.lock import try_lock
 from resnet_exp.sweeps.ledger import PROCESS_VARIABLE, SWEEP_VARIABLE, Job, Ledger
 from tests.planned import BASE, SPACE, grid, keys, picture_folder, planner, study
@@ -179,11 +179,11 @@ def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFix
     monkeypatch.chdir(tmp_path)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def command(*arguments: str) -> Said:
+    def command(*arguments: str, without: str = "") -> Said:
         GlobalHydra.instance().clear()
         tiny = ("train.epochs=1", "scheduler.peak_epoch=1", "data.limit_train=100", "model.width=2", "report=none")
-        given = [*(one for one in (*BASE, *tiny) if one.partition("=")[0] not in dict.fromkeys(
-            text.partition("=")[0] for text in arguments))]  # fmt: skip
+        changed = {without.partition("=")[0], *(text.partition("=")[0] for text in arguments)}
+        given = [text for text in (*BASE, *tiny) if text.partition("=")[0] not in changed]
         monkeypatch.setattr(sys, "argv", ["resnet_exp", "--multirun", *given, *arguments])
         code = 0
         try:
@@ -405,7 +405,6 @@ def test_who_waited_passes_over_what_has_finished_meanwhile_if_it_is_to_run_agai
 
 
 def test_a_run_that_goes_on_elsewhere_is_not_marked_as_failed(tmp_path: Path) -> None:
-    from resnet_exp.run_dir.journal import last_status
     from resnet_exp.sweeps.closing import _end_runs
     from resnet_exp.sweeps.ledger import SeedRun
 
@@ -418,3 +417,13 @@ def test_a_run_that_goes_on_elsewhere_is_not_marked_as_failed(tmp_path: Path) ->
         assert last_status(tmp_path / "journal.jsonl") == "RUNNING"
     _end_runs(lost, config)
     assert last_status(tmp_path / "journal.jsonl") == "FAILED"
+
+
+def test_a_winner_without_its_network_is_told_and_ends_the_parent(go: Callable[..., Said], tmp_path: Path) -> None:
+    assert go("seed=1,2").code == 0
+    for path in tmp_path.glob("outputs/*/model.safetensors"):
+        path.unlink()
+    done = go("seed=1,2", without="report=none")  # for whose winner a report is drawn
+    assert done.code == 1
+    assert "the report of the best run cannot be drawn" in done.out and "Traceback" not in done.err
+    assert last_status(ledgers(tmp_path)[0].paths.journal) == "FAILED"

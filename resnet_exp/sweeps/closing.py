@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from resnet_exp.config.config import typed
 from resnet_exp.config.overrides import is_within, key_of
+from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.run_dir.files import read_json
 from resnet_exp.run_dir.journal import Journal, last_status
 from resnet_exp.run_dir.lock import try_lock
@@ -31,7 +32,7 @@ def close(config: DictConfig, ledger: Ledger, parent: Parent, error: BaseExcepti
     """Ends runs that were left open, draws the winner's report, closes the parent run and prints the result.
 
     Returns:
-        Whether every job has finished, or was stopped by the pruner.
+        Whether every job has finished, or was stopped by the pruner, and the winner has its report.
     """
     for job in ledger.jobs():
         if job.status in ("lost", "failed", "interrupted"):
@@ -42,7 +43,11 @@ def close(config: DictConfig, ledger: Ledger, parent: Parent, error: BaseExcepti
     winner = best_of(jobs, parent.direction)
     is_requested = any(is_within(key_of(text), "report") for text in config.hydra.overrides.task)
     if winner and error is None and not left and not is_requested:  # else each job has what was requested
-        _draw_winner(config, winner, console)
+        try:
+            _draw_winner(config, winner, console)
+        except (ConfigError, RunError) as reason:  # such as a network that was deleted
+            error = RunError(f"the report of the best run cannot be drawn: {reason}")
+            console.warn(str(error))
     if isinstance(error, KeyboardInterrupt):
         parent.end("KILLED", "interrupted")
     elif failed or left or error is not None:

@@ -98,13 +98,17 @@ def root_of(folder: Path, name: str | None, facts: Mapping[str, Any]) -> Path:
     return (folder / f"{title[:_NAME_LENGTH]}-{digest_of(known)}").absolute()
 
 
-def identity_of(point: Mapping[str, str], config: Config, data_identity: str) -> str:
-    """Returns twelve hex digits of what a job is: its point, all that it composes, and its images.
+def config_hash(config: Config) -> str:
+    """Returns twelve hex digits of all that a job composed, except what changes no result.
 
-    What changes no result is left out, so that a sweep may go on with another tracker, or on another device.
+    So a sweep may go on with another tracker, or on another device.
     """
-    composed = {key: value for key, value in config.tree.items() if key not in _SURROUNDINGS}
-    return digest_of({"point": dict(point), "config": composed, "data": data_identity})
+    return digest_of({key: value for key, value in config.tree.items() if key not in _SURROUNDINGS})
+
+
+def identity_of(point: Mapping[str, str], config: Config, data_identity: str) -> str:
+    """Returns twelve hex digits of what a job is: its point, the config that it composes, and its images."""
+    return digest_of({"point": dict(point), "config": config_hash(config), "data": data_identity})
 
 
 def data_identity(config: DictConfig) -> str:
