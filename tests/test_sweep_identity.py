@@ -24,7 +24,7 @@ from resnet_exp.run_dir.directory import open_run_directory
 from resnet_exp.run_dir.journal import Journal, last_status
 from resnet_exp.run_dir.lock import try_lock
 from resnet_exp.sweeps.ledger import PROCESS_VARIABLE, SWEEP_VARIABLE, Job, Ledger
-from tests.planned import BASE, SPACE, grid, keys, picture_folder, planner, study
+from tests.planned import BASE, grid, keys, picture_folder, planner, study
 
 # What a job is
 
@@ -99,34 +99,12 @@ def test_a_study_that_was_killed_has_the_trials_of_one_that_was_not(tmp_path: Pa
     assert len(ran) == 3
 
 
-def test_the_order_of_a_study_s_choices_has_no_meaning(tmp_path: Path) -> None:
-    trials, _ = study(tmp_path / "one")
-    others = ("optimizer=shuffle(adamw,adam,sgd)", *SPACE[1:])
-    assert [one.values for one in study(tmp_path / "two", *others)[0]] == [one.values for one in trials]
-    again, ran = study(tmp_path / "one", *others)
-    assert (again, ran) == (trials, [])
-
-
 def test_a_shuffled_study_takes_its_own_command_again(tmp_path: Path) -> None:
     shuffled = ("optimizer=shuffle(sgd,adam,adamw)", "scheduler.peak_epoch=shuffle(range(1,4))", "train.epochs=4")
     study(tmp_path, *shuffled, dies_after=3)
     for _ in range(3):
         trials, _ = study(tmp_path, *shuffled)
     assert [one.status for one in trials] == ["finished"] * 6
-
-
-def test_a_study_with_other_values_is_refused(tmp_path: Path) -> None:
-    study(tmp_path, n_trials=1)
-    with pytest.raises(ConfigError, match="another search space"):
-        study(tmp_path, "optimizer=choice(sgd,adam)", *SPACE[1:])
-
-
-def test_a_point_that_is_proposed_twice_is_two_trials(tmp_path: Path) -> None:
-    trials, _ = study(tmp_path, "optimizer=choice(sgd,adam)", "scheduler.peak_epoch=range(1,3)", n_trials=6)
-    repeats = [one.repeat for one in trials]
-    assert max(repeats) > 1 and len({one.key for one in trials}) == 6
-    again, ran = study(tmp_path, "optimizer=choice(sgd,adam)", "scheduler.peak_epoch=range(1,3)", n_trials=6)
-    assert (again, ran) == (trials, [])
 
 
 def test_trials_whose_option_was_edited_are_replaced_and_come_back_with_it(tmp_path: Path) -> None:
@@ -207,6 +185,7 @@ def runs(folder: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("outputs/*/model.safetensors")}
 
 
+@pytest.mark.slow
 def test_keys_that_are_swapped_half_way_run_what_is_left(go: Callable[..., Said], tmp_path: Path, monkeypatch) -> None:
     from resnet_exp.sweeps import job
 
@@ -234,6 +213,7 @@ def test_keys_that_are_swapped_half_way_run_what_is_left(go: Callable[..., Said]
     ]
 
 
+@pytest.mark.slow
 def test_outputs_that_are_gone_are_made_again_alone(go: Callable[..., Said], tmp_path: Path) -> None:
     swept = ("scheduler.max_lr=0.05,0.06,0.07",)
     assert go(*swept).code == 0
@@ -275,6 +255,7 @@ def test_equal_points_are_two_jobs_and_one_run(go: Callable[..., Said], tmp_path
     assert "against" not in done.out, "a run is not compared with itself"
 
 
+@pytest.mark.slow
 def test_a_dry_run_and_the_run_agree_on_what_is_left(go: Callable[..., Said], tmp_path: Path) -> None:
     swept = ("scheduler.max_lr=0.05,0.06", "rerun=true")
     assert go(*swept).code == 0

@@ -36,16 +36,19 @@ def test_a_study_counts_a_point_that_it_is_proposed_again(tmp_path: Path) -> Non
     trials, ran = study(tmp_path, *space, n_trials=5)
     assert len(trials) == len(ran) == len({one.key for one in trials}) == 5
     assert len({tuple(one.values.items()) for one in trials}) < 5
+    assert study(tmp_path, *space, n_trials=5) == (trials, [])
 
 
 def test_choices_in_another_order_are_the_same_study(tmp_path: Path) -> None:
     """optuna/optuna#2328: choices that differ from the study's are an error; here only where they do differ."""
     epoch = "scheduler.peak_epoch=choice(1,2)"
-    before, _ = study(tmp_path, "optimizer=choice(sgd,adam)", epoch, n_trials=2)
-    after, ran = study(tmp_path, "optimizer=choice(adam,sgd)", epoch, n_trials=2)
-    assert (after, ran) == (before, [])
+    before, _ = study(tmp_path / "one", "optimizer=choice(sgd,adam)", epoch, n_trials=3)
+    again = study(tmp_path / "one", "optimizer=shuffle(adam,sgd)", epoch, n_trials=3)
+    other, _ = study(tmp_path / "other", "optimizer=choice(adam,sgd)", epoch, n_trials=3)
+    assert again == (before, [])
+    assert [one.values for one in other] == [one.values for one in before]
     with pytest.raises(ConfigError, match="started with another search space"):
-        study(tmp_path, "optimizer=choice(sgd,adam,adamw)", epoch, n_trials=2)
+        study(tmp_path / "one", "optimizer=choice(sgd,adam,adamw)", epoch, n_trials=3)
 
 
 def test_a_sweep_that_was_moved_finds_its_runs(tmp_path: Path) -> None:
