@@ -207,6 +207,17 @@ def test_jobs_whose_worker_was_killed_are_run_once_more_by_themselves(sweep: Any
     assert len(grid.run_directories()) == 4
 
 
+@pytest.mark.slow
+def test_equal_points_at_once_are_one_run(sweep: Any) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    grid = sweep("scheduler.max_lr=0.05,5e-2", "model.fault=slow", "tracker=none", *JOBLIB)
+    done = grid.run()
+    assert done.returncode == 0, done.stderr
+    assert "waits for another process" in done.stdout and "2 of 2 jobs finished" in done.stdout
+    assert sorted(run.reused for job in grid.ledger.jobs() for run in job.runs) == [False, True]
+    assert len(grid.run_directories()) == 1
+
+
 KINDS = {
     "basic": ("scheduler.max_lr=0.01,0.02,0.03,0.05", "tracker=mlflow"),
     "joblib": ("scheduler.max_lr=0.01,0.02,0.03,0.05", "tracker=none", *JOBLIB),
@@ -401,7 +412,7 @@ def wait_until_two_run(sweep: Sweep, process: subprocess.Popen[bytes]) -> None:
     """Returns once two jobs are in their training."""
     until = time.monotonic() + 60
     while time.monotonic() < until and process.poll() is None:
-        if list(sweep.folder.glob("multirun/*/jobs/0000.json")):
+        if list(sweep.folder.glob("multirun/*/plan.json")):
             running = [run for job in sweep.ledger.jobs() if job.status == "running" for run in job.runs]
             if sum((Path(run.root) / "journal.jsonl").exists() for run in running) >= 2:
                 return
@@ -454,24 +465,34 @@ def test_a_study_runs_no_point_twice_and_refuses_another_space(sweep: Any) -> No
     assert study.ledger.jobs() == jobs
 
 
-def test_a_job_whose_yaml_was_edited_meanwhile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("changed", ["yaml", "images"])
+def test_a_job_that_is_not_the_planned_one_any_more_is_refused(
+    changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from hydra import compose, initialize_config_dir
 
     from resnet_exp.config.command_line import CONF
     from resnet_exp.config.config import typed
+    from resnet_exp.data.digits import Digits
     from resnet_exp.interfaces import RunError
     from resnet_exp.sweeps import job
-    from resnet_exp.sweeps.plan import config_hash
+    from resnet_exp.sweeps.plan import identity_of
 
     monkeypatch.setattr(job, "sigterm_as_ctrl_c", nullcontext)
-    arguments = ("experiment=quickstart", "scheduler.peak_epoch=2", "sweep.job=0", f"output_dir={tmp_path / 'outputs'}")
+    point = {"scheduler.peak_epoch": "2"}
+    given = ("experiment=quickstart", "scheduler.peak_epoch=2", f"output_dir={tmp_path / 'outputs'}")
+    edit = ["train.batch_size=32"] if changed == "yaml" else []
     with initialize_config_dir(str(CONF)):
-        planned = typed(compose("config", overrides=list(arguments)), arguments)
-        edited = typed(compose("config", overrides=[*arguments, "train.batch_size=32"]), arguments)
+        planned = typed(compose("config", overrides=[*given]), given)
+        one = Job(0, point, "command", identity=identity_of(point, planned, Digits().identity()))
+        with_key = (*given, f"sweep.job='{one.key}'")
+        now = typed(compose("config", overrides=[*with_key, *edit]), with_key)
+    if changed == "images":
+        monkeypatch.setattr(Digits, "identity", lambda self: "others")
     ledger = Ledger(tmp_path)
     (tmp_path / "sweep.json").write_text(json.dumps({"space": {"scheduler.peak_epoch": "2,3"}}))
-    ledger.write(Job(0, {"scheduler.peak_epoch": "2"}, "command", config_hash=config_hash(planned)))
-    with pytest.raises(RunError, match="a yaml was edited meanwhile"):
-        job.run_job(edited, ledger)
-    assert ledger.job(0).status == "failed"
+    ledger.plan([one])
+    with pytest.raises(RunError, match="a yaml was edited or images were changed meanwhile"):
+        job.run_job(now, ledger)
+    assert ledger.job(one.key).status == "failed"
     assert not (tmp_path / "outputs").exists()

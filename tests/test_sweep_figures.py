@@ -77,12 +77,21 @@ def legend_of(axes) -> list[str]:
         (("nan", "1"), "names", ["nan", "1"]),
         (("true", "false"), "names", ["true", "false"]),
         (tuple(map(str, range(1, 25))), "linear", ["2", "4", "6", "8", "10", "12", "14", "16", "18", "20", "22", "24"]),
+        (("123456789", "123456790"), "linear", ["123456789", "123456790"]),
+        (("0.1", "0.100001"), "linear", ["0.1", "0.100001"]),
         (("1", "1.01", "1.02", "2"), "linear", ["1", "1.2", "1.4", "1.6", "1.8", "2"]),  # the first would overlap
     ],
 )
 def test_a_key_is_an_axis_of_numbers_where_it_can_be(values, kind, labels):
     scale = scale_of("model.key", [job(n, {"model.key": value}) for n, value in enumerate(values)], ["model.key"])
     assert (scale.kind, ticks(scale)[1], scale.label) == (kind, labels, "key")
+
+
+def test_long_names_that_would_be_cut_alike_are_numbered():
+    values = [f"/a/long/way/{middle}/to/a/folder/of/images/of/the/same/name" for middle in ("one", "two")]
+    scale = scale_of("root", [job(n, {"root": value}) for n, value in enumerate(values)], ["root"])
+    shown = scale.ticks(1.1)[1]
+    assert len({*shown}) == 2 and [text[:2] for text in shown] == ["1.", "2."]
 
 
 def test_a_trial_stands_where_optuna_put_it_and_not_where_its_label_says():

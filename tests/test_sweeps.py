@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -17,8 +18,10 @@ import yaml
 
 from resnet_exp.run_dir.journal import last_status
 from resnet_exp.run_dir.range_test_cache import cached_range_test
+from resnet_exp.sweeps.labels import short_values
 from resnet_exp.sweeps.leaderboard import COLUMNS, best_of, compare_best, deviation, ranked, rows
 from resnet_exp.sweeps.ledger import Job, Ledger, SeedRun
+from tests.planned import with_runs
 
 EPOCHS = 4
 
@@ -35,56 +38,163 @@ def job(number: int, objectives: dict[int, float] | None = None, status: str = "
 
 
 def test_a_job_is_read_as_it_was_written(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
-    written = ledger.write(replace(job(3, {0: 0.5, 1: 0.7}), values={"scheduler.peak_epoch": 3}, curve={"1": 0.25}))
+    ledger = Ledger(tmp_path / "multirun" / "sweep")
+    written = ledger.write(with_runs(job(3, {0: 0.5, 1: 0.7}), tmp_path, values={"scheduler.peak_epoch": 3}))
     assert ledger.jobs() == [written]
     assert written.objective == pytest.approx(0.6)
 
 
 def test_a_running_job_is_lost_when_nobody_holds_it(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
-    ledger.write(job(0, status="running"))
-    assert ledger.job(0).status == "lost"
-    with ledger.held(0):
-        assert ledger.job(0).status == "running"
+    key = ledger.write(job(0, status="running")).key
+    assert ledger.job(key).status == "lost"
+    with ledger.held(key):
+        assert ledger.job(key).status == "running"
 
 
 def test_a_job_is_worked_on_by_one_at_a_time(tmp_path: Path) -> None:
-    ledger, order = Ledger(tmp_path), []
+    ledger, order, waits = Ledger(tmp_path), [], threading.Event()
 
     def second() -> None:
-        with ledger.held(0):
+        with ledger.held("key", waits.set):
             order.append("second")
 
-    with ledger.held(0):
+    with ledger.held("key", pytest.fail):
         thread = threading.Thread(target=second)
         thread.start()
-        thread.join(0.2)
+        assert waits.wait(5)
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
 
 
-def test_jobs_that_nobody_planned_get_numbers_of_their_own(tmp_path: Path) -> None:
-    ledger, numbers = Ledger(tmp_path), []
-    threads = [
-        threading.Thread(target=lambda peak=peak: numbers.append(ledger.enrol({"peak": str(peak)}, "command")))
-        for peak in range(8)
-    ]
+def test_jobs_that_nobody_planned_get_places_of_their_own(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    jobs = [Job(0, {"peak": str(peak)}, "command") for peak in range(8)]
+    threads = [threading.Thread(target=ledger.enrol, args=[one]) for one in jobs]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(numbers) == list(range(8))
-    assert ledger.enrol({"peak": "3"}, "command") == next(
-        one.number for one in ledger.jobs() if one.point["peak"] == "3"
-    )
+    planned = ledger.jobs()
+    assert [one.number for one in planned] == list(range(8))
+    assert {one.key for one in planned} == {one.key for one in jobs}
+    assert ledger.enrol(jobs[3]) == jobs[3].key
+    assert ledger.jobs() == planned
+
+
+def test_a_job_is_found_by_what_it_is_wherever_the_plan_has_it(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "sweep")
+    points = ("sgd", "0"), ("sgd", "0.1"), ("adam", "0"), ("adam", "0.1")
+    jobs = [Job(n, {"optimizer": a, "smoothing": b}, f"{a} {b}") for n, (a, b) in enumerate(points)]
+    ledger.plan(jobs)
+    ledger.write(with_runs(jobs[1], tmp_path, objective=0.7))
+    swapped = [Job(n, {"smoothing": b, "optimizer": a}, f"{b} {a}") for n, (b, a) in enumerate(
+        [("0", "sgd"), ("0", "adam"), ("0.1", "sgd"), ("0.1", "adam")]
+    )]  # fmt: skip
+    ledger.plan(swapped)
+    assert [one.status for one in ledger.jobs()] == ["planned", "planned", "finished", "planned"]
+    done = ledger.jobs()[2]
+    assert (done.number, done.command, done.label) == (2, "0.1 sgd", "smoothing=0.1 optimizer=sgd")
+
+
+def test_what_the_plan_has_no_more_counts_no_more_and_comes_back(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "sweep")
+    now, before = (Job(0, {"optimizer": "sgd"}, "command", identity=text) for text in ("now", "before"))
+    ledger.plan([before])
+    done = ledger.write(with_runs(before, tmp_path, objective=0.9))
+    ledger.plan([now])
+    assert [one.status for one in ledger.jobs()] == ["planned"]
+    assert {one.key for one in ledger.every()} == {now.key, before.key}
+    ledger.plan([before])
+    assert ledger.jobs() == [done]
+
+
+def test_failures_of_jobs_that_are_planned_no_more_stop_no_sweep(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.plan([job(0), job(1)])
+    ledger.write(job(0, status="failed"))
+    assert ledger.has_failed_enough(1)
+    ledger.plan([job(1)])
+    assert not ledger.has_failed_enough(1)
+
+
+def test_a_stock_sweeper_s_job_that_failed_in_an_earlier_command_does_not_stop_the_next(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.write(job(0, status="failed"))
+    ledger.plan([])
+    ledger.enrol(job(0, status="planned"))
+    assert [one.status for one in ledger.jobs()] == ["planned"]
+    assert not ledger.has_failed_enough(1)
+
+
+def test_equal_jobs_are_told_apart(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "sweep")
+    first, second = (Job(n, {"lr": "0.1"}, "command", identity="same", repeat=n + 1) for n in range(2))
+    ledger.plan([first, second])
+    ledger.write(with_runs(second, tmp_path, objective=0.5))
+    assert [one.status for one in ledger.jobs()] == ["planned", "finished"]
+
+
+def test_a_finished_job_is_to_be_run_again_once_a_result_is_gone(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "multirun" / "sweep")
+    both = [ledger.write(with_runs(job(n, {0: 0.5, 1: 0.7}), tmp_path)) for n in range(2)]
+    ledger.plan(both)
+    (Path(both[1].runs[0].root) / "result.json").unlink()
+    kept, lost = ledger.jobs()
+    assert kept == both[0]
+    assert (lost.status, lost.objective, [run.seed for run in lost.runs]) == ("planned", None, [1])
+
+
+def test_a_project_that_was_moved_has_its_results(tmp_path: Path) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    ledger = Ledger(before / "multirun" / "sweep")
+    ledger.plan([ledger.write(with_runs(job(0, {0: 0.5}), before))])
+    before.rename(after)
+    (moved,) = Ledger(after / "multirun" / "sweep").jobs()
+    assert moved.status == "finished"
+    assert [run.root for run in moved.runs] == [str(after / "outputs" / "0-0")]
+
+
+def test_run_directories_are_found_where_the_folder_of_sweeps_is_a_link(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (tmp_path / "multirun").symlink_to("elsewhere/deep")
+    ledger = Ledger(tmp_path / "multirun" / "sweep")
+    ledger.plan([ledger.write(with_runs(job(0, {0: 0.5}), tmp_path))])
+    assert [one.status for one in ledger.jobs()] == ["finished"]
 
 
 def test_labels_say_what_differs_and_no_more_than_can_be_read() -> None:
     assert job(0, **{"scheduler.peak_epoch": "5", "optimizer": "sgd"}).label == "peak_epoch=5 optimizer=sgd"
     assert job(0, **{"scheduler.find_factor": "2.3302082707730083"}).label == "find_factor=2.33"
     assert job(0, **{"model.width": "8", "other.width": "4"}).label == "model.width=8 other.width=4"
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        (["123456789", "123456790"], ["123456789", "123456790"]),
+        (["0.123456789", "0.123456788", "0.5000000001"], ["0.123456789", "0.123456788", "0.5"]),
+        (["2.3302082707730083", "2.3304"], ["2.33", "2.3304"]),
+        (["0.0500000000", "0.05"], ["0.0500000000", "0.05"]),
+        (["1.23456", "1.234559999", "1.2346001111"], ["1.23456", "1.234559999", "1.2346"]),
+        (["0.1", "0.10000000000000002"], ["0.1", "0.10000000000000002"]),
+        (["a" * 200 + "b", "a" * 200 + "c"], ["a" * 200 + "b", "a" * 200 + "c"]),
+        (["null", "1e-05", "0.1234567890"], ["null", "1e-05", "0.1235"]),
+    ],
+)  # fmt: skip
+def test_values_that_differ_have_labels_that_differ(tmp_path: Path, values: list[str], shown: list[str]) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.plan([Job(n, {"key": value}, "command") for n, value in enumerate(values)])
+    assert [one.label for one in ledger.jobs()] == [f"key={text}" for text in shown]
+    assert [ledger.label(one.key) for one in ledger.jobs()] == [one.label for one in ledger.jobs()]
+
+
+def test_no_two_of_many_close_numbers_look_alike() -> None:
+    draw = random.Random(0)
+    close = [repr(0.1 + draw.choice((1e-3, 1e-6, 1e-9, 1e-16)) * draw.randrange(50)) for _ in range(300)]
+    values = {*close, *(f"{float(text):.6g}" for text in close), *(f"{float(text):.9e}" for text in close)}
+    assert len(set(short_values(values).values())) == len(values)
 
 
 def test_the_stamp_changes_with_every_write(tmp_path: Path) -> None:
@@ -291,7 +401,7 @@ def composing(scheduler_of):
 
     from resnet_exp.config import build
 
-    def compose(number: int, point: dict[str, object]):
+    def compose(point: dict[str, object]):
         plugins = {"scheduler": scheduler_of(point)}
         config = SimpleNamespace(
             plugins=plugins, plugin_modules=(), train=SimpleNamespace(epochs=point.get("train.epochs", 24)),

@@ -101,7 +101,7 @@ class SweepConfig:
     dry_run: bool
     max_failures: Count | None
     pruner: Literal["none", "median", "hyperband"]
-    job: Annotated[int, Ge(0)] | None
+    job: Text | Annotated[int, Ge(0)] | None  # a number in configs of before
 
     def __post_init__(self) -> None:
         if self.seeds is not None and (not self.seeds or len(set(self.seeds)) < len(self.seeds)):

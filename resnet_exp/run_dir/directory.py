@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.run_dir.files import read_json
 from resnet_exp.run_dir.journal import last_status
-from resnet_exp.run_dir.lock import try_lock
+from resnet_exp.run_dir.lock import locked, try_lock
 from resnet_exp.run_dir.paths import RunPaths
+
+OnWait = Callable[[Path], None]
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,12 @@ class RunDirectory:
 
 @contextmanager
 def open_run_directory(
-    output_dir: str, title: str, signature: str, rerun: bool, code_digest: str | None = None
+    output_dir: str,
+    title: str,
+    signature: str,
+    rerun: bool,
+    code_digest: str | None = None,
+    on_wait: OnWait | None = None,
 ) -> Iterator[RunDirectory]:
     """The directory `<output_dir>/<title>-<signature>`, made if it is new and locked inside the block.
 
@@ -39,22 +47,23 @@ def open_run_directory(
 
     Raises:
         ConfigError: the directory cannot be made.
-        RunError: another process has locked it.
+        RunError: another process has locked it, and there is no `on_wait`, which makes this one wait.
     """
-    root = Path(output_dir).absolute() / f"{title}-{signature}"
-    number = 1
-    while _is_passed_over(_numbered(root, number), rerun, code_digest):
-        number += 1
-    paths = RunPaths(_numbered(root, number))
-    try:
-        paths.root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"output_dir={output_dir}: nothing can be written there ({error.strerror}); choose another folder"
-        ) from error
-    with held(paths.root):
-        is_new = not paths.environment.exists()  # the last of the files that start a run
-        yield RunDirectory(paths, is_new, _result(paths.root))
+    while True:
+        root = _fitting(output_dir, title, signature, rerun, code_digest)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"output_dir={output_dir}: nothing can be written there ({error.strerror}); choose another folder"
+            ) from error
+        with held(root, on_wait):
+            if _is_passed_over(root, rerun, code_digest):  # another process has had it meanwhile
+                continue
+            paths = RunPaths(root)
+            is_new = not paths.environment.exists()  # the last of the files that start a run
+            yield RunDirectory(paths, is_new, _result(root))
+            return
 
 
 def is_begun(output_dir: str, title: str, signature: str) -> bool:
@@ -62,27 +71,26 @@ def is_begun(output_dir: str, title: str, signature: str) -> bool:
     return (Path(output_dir).absolute() / f"{title}-{signature}").exists()
 
 
-def find_run(output_dir: str, title: str, signature: str, code_digest: str) -> tuple[RunPaths, dict[str, Any] | None]:
-    """The paths of a sweep's run of this signature and code, started or not, and its result if it has finished."""
-    root = Path(output_dir).absolute() / f"{title}-{signature}"
-    number = 1
-    while _is_passed_over(_numbered(root, number), False, code_digest):
-        number += 1
-    return RunPaths(_numbered(root, number)), _result(_numbered(root, number))
+def find_run(
+    output_dir: str, title: str, signature: str, rerun: bool, code_digest: str
+) -> tuple[RunPaths, dict[str, Any] | None]:
+    """The paths of the run that a job of a sweep would open, started or not, and its result if it has finished."""
+    root = _fitting(output_dir, title, signature, rerun, code_digest)
+    return RunPaths(root), _result(root)
 
 
 @contextmanager
-def open_finished_run(run_dir: str) -> Iterator[RunDirectory]:
+def open_finished_run(run_dir: str, on_wait: OnWait | None = None) -> Iterator[RunDirectory]:
     """The directory of a finished run, with its result, locked inside the block.
 
     Raises:
         ConfigError: there is no run in it, or one that has not finished.
-        RunError: another process has locked it.
+        RunError: another process has locked it, and there is no `on_wait`.
     """
     paths = RunPaths(Path(run_dir).expanduser().absolute())
     if not paths.journal.exists():
         raise ConfigError(f"run_dir={run_dir}: there is no run in it; one of the folders in outputs/ is needed")
-    with held(paths.root):
+    with held(paths.root, on_wait):
         result = _result(paths.root)
         if result is None:
             raise ConfigError(f"run_dir={run_dir}: this run has not finished; the command that started it continues it")
@@ -90,17 +98,34 @@ def open_finished_run(run_dir: str) -> Iterator[RunDirectory]:
 
 
 @contextmanager
-def held(root: Path) -> Iterator[None]:
+def held(root: Path, on_wait: OnWait | None = None) -> Iterator[None]:
     """A block in which this process has locked the directory.
 
+    Args:
+        root: the directory.
+        on_wait: called with it once before waiting for another process; without it nothing is waited for.
+
     Raises:
-        RunError: another process has locked it.
+        RunError: another process has locked it, and there is no `on_wait`.
     """
-    lock = try_lock(root / ".lock")
+    path = RunPaths(root).lock
+    if on_wait is not None:
+        with locked(path, partial(on_wait, root)):
+            yield
+        return
+    lock = try_lock(path)
     if lock is None:
         raise RunError(f"{root} is in use by another process; wait for it, or stop it")
     with lock:
         yield
+
+
+def _fitting(output_dir: str, title: str, signature: str, rerun: bool, code_digest: str | None) -> Path:
+    """The first directory of this title and signature that is not passed over."""
+    root, number = Path(output_dir).absolute() / f"{title}-{signature}", 1
+    while _is_passed_over(_numbered(root, number), rerun, code_digest):
+        number += 1
+    return _numbered(root, number)
 
 
 def _is_passed_over(root: Path, rerun: bool, code_digest: str | None) -> bool:

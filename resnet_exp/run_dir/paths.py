@@ -13,6 +13,10 @@ class RunPaths:
     root: Path
 
     @property
+    def lock(self) -> Path:
+        return self.root / ".lock"
+
+    @property
     def config(self) -> Path:
         return self.root / "config.yaml"
 

@@ -116,6 +116,11 @@ def print_waiting(console: Console) -> None:
     console.line("  waits for the same LR range test, which another run is making")
 
 
+def print_waiting_for_run(root: Path, console: Console) -> None:
+    """Prints that a job of a sweep waits for another process, which works on the same run."""
+    console.line(f"\n{root.name}: waits for another process, which works on the same run, to take its result")
+
+
 def print_range_test(found: FoundLR, console: Console) -> None:
     """Prints the suggestion of the range test, the max_lr taken from it, and what other rules would suggest."""
     assert found.range_test is not None

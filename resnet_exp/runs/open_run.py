@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -89,14 +90,17 @@ def open_run(
     """A block that works on the run of this signature; at its end the run's status is recorded and its result printed.
 
     Of a run that has finished before, the result is printed again; `is_finished` says so, and the block does nothing.
-    As part of a sweep, runs started by another version of the code are not used: a new one starts beside them.
+    As part of a sweep, runs started by another version of the code are not used: a new one starts beside them; and one
+    that another process works on is waited for, since other jobs, or other sweeps, may need the same run.
 
     Raises:
-        RunError: another process works on it.
+        RunError: another process works on it, and this run is part of no sweep.
     """
     environment = environment_of(runtime, config.plugin_folders)
-    code = None if part is ALONE else environment["code_digest"]
-    with open_run_directory(config.output_dir, config.title, run_signature, config.rerun, code) as directory:
+    code, on_wait = None, None
+    if part is not ALONE:
+        code, on_wait = environment["code_digest"], partial(messages.print_waiting_for_run, console=console)
+    with open_run_directory(config.output_dir, config.title, run_signature, config.rerun, code, on_wait) as directory:
         mirror = open_mirror(tracker, directory.paths, part.label)
         part.started(directory.paths.root)
         messages.print_changed(read_json(directory.paths.environment) or environment, environment, console)

@@ -11,7 +11,7 @@ from resnet_exp.config import build
 from resnet_exp.config.config import Config, as_recorded
 from resnet_exp.data.prepare import EvaluationData, prepare, prepare_test
 from resnet_exp.report.subject import Subject
-from resnet_exp.run_dir.directory import open_finished_run
+from resnet_exp.run_dir.directory import OnWait, open_finished_run
 from resnet_exp.run_dir.journal import read
 from resnet_exp.run_dir.model_file import network, read_model_file, with_model_of
 from resnet_exp.run_dir.paths import RunPaths
@@ -23,15 +23,19 @@ from resnet_exp.training.device import Runtime, start_runtime
 from resnet_exp.training.metrics import metrics_for
 
 
-def redraw(command: Config) -> None:
+def redraw(command: Config, on_wait: OnWait | None = None) -> None:
     """Draws the report of the run in `run_dir` again, with the report settings of this command.
+
+    Args:
+        command: its config.
+        on_wait: called before waiting for another process that has the run open; without it that is an error.
 
     Raises:
         ConfigError: there is no finished run in `run_dir`, or its plug-ins are not found.
         RunError: its data cannot be read, or have changed since the run.
     """
     console = Console()
-    with open_finished_run(str(command.run_dir)) as directory:
+    with open_finished_run(str(command.run_dir), on_wait) as directory:
         paths, result = directory.paths, directory.result
         assert result is not None
         run = as_recorded(yaml.safe_load(paths.config.read_text()), command)

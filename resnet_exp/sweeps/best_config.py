@@ -15,8 +15,10 @@ from resnet_exp.sweeps.plan import shipped
 
 
 def write_best(root: Path, job: Job | None) -> Path | None:
-    """Writes `best.yaml` into the sweep's directory, the whole config of the best job, if one has finished."""
+    """Writes `best.yaml` into the sweep's directory, the whole config of the best job; without one there is none."""
+    path = root / "best.yaml"
     if job is None:
+        path.unlink(missing_ok=True)  # of jobs that the command does not plan any more
         return None
     run = job.runs[0]
     config: dict[str, Any] = yaml.safe_load((Path(run.root) / "config.yaml").read_text())
@@ -31,7 +33,6 @@ def write_best(root: Path, job: Job | None) -> Path | None:
     }
     command = shlex.join(["python", "-m", "resnet_exp", "--config-dir", str(root), "--config-name", "best"])
     head = f"# The best point of {root.name}: {job.label}, objective {job.objective:.6g}.\n# {command}\n"
-    path = root / "best.yaml"
     write_durably(path, (head + yaml.safe_dump(whole, sort_keys=False)).encode())
     return path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from resnet_exp.config.config import typed
 from resnet_exp.config.overrides import is_within, key_of
+from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.run_dir.files import read_json
 from resnet_exp.run_dir.journal import Journal, last_status
+from resnet_exp.run_dir.lock import try_lock
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.runs.console import Console
-from resnet_exp.runs.messages import print_tracker
+from resnet_exp.runs.messages import print_tracker, print_waiting_for_run
 from resnet_exp.sweeps.leaderboard import best_of, compare_best
 from resnet_exp.sweeps.ledger import Job, Ledger
 from resnet_exp.sweeps.parent_run import Parent
@@ -29,7 +32,7 @@ def close(config: DictConfig, ledger: Ledger, parent: Parent, error: BaseExcepti
     """Ends runs that were left open, draws the winner's report, closes the parent run and prints the result.
 
     Returns:
-        Whether every job has finished, or was stopped by the pruner.
+        Whether every job has finished, or was stopped by the pruner, and the winner has its report.
     """
     for job in ledger.jobs():
         if job.status in ("lost", "failed", "interrupted"):
@@ -40,7 +43,11 @@ def close(config: DictConfig, ledger: Ledger, parent: Parent, error: BaseExcepti
     winner = best_of(jobs, parent.direction)
     is_requested = any(is_within(key_of(text), "report") for text in config.hydra.overrides.task)
     if winner and error is None and not left and not is_requested:  # else each job has what was requested
-        _draw_winner(config, winner)
+        try:
+            _draw_winner(config, winner, console)
+        except (ConfigError, RunError) as reason:  # such as a network that was deleted
+            error = RunError(f"the report of the best run cannot be drawn: {reason}")
+            console.warn(str(error))
     if isinstance(error, KeyboardInterrupt):
         parent.end("KILLED", "interrupted")
     elif failed or left or error is not None:
@@ -55,18 +62,22 @@ def close(config: DictConfig, ledger: Ledger, parent: Parent, error: BaseExcepti
 
 def _end_runs(job: Job, config: DictConfig) -> None:
     """Marks runs whose process was killed as failed: a tracker would otherwise show them as running."""
-    for run in job.runs:
-        journal = RunPaths(Path(run.root)).journal
-        if not run.root or not journal.exists() or last_status(journal) != "RUNNING":
+    for paths in (RunPaths(Path(run.root)) for run in job.runs if run.root):
+        # Another sweep, or a command of its own, may be going on with the run meanwhile.
+        lock = try_lock(paths.lock) if paths.journal.exists() else None
+        if lock is None:
             continue
-        with Journal(journal) as writing:
-            writing.status("FAILED", job.reason or "its process was killed")
-        mirror = open_mirror(tracker_of(config), RunPaths(Path(run.root)))
-        mirror.begin()
-        mirror.end()
+        with lock:
+            if last_status(paths.journal) != "RUNNING":
+                continue
+            with Journal(paths.journal) as writing:
+                writing.status("FAILED", job.reason or "its process was killed")
+            mirror = open_mirror(tracker_of(config), paths)
+            mirror.begin()
+            mirror.end()
 
 
-def _draw_winner(config: DictConfig, winner: Job) -> None:
+def _draw_winner(config: DictConfig, winner: Job, console: Console) -> None:
     """Draws the winner's report and exports its model for the tracker, unless it has them."""
     root = Path(winner.runs[0].root)
     if (root / "report" / "report.html").exists() or (read_json(root / "result.json") or {}).get("task") != "train":
@@ -82,7 +93,10 @@ def _draw_winner(config: DictConfig, winner: Job) -> None:
         "report": shipped("report", "default"),
     }
     command = typed(OmegaConf.create(whole))
-    redraw(replace(command, task="report", run_dir=str(root), overrides=("tracker=given",)))
+    redraw(
+        replace(command, task="report", run_dir=str(root), overrides=("tracker=given",)),
+        partial(print_waiting_for_run, console=console),  # another sweep may have the same winner
+    )
 
 
 def _print(

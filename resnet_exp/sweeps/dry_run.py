@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from resnet_exp.config import build
 from resnet_exp.config.config import Config
-from resnet_exp.data.identity import read_identity
 from resnet_exp.run_dir.checkpoint import Checkpoints
-from resnet_exp.run_dir.digest import digest_of
 from resnet_exp.run_dir.directory import find_run
 from resnet_exp.run_dir.signature import signature
 from resnet_exp.runs.console import Console
 from resnet_exp.runs.environment import code_state
-from resnet_exp.sweeps.ledger import Job
+from resnet_exp.sweeps.ledger import Job, Ledger, labelled
 from resnet_exp.sweeps.planner import PlannedJob
 from resnet_exp.training.device import start_runtime
 
@@ -28,19 +25,15 @@ class _Progress:
     left: float  # the share of it that is not done yet, 0..1
 
 
-def print_plan(planned: Sequence[PlannedJob]) -> None:
+def print_plan(planned: Sequence[PlannedJob], ledger: Ledger) -> None:
     """Prints all jobs of a sweep and how far their runs are; nothing is run or written."""
     console = Console()
-    seeds = [(one.config, one.config.sweep.seeds or [one.config.seed]) for one in planned]
-    # Once for each data set, not for each job: listing a million files takes seconds.
-    sources = {_data_of(config): config for config, _ in seeds}
-    identities = {key: read_identity(build.source(config), console.progress) for key, config in sources.items()}
-    progress = [[_progress(config, seed, identities[_data_of(config)]) for seed in each] for config, each in seeds]
+    progress = [_of_job(one, ledger) for one in planned]
     console.heading(f"{len(planned)} jobs, {sum(map(len, progress))} runs; nothing is run (sweep.dry_run=true)")
-    for one, runs in zip(planned, progress, strict=True):
+    for job, runs in zip(labelled([one.job for one in planned]), progress, strict=True):
         texts = [run.text for run in runs]
         shown = texts[0] if len(set(texts)) == 1 else ", ".join(texts)
-        console.line(f"  {one.job.number:>4}  {one.job.label}  {shown}")
+        console.line(f"  {job.number:>4}  {job.label}  {shown}")
     console.line(f"  {_eta([run for runs in progress for run in runs])}")
 
 
@@ -50,7 +43,7 @@ def print_study(trials: Sequence[Job], n_trials: int, space: Mapping[str, object
     done = [job for job in trials if job.status in ("finished", "pruned")]
     left = max(0, n_trials - len(done))
     console.heading(f"{n_trials} trials in all, {left} left; nothing is run (sweep.dry_run=true)")
-    for job in trials:
+    for job in labelled(trials):
         objective = "" if job.objective is None else f": {job.objective:.4f}"
         console.line(f"  {job.number:>4}  {job.label}  {job.status}{objective}")
     console.facts({key: str(distribution) for key, distribution in space.items()})
@@ -58,8 +51,17 @@ def print_study(trials: Sequence[Job], n_trials: int, space: Mapping[str, object
     console.line(f"  {_eta([*times, *([_Progress('', None, 1.0)] * left)])}")
 
 
-def _data_of(config: Config) -> str:
-    return digest_of(config.plugins["data"])
+def _of_job(planned: PlannedJob, ledger: Ledger) -> list[_Progress]:
+    """The runs of a job; one that the sweep has finished is not run again, whatever else lies in `output_dir`."""
+    key, config = planned.job.key, planned.config
+    known = ledger.job(key) if ledger.has(key) else planned.job
+    if known.status == "finished":
+        return [_done(run.objective, run.seconds) for run in known.runs]
+    return [_progress(config, seed, planned.data_identity) for seed in config.sweep.seeds or [config.seed]]
+
+
+def _done(objective: float | None, seconds: float) -> _Progress:
+    return _Progress("done" if objective is None else f"done: {objective:.4f}", seconds, 0.0)
 
 
 def _progress(config: Config, seed: int, data_identity: str) -> _Progress:
@@ -67,9 +69,9 @@ def _progress(config: Config, seed: int, data_identity: str) -> _Progress:
     runtime = start_runtime(config.device, config.train.precision, config.train.deterministic)
     code = code_state(*config.plugin_folders)["code_digest"]
     run_signature = signature(config, data_identity, runtime.precision)
-    paths, result = find_run(config.output_dir, config.title, run_signature, code)
+    paths, result = find_run(config.output_dir, config.title, run_signature, config.rerun, code)
     if result is not None:
-        return _Progress(f"done: {result['objective']:.4f}", result["seconds"], 0.0)
+        return _done(result["objective"], result["seconds"])
     epoch = Checkpoints(paths.checkpoints).latest_epoch() if paths.checkpoints.exists() else 0
     if epoch:
         return _Progress(f"continues after epoch {epoch}", None, 1 - epoch / config.train.epochs)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from resnet_exp.config import build
 from resnet_exp.config.config import Config
 from resnet_exp.config.overrides import command_of, key_of, of_the_run, point_of
 from resnet_exp.config.redact import redact
@@ -20,11 +21,12 @@ from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.run_dir.files import read_json
 from resnet_exp.run_dir.journal import metric_history
 from resnet_exp.run_dir.paths import RunPaths
+from resnet_exp.runs.console import Console
 from resnet_exp.runs.hooks import Pruned, SweepPart
 from resnet_exp.runs.signals import sigterm_as_ctrl_c
 from resnet_exp.sweeps.gpus import claimed_gpu
 from resnet_exp.sweeps.ledger import PROCESS_VARIABLE, Job, Ledger, SeedRun
-from resnet_exp.sweeps.plan import config_hash, shipped
+from resnet_exp.sweeps.plan import identity_of, shipped
 
 
 def run_job(config: Config, ledger: Ledger) -> float | None:
@@ -38,16 +40,19 @@ def run_job(config: Config, ledger: Ledger) -> float | None:
         Pruned: its sweep stopped it.
     """
     with sigterm_as_ctrl_c():
-        return _run_job(config, ledger)
+        try:
+            return _run_job(config, ledger)
+        except KeyboardInterrupt:
+            if os.environ.get(PROCESS_VARIABLE) != str(os.getpid()):
+                os._exit(130)  # a worker: its launcher would take the interruption for a result, and start another job
+            raise
 
 
 def _run_job(config: Config, ledger: Ledger) -> float | None:
-    number = config.sweep.job
-    if number is None:  # a stock sweeper plans nothing
-        point = point_of(config.overrides, ledger.facts["space"])
-        number = ledger.enrol(point, command_of(config.overrides))
-    with ledger.held(number):
-        job = ledger.job(number)
+    planned = config.sweep.job
+    key = _enrolled(config, ledger) if planned is None else str(planned)
+    with ledger.held(key, lambda: Console().line("  waits for another process, which runs this job")):
+        job = ledger.job(key)
         if job.status == "finished":
             return job.objective
         if ledger.has_failed_enough(config.sweep.max_failures):
@@ -56,7 +61,21 @@ def _run_job(config: Config, ledger: Ledger) -> float | None:
         error = _run_seeds(config, job, ledger)
     if error is not None:
         raise error
-    return ledger.job(number).objective
+    return ledger.job(key).objective
+
+
+def _enrolled(config: Config, ledger: Ledger) -> str:
+    """The key of a job of a stock sweeper, which plans nothing; it is in the ledger from here on."""
+    point = point_of(config.overrides, ledger.facts["space"])
+    try:
+        identity = _identity(point, config)
+    except ConfigError:  # the run will say what is wrong with its images
+        identity = ""
+    return ledger.enrol(Job(0, point, command_of(config.overrides), identity=identity))
+
+
+def _identity(point: Mapping[str, str], config: Config) -> str:
+    return identity_of(point, config, build.source(config).identity())
 
 
 def _run_seeds(config: Config, job: Job, ledger: Ledger) -> Exception | None:
@@ -67,9 +86,7 @@ def _run_seeds(config: Config, job: Job, ledger: Ledger) -> Exception | None:
         for seed in config.sweep.seeds or [config.seed]:
             job = _run_seed(config, seed, job, ledger)
     except KeyboardInterrupt:
-        ledger.write(replace(ledger.job(job.number), status="interrupted", reason="interrupted"))
-        if os.environ.get(PROCESS_VARIABLE) != str(os.getpid()):
-            os._exit(130)  # a worker: its launcher would take the interruption for a result, and start another job
+        ledger.write(replace(ledger.job(job.key), status="interrupted", reason="interrupted"))
         raise
     except Pruned as pruned:
         status, reason, error = "pruned", str(pruned), Pruned(str(pruned))
@@ -79,17 +96,18 @@ def _run_seeds(config: Config, job: Job, ledger: Ledger) -> Exception | None:
         traceback.print_exc()
         status, reason = "failed", f"{type(unknown).__name__}: {unknown}"
     reason = redact(reason) if reason else None
-    ledger.write(replace(ledger.job(job.number), status=status, reason=reason))
+    ledger.write(replace(ledger.job(job.key), status=status, reason=reason))
     return RunError(reason) if status == "failed" else error
 
 
 def _check_planned(job: Job, config: Config, ledger: Ledger) -> None:
-    """Raises ConfigError where the job composed another config than was planned, or has other code than the sweep."""
+    """Raises ConfigError where the job is not the one that was planned, or has other code than the sweep."""
     from resnet_exp.runs.environment import code_state
 
-    if job.config_hash not in (None, config_hash(config)):
+    if config.sweep.job is not None and _identity(job.point, config) != job.identity:
         raise ConfigError(
-            "the config is not the one that was planned: a yaml was edited meanwhile; start the sweep again"
+            "this is not the job that was planned: a yaml was edited or images were changed meanwhile; start the sweep "
+            "again"
         )
     if code_state(*config.plugin_folders)["code_digest"] != ledger.facts["code_digest"]:
         raise ConfigError("the code is not that of the sweep: it was changed meanwhile; start the sweep again")
@@ -107,9 +125,9 @@ def _run_seed(config: Config, seed: int, job: Job, ledger: Ledger) -> Job:
         nonlocal seed_run
         finished = (root / "result.json").exists()
         seed_run = replace(seed_run, root=str(root), reused=finished)
-        ledger.write(ledger.job(job.number).with_run(seed_run))
+        ledger.write(ledger.job(job.key).with_run(seed_run))
 
-    label = job.label if config.sweep.seeds is None else f"{job.label} seed={seed}"
+    label = ledger.label(job.key) + ("" if config.sweep.seeds is None else f" seed={seed}")
     whole = config.is_set("report")  # requested: else the winner alone gets a report and an exported model
     part = SweepPart(
         label, ledger.root, whole, partial(claimed_gpu, ledger.root), on_start, _pruning(config, seed, job, ledger)
@@ -120,12 +138,12 @@ def _run_seed(config: Config, seed: int, job: Job, ledger: Ledger) -> Job:
         status = "pruned" if isinstance(error, Pruned) else "failed"
         if not isinstance(error, KeyboardInterrupt):
             ended = replace(seed_run, status=status, seconds=time.monotonic() - started)
-            ledger.write(ledger.job(job.number).with_run(ended))
+            ledger.write(ledger.job(job.key).with_run(ended))
         raise
     result: Any = read_json(Path(seed_run.root) / "result.json")
     accuracy = result["test"]["accuracy"] if "test" in result else None
     ended = replace(seed_run, status="finished", objective=objective, test_accuracy=accuracy, seconds=result["seconds"])
-    job = ledger.job(job.number).with_run(ended)
+    job = ledger.job(job.key).with_run(ended)
     if seed == _first_seed(config):  # a run that had finished before has reported no epochs
         measured = f"accuracy/{VALIDATION[config.split.validation].images}"
         points = metric_history(RunPaths(Path(seed_run.root)).journal).get(measured, [])
@@ -152,7 +170,7 @@ def _pruning(config: Config, seed: int, job: Job, ledger: Ledger) -> Callable[[i
         return lambda epoch, objective: None
     from resnet_exp.sweeps.pruning import reporter
 
-    return reporter(ledger, job.number, config)
+    return reporter(ledger, job.key, config)
 
 
 def _first_seed(config: Config) -> int:

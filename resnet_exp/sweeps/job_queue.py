@@ -44,7 +44,7 @@ class JobLauncher:
 
     def launch(self, jobs: Sequence[PlannedJob]) -> None:
         """Runs the jobs and returns when the launcher gives up or has no more to do."""
-        overrides = [list(planned.overrides) for planned in jobs]
+        overrides = [planned.overrides for planned in jobs]
         self._launcher.launch(overrides, initial_job_idx=jobs[0].job.number)
 
     @cached_property
@@ -70,40 +70,36 @@ class JobQueue:
         self._ledger, self._launcher, self._max_failures = ledger, launcher, max_failures
 
     def run(self, planned: Sequence[PlannedJob]) -> list[Job]:
-        """Returns the jobs as they ended. Those that had finished before are not launched."""
-        for job in (one.job for one in planned):
-            known = self._ledger.job(job.number) if self._ledger.has(job.number) else None
-            if known is None:
-                self._ledger.write(job)
-            elif known.status != "finished":
-                self._ledger.write(replace(job, runs=known.runs, curve=known.curve, attempts=known.attempts))
-        error = self._run_until_ended({one.job.number: one for one in planned})
+        """Returns the jobs, which the ledger has planned, as they ended; those that had finished are not launched."""
         for one in planned:
-            self._close(one.job.number, error)
-        return [self._ledger.job(one.job.number) for one in planned]
+            self._ledger.renew(one.job)
+        error = self._run_until_ended({one.job.key: one for one in planned})
+        for one in planned:
+            self._close(one.job.key, error)
+        return [self._ledger.job(one.job.key) for one in planned]
 
     def has_failed_enough(self) -> bool:
         """Whether `sweep.max_failures` jobs have failed."""
         return self._ledger.has_failed_enough(self._max_failures)
 
-    def _run_until_ended(self, planned: Mapping[int, PlannedJob]) -> Exception | None:
+    def _run_until_ended(self, planned: Mapping[str, PlannedJob]) -> Exception | None:
         """Launches what has not ended, lost jobs once more; returns the launcher's last error.
 
         A job that kills its process takes its neighbours with it, so lost jobs are launched one at a time.
         """
-        error, attempts = None, {number: self._ledger.job(number).attempts for number in planned}
+        error, attempts = None, {key: self._ledger.job(key).attempts for key in planned}
         todo, has_moved = list(planned), True
         while has_moved and (todo := self._left(todo, attempts)) and not self.has_failed_enough():
             before = self._ledger.stamp()
-            lost = [number for number in todo if self._ledger.job(number).status == "lost"]
-            error = self._launch([planned[number] for number in lost[:1] or todo[: self._launcher.at_once]]) or error
+            lost = [key for key in todo if self._ledger.job(key).status == "lost"]
+            error = self._launch([planned[key] for key in lost[:1] or todo[: self._launcher.at_once]]) or error
             has_moved = self._ledger.stamp() != before
         return error
 
-    def _left(self, numbers: Sequence[int], before: Mapping[int, int]) -> list[int]:
+    def _left(self, keys: Sequence[str], before: Mapping[str, int]) -> list[str]:
         """The jobs that have not ended and have attempts left; `before`: their attempts in earlier commands."""
-        jobs = [self._ledger.job(number) for number in numbers]
-        return [job.number for job in jobs if job.status not in ENDED and job.attempts - before[job.number] < _ATTEMPTS]
+        jobs = [self._ledger.job(key) for key in keys]
+        return [job.key for job in jobs if job.status not in ENDED and job.attempts - before[job.key] < _ATTEMPTS]
 
     def _launch(self, jobs: Sequence[PlannedJob]) -> Exception | None:
         try:
@@ -113,9 +109,9 @@ class JobQueue:
             return raised
         return None
 
-    def _close(self, number: int, error: Exception | None) -> None:
+    def _close(self, key: str, error: Exception | None) -> None:
         """Fails a job that has not ended; one that never started, since enough had failed, stays planned."""
-        job = self._ledger.job(number)
+        job = self._ledger.job(key)
         if job.status in ENDED or (job.status == "planned" and self.has_failed_enough()):
             return
         reason = "its process was killed" if job.attempts else "it never started"

@@ -53,10 +53,10 @@ class Comparison:
 
 
 def ranked(jobs: Sequence[Job], direction: str = "maximize") -> list[Job]:
-    """Returns finished jobs, the best first and of equals the earlier one; then the others in the order of the plan."""
+    """Returns finished jobs, the best first and of equals the earlier one; then the others, in the order given."""
     sign = -1 if direction == "maximize" else 1
     done = [job for job in jobs if job.objective is not None and math.isfinite(job.objective)]
-    best_first = sorted(done, key=lambda job: (sign * _value(job), job.number))
+    best_first = sorted(done, key=lambda job: sign * _value(job))
     return [*best_first, *(job for job in jobs if job not in done)]
 
 
@@ -92,7 +92,7 @@ def compare_best(jobs: Sequence[Job], direction: str = "maximize") -> Comparison
     Source: randomised complete block design, such as Montgomery, Design and Analysis of Experiments, section 4.1.
     """
     done = [job for job in ranked(jobs, direction) if job.objective is not None]
-    others = [job for job in done[1:] if job.point != done[0].point]
+    others = [job for job in done[1:] if job.point != done[0].point and _runs(job) != _runs(done[0])]
     if not others:
         return None
     best, second = done[0], others[0]
@@ -109,6 +109,11 @@ def compare_best(jobs: Sequence[Job], direction: str = "maximize") -> Comparison
         return Comparison(best, second, mean, std, len(seeds), None, None)
     half = float(stats.t.ppf(0.975, freedom)) * std / math.sqrt(len(seeds))
     return Comparison(best, second, mean, std, len(seeds), mean - half, mean + half)
+
+
+def _runs(job: Job) -> set[str]:
+    """The run directories: those of points that come to the same, such as 1 and 1.0, are the same."""
+    return {run.root for run in job.runs}
 
 
 def _value(job: Job) -> float:

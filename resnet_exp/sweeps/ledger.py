@@ -1,21 +1,26 @@
-"""The ledger of a sweep: one JSON file a job, written by whoever runs the job, read by all.
+"""The ledger of a sweep: one JSON file a job, written by whoever runs the job, read by all; and the plan, their order.
 
 It is all that a sweep remembers of its jobs. No two processes write the same file, and none is ever half written, so
 that jobs report their status without a server or a common lock.
+
+A job is known by what it is, never by its place: a command that plans other jobs, or the same in another order, finds
+those that it has planned before. Those that it does not plan stay in the ledger, and count for nothing.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from resnet_exp.run_dir.digest import digest_of
 from resnet_exp.run_dir.files import read_json, write_json
 from resnet_exp.run_dir.lock import is_locked, locked
 from resnet_exp.run_dir.paths import RunPaths
+from resnet_exp.sweeps.labels import short_points
 
 SWEEP_VARIABLE = "RESNET_EXP_SWEEP"  # the directory of the sweep, for its jobs, wherever they are launched
 PROCESS_VARIABLE = "RESNET_EXP_SWEEP_PROCESS"  # the process that launches them
@@ -28,7 +33,7 @@ class SeedRun:
     """The run of a point with one seed."""
 
     seed: int
-    root: str  # the run directory, absolute
+    root: str  # the run directory; the ledger's files have it relative to the sweep's, so that both can be moved
     status: str  # running | finished | failed | pruned
     objective: float | None = None
     test_accuracy: float | None = None
@@ -40,26 +45,45 @@ class SeedRun:
         """The name of the run directory."""
         return Path(self.root).name
 
+    @property
+    def is_there(self) -> bool:
+        """Whether the run directory still has its result."""
+        paths = RunPaths(Path(self.root))
+        return paths.result.exists() and paths.config.exists()
+
 
 @dataclass(frozen=True)
 class Job:
     """A point of a sweep and its status so far: what is set, what became of it, one run a seed."""
 
-    number: int  # counted from 0, in the order of the plan
+    number: int  # its place in the plan, counted from 0
     point: dict[str, str]  # the value of each swept key, as on the command line
     command: str  # runs the point by itself
     status: str = "planned"  # planned | running | lost | finished | failed | pruned | interrupted
     reason: str | None = None  # of a job that failed, was pruned or interrupted
-    config_hash: str | None = None  # of the config that was planned
+    identity: str = ""  # of the point, all that it composes and the images; where it composes nothing, of the point
+    repeat: int = 1  # among jobs of the same identity, counted from 1
     attempts: int = 0  # processes that started it
     runs: tuple[SeedRun, ...] = ()
     curve: dict[str, float] = field(default_factory=dict)  # the first seed's objective by epoch, counted from 1
     values: dict[str, Any] = field(default_factory=dict)  # of an Optuna trial: its parameters' values
+    # The point with short keys and values, which no other job of the sweep has; not stored.
+    shown: dict[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def key(self) -> str:
+        """What the job is known by in the ledger."""
+        return f"{self.identity or digest_of(self.point)}-{self.repeat}"
+
+    @property
+    def short_point(self) -> dict[str, str]:
+        """The point with short keys and values."""
+        return self.shown or short_points([self.point])[0]
 
     @property
     def label(self) -> str:
         """What distinguishes the job from the others: `peak_epoch=5 optimizer=sgd`."""
-        return " ".join(f"{short_key(key, self.point)}={_short(value)}" for key, value in self.point.items())
+        return " ".join(f"{key}={value}" for key, value in self.short_point.items())
 
     @property
     def objective(self) -> float | None:
@@ -90,14 +114,15 @@ class Job:
 class Ledger:
     """The directory of a sweep and the jobs in it.
 
-    `jobs/NNNN.json` is a job, `jobs/NNNN.lock` is locked by the process that runs it. The kernel releases the lock even
-    when that process is killed: a job that says `running` and is not locked is lost.
+    `jobs/KEY.json` is a job, `jobs/KEY.lock` is locked by the process that runs it. The kernel releases the lock even
+    when that process is killed: a job that says `running` and is not locked is lost. `plan.json` has the keys of the
+    jobs that the command has planned that was given last, in their order.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.paths = RunPaths(root)  # of the parent run, which has a journal as every run has
-        self._jobs, self._pruning = root / "jobs", root / "pruning.json"
+        self._jobs, self._plan, self._pruning = root / "jobs", root / "plan.json", root / "pruning.json"
 
     @classmethod
     def of_this_process(cls) -> Ledger | None:
@@ -119,69 +144,105 @@ class Ledger:
         """Stores the epoch after which a pruner may compare jobs."""
         write_json(self._pruning, {"comparable_after": epoch})
 
+    def plan(self, jobs: Sequence[Job]) -> None:
+        """Makes these all jobs of the sweep, in this order; those that are known keep what became of them."""
+        for job in jobs:
+            known = self.job(job.key) if self.has(job.key) else job
+            stated = replace(known, number=job.number, point=job.point, command=job.command)
+            # The order of the point's keys is that of the command, and equal dicts may differ in it.
+            if known is job or (stated, [*stated.point]) != (known, [*known.point]):
+                self.write(stated)
+        write_json(self._plan, [job.key for job in jobs])
+
+    def enrol(self, job: Job) -> str:
+        """Adds a job that no sweeper has planned to the plan, unless it is there already; returns its key."""
+        with locked(self._jobs / ".lock"):  # else two jobs that enrol at once would get the same place
+            planned = self.jobs()
+            if job.key not in {one.key for one in planned}:
+                job = replace(job, number=len(planned))
+                self.plan([*planned, job])
+                self.renew(job)
+        return job.key
+
+    def renew(self, job: Job) -> None:
+        """Lets the job begin again, or go on from where its runs are, unless it has finished."""
+        known = self.job(job.key)
+        if known.status != "finished":
+            self.write(replace(job, runs=known.runs, curve=known.curve, attempts=known.attempts))
+
     def jobs(self) -> list[Job]:
-        """Returns all jobs in the order of the plan; one whose process is gone is `lost`."""
-        return [self.job(int(path.stem)) for path in sorted(self._jobs.glob("*.json"))]
+        """Returns the jobs of the plan, in its order; one whose process is gone is `lost`."""
+        keys = read_json(self._plan)
+        return labelled(self.every() if keys is None else [self.job(key) for key in keys])
 
-    def job(self, number: int) -> Job:
-        """Returns one job with its status now."""
-        stored: Any = read_json(self._path(number))
-        runs = tuple(SeedRun(**run) for run in stored.pop("runs"))
+    def every(self) -> list[Job]:
+        """Returns all jobs that were ever planned, by the places that they had last."""
+        jobs = [self.job(path.stem) for path in self._jobs.glob("*.json")]
+        return sorted(jobs, key=lambda job: (job.number, job.key))
+
+    def job(self, key: str) -> Job:
+        """Returns one job with its status now; one that has finished and has lost a run's result is to be run again."""
+        stored: Any = read_json(self._path(key))
+        runs = tuple(SeedRun(**{**run, "root": self._absolute(run["root"])}) for run in stored.pop("runs"))
         job = Job(**stored, runs=runs)
-        return replace(job, status="lost") if job.status == "running" and not self._is_held(number) else job
+        if job.status == "running" and not is_locked(self._lock(key)):
+            return replace(job, status="lost")
+        if job.status == "finished" and not all(run.is_there for run in runs):
+            return replace(job, status="planned", runs=tuple(run for run in runs if run.is_there))
+        return job
 
-    def has(self, number: int) -> bool:
-        """Whether a job of this number is planned."""
-        return self._path(number).exists()
+    def has(self, key: str) -> bool:
+        """Whether the job was ever planned."""
+        return self._path(key).exists()
 
     def has_failed_enough(self, most: int | None) -> bool:
         """Whether `most` jobs have failed (`sweep.max_failures`); never where it is None."""
         return most is not None and sum(job.status == "failed" for job in self.jobs()) >= most
 
+    def label(self, key: str) -> str:
+        """Returns the label of a job, which no other one of the plan has."""
+        return next((job.label for job in self.jobs() if job.key == key), self.job(key).label)
+
     def write(self, job: Job) -> Job:
         """Writes the job, whole or not at all, and returns it."""
-        write_json(self._path(job.number), asdict(job))
+        stored = asdict(job)
+        del stored["shown"]
+        for run in stored["runs"]:
+            run["root"] = run["root"] and os.path.relpath(run["root"], self.root)
+        write_json(self._path(job.key), stored)
         return job
 
-    def enrol(self, point: Mapping[str, str], command: str) -> int:
-        """Returns the number of the job of this point; a point that nobody has planned gets the next free one."""
-        with locked(self._jobs / ".lock"):  # else two jobs that enrol at once would get the same number
-            jobs = self.jobs()
-            known = next((job.number for job in jobs if job.point == dict(point)), None)
-            return self.write(Job(len(jobs), dict(point), command)).number if known is None else known
-
     @contextmanager
-    def held(self, number: int) -> Iterator[None]:
-        """A block in which this process alone runs the job; waits for another one that does."""
-        with locked(self._lock(number)):
+    def held(self, key: str, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+        """A block in which this process alone runs the job; waits for another one that does.
+
+        Args:
+            key: of the job.
+            on_wait: called once before waiting.
+        """
+        with locked(self._lock(key), on_wait):
             yield
 
     def stamp(self) -> tuple[tuple[str, int], ...]:
-        """Returns a value that changes whenever a job's file does."""
-        return tuple(sorted((path.name, path.stat().st_mtime_ns) for path in self._jobs.glob("*.json")))
+        """Returns a value that changes whenever a job's file or the plan does."""
+        paths = [*self._jobs.glob("*.json"), *self.root.glob(self._plan.name)]
+        return tuple(sorted((path.name, path.stat().st_mtime_ns) for path in paths))
 
-    def _is_held(self, number: int) -> bool:
-        return is_locked(self._lock(number))
+    def _absolute(self, root: str) -> str:
+        # As texts: of a folder that is a link, `..` would be the parent of what it leads to.
+        return root and os.path.normpath(self.root / root)
 
-    def _lock(self, number: int) -> Path:
-        return self._path(number).with_suffix(".lock")
+    def _lock(self, key: str) -> Path:
+        return self._jobs / f"{key}.lock"
 
-    def _path(self, number: int) -> Path:
-        return self._jobs / f"{number:04d}.json"
-
-
-def short_key(key: str, among: Mapping[str, Any]) -> str:
-    """Returns the last part of a dotted key, or the whole where another key has the same last part."""
-    last = key.rpartition(".")[2]
-    return last if sum(other.rpartition(".")[2] == last for other in among) == 1 else key
+    def _path(self, key: str) -> Path:
+        return self._jobs / f"{key}.json"
 
 
-def _short(value: str) -> str:
-    """A number of many digits rounded to four; anything else unchanged."""
-    try:
-        return f"{float(value):.4g}" if len(value) > 8 else value
-    except ValueError:
-        return value
+def labelled(jobs: Sequence[Job]) -> list[Job]:
+    """Returns the jobs with labels that tell them apart."""
+    points = short_points([job.point for job in jobs])
+    return [replace(job, shown=shown) for job, shown in zip(jobs, points, strict=True)]
 
 
 def _mean(values: Any) -> float | None:

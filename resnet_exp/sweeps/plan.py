@@ -21,7 +21,7 @@ from resnet_exp.config.schema import SweepConfig, from_values
 from resnet_exp.data.identity import read_identity
 from resnet_exp.interfaces import ConfigError, Progress, Tracker
 from resnet_exp.run_dir.digest import digest_of
-from resnet_exp.sweeps.ledger import short_key
+from resnet_exp.sweeps.labels import short_key
 
 # Settings that change neither the jobs' results nor their order.
 _SURROUNDINGS = ("output_dir", "device", "tracker", "report", "name", "rerun", "sweep")
@@ -100,8 +100,16 @@ def root_of(folder: Path, name: str | None, facts: Mapping[str, Any]) -> Path:
 
 
 def config_hash(config: Config) -> str:
-    """Returns twelve hex digits of all that a job composed, except its place in the sweep."""
-    return digest_of({key: value for key, value in config.tree.items() if key != "sweep"})
+    """Returns twelve hex digits of all that a job composed, except what changes no result.
+
+    So a sweep may go on with another tracker, or on another device.
+    """
+    return digest_of({key: value for key, value in config.tree.items() if key not in _SURROUNDINGS})
+
+
+def identity_of(point: Mapping[str, str], config: Config, data_identity: str) -> str:
+    """Returns twelve hex digits of what a job is: its point, the config that it composes, and its images."""
+    return digest_of({"point": dict(point), "config": config_hash(config), "data": data_identity})
 
 
 def data_identity(config: DictConfig, progress: Progress, *, verify: bool = False) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -14,18 +15,31 @@ from omegaconf import DictConfig
 from resnet_exp.config import build
 from resnet_exp.config.config import Config, typed
 from resnet_exp.config.overrides import command_of, sweep_overrides, with_point
+from resnet_exp.data.identity import read_identity
 from resnet_exp.interfaces import ConfigError
+from resnet_exp.run_dir.digest import digest_of
+from resnet_exp.runs.console import Console
 from resnet_exp.sweeps.ledger import Job
-from resnet_exp.sweeps.plan import config_hash, space_of
+from resnet_exp.sweeps.plan import identity_of, settings, space_of
 
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """A job, the config that it will compose, and the overrides that launch it."""
+    """A job, the config that it will compose, and the overrides that compose it."""
 
     job: Job
     config: Config
-    overrides: tuple[str, ...]
+    composed_of: tuple[str, ...]
+    data_identity: str  # of the job's data set
+
+    @property
+    def overrides(self) -> list[str]:
+        """The overrides that launch it; quoted, since a key may look like a number."""
+        return [*self.composed_of, f"sweep.job='{self.job.key}'"]
+
+    def repeated(self, repeat: int) -> PlannedJob:
+        """Returns another job of the same identity."""
+        return replace(self, job=replace(self.job, repeat=repeat))
 
 
 class Planner:
@@ -41,23 +55,28 @@ class Planner:
     """
 
     def __init__(self, config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -> None:
-        self._config, self._loader = config, loader
+        self._config, self._loader, self._settings = config, loader, settings(config)
         self._overrides = sweep_overrides(config.hydra.sweeper.get("params") or {}, arguments)
         self.space: dict[str, Override] = space_of(config, arguments, loader)  # the values of each swept key
+        self._data: dict[str, str] = {}  # the identity of each data set, by its settings
 
-    def compose(self, number: int, point: Mapping[str, Any]) -> Config:
+    def compose(self, point: Mapping[str, Any]) -> Config:
         """Returns the config of a job, checked.
 
         Raises:
             ConfigError: it cannot work.
         """
-        return compose_job(self._config, self._loader, self._job_overrides(number, point))
+        return compose_job(self._config, self._loader, with_point(self._overrides, point))
+
+    def check(self, point: Mapping[str, Any]) -> None:
+        """Raises ConfigError where a point cannot work, or its data set is not there."""
+        self._data_identity(self.compose(point))
 
     def plan(self, number: int, point: Mapping[str, str], values: dict[str, Any] | None = None) -> PlannedJob:
         """Returns a job of the sweep.
 
         Args:
-            number: counted from 0.
+            number: its place, counted from 0.
             point: a value for each swept key, as on the command line.
             values: the same as numbers, booleans and texts, where the sweeper computes with them.
 
@@ -68,15 +87,36 @@ class Planner:
         if point.keys() != self.space.keys():
             raise ConfigError(f"job {number}, {shown}: a value for each of {', '.join(self.space)} is needed, no more")
         try:
-            config = self.compose(number, point)
+            config = self.compose(point)
+            data_identity = self._data_identity(config)
+            identity = identity_of(point, config, data_identity)
         except ConfigError as error:
             raise ConfigError(f"job {number}, {shown}: {error}") from error
-        overrides = self._job_overrides(number, point)
-        job = Job(number, dict(point), command_of(overrides), config_hash=config_hash(config), values=values or {})
-        return PlannedJob(job, config, tuple(overrides))
+        overrides = with_point(self._overrides, point)
+        job = Job(number, dict(point), command_of(overrides), identity=identity, values=values or {})
+        return PlannedJob(job, config, tuple(overrides), data_identity)
 
-    def _job_overrides(self, number: int, point: Mapping[str, Any]) -> list[str]:
-        return [*with_point(self._overrides, point), f"sweep.job={number}"]
+    def plan_all(self, points: Iterable[Mapping[str, str]]) -> list[PlannedJob]:
+        """Returns a job for each point; a point that is given twice is two jobs.
+
+        Raises:
+            ConfigError: one cannot work.
+        """
+        planned, seen = [], Counter[str]()
+        for number, point in enumerate(points):
+            one = self.plan(number, point)
+            seen[one.job.identity] += 1
+            planned.append(one.repeated(seen[one.job.identity]))
+        return planned
+
+    def _data_identity(self, config: Config) -> str:
+        """The identity of the config's data set, found once: many jobs share one, and may have a million images."""
+        key = digest_of(config.plugins["data"])
+        if key not in self._data:
+            # Finished jobs are about to be used: what is remembered of the images is not trusted, but for a dry run.
+            verify = not self._settings.dry_run
+            self._data[key] = read_identity(build.source(config), Console().progress, verify=verify)
+        return self._data[key]
 
 
 def compose_job(config: DictConfig, loader: ConfigLoader, overrides: Sequence[str]) -> Config:

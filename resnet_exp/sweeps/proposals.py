@@ -20,8 +20,18 @@ STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed"
 
 
 def distributions(space: Mapping[str, Override]) -> dict[str, BaseDistribution]:
-    """Returns Optuna's distribution of each swept key, in the order of their names."""
-    return {key: create_optuna_distribution_from_override(values) for key, values in sorted(space.items())}
+    """Returns Optuna's distribution of each swept key, in the order of their names.
+
+    Choices are in an order of their own: a study that is given them in another one, or shuffled, is the same study.
+    """
+    found = {key: create_optuna_distribution_from_override(values) for key, values in sorted(space.items())}
+    return {key: _ordered(distribution) for key, distribution in found.items()}
+
+
+def _ordered(distribution: BaseDistribution) -> BaseDistribution:
+    if isinstance(distribution, CategoricalDistribution):
+        return CategoricalDistribution(sorted(distribution.choices, key=repr))
+    return distribution
 
 
 def ends(distribution: BaseDistribution) -> list[Any]:

@@ -27,7 +27,7 @@ _STARTUP_TRIALS = 4  # finished ones before the first comparison
 _DECISIVE = ("scheduler", "train.epochs", "experiment")
 
 
-def reporter(ledger: Ledger, number: int, config: Config) -> Callable[[int, float | None], None]:
+def reporter(ledger: Ledger, key: str, config: Config) -> Callable[[int, float | None], None]:
     """Returns what writes the objective of each epoch of a job to the ledger, and raises Pruned to stop the job."""
     direction = str(ledger.facts["sweeper"].get("direction", "maximize"))
     pruner = make_pruner(config.sweep.pruner, ledger.comparable_after, config.train.epochs)
@@ -35,9 +35,9 @@ def reporter(ledger: Ledger, number: int, config: Config) -> Callable[[int, floa
     def measured(epoch: int, objective: float | None) -> None:
         if objective is None:
             return
-        job = ledger.job(number)
+        job = ledger.job(key)
         job = ledger.write(replace(job, curve={**job.curve, str(epoch): objective}))
-        others = [other for other in ledger.jobs() if other.number != number]
+        others = [other for other in ledger.jobs() if other.key != key]
         if epoch < config.train.epochs and is_poor(job, others, pruner, direction):
             raise Pruned(
                 f"pruned after epoch {epoch} of {config.train.epochs}, at {objective:.2%} ({config.sweep.pruner})"
@@ -93,10 +93,10 @@ def latest_comparable(planner: Planner, first: Mapping[str, Any], ends: Mapping[
         ConfigError: a scheduler does not say when its runs can be compared.
     """
     keys = [key for key in ends if is_within(key_of(key), *_DECISIVE)]
-    latest = _comparable_after(planner.compose(0, first))
+    latest = _comparable_after(planner.compose(first))
     for values in itertools.product(*(_outermost(ends[key]) for key in keys)):
         try:
-            config = planner.compose(0, {**first, **dict(zip(keys, values, strict=True))})
+            config = planner.compose({**first, **dict(zip(keys, values, strict=True))})
         except ConfigError:  # two ends that do not fit together: no job has both
             continue
         latest = max(latest, _comparable_after(config))

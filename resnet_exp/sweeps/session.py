@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ from resnet_exp.run_dir.directory import held
 from resnet_exp.run_dir.files import write_json
 from resnet_exp.runs.console import Console
 from resnet_exp.sweeps.launchers import end_jobs, interrupt_sweep
-from resnet_exp.sweeps.ledger import PROCESS_VARIABLE, SWEEP_VARIABLE, Ledger
+from resnet_exp.sweeps.ledger import PROCESS_VARIABLE, SWEEP_VARIABLE, Job, Ledger
 from resnet_exp.sweeps.plan import data_identity, facts_of, plugin_folders, root_of, settings, tracker_of
 from resnet_exp.tracking.mirror import open_mirror
 
@@ -27,16 +27,20 @@ if TYPE_CHECKING:
     from resnet_exp.sweeps.parent_run import Parent
 
 
-def open_sweep(config: DictConfig) -> Session:
-    """Returns the sweep of this config, open: its directory is locked, its parent run has started.
+def open_sweep(config: DictConfig, jobs: Sequence[Job] = ()) -> Session:
+    """Returns the sweep of this config, open: its directory is locked, its jobs planned, its parent run has started.
 
     It is a context manager, which closes the sweep however its block ends.
+
+    Args:
+        config: the sweep's, as Hydra composed it.
+        jobs: those known so far, in their order; the jobs of stock sweepers enrol themselves.
 
     Raises:
         RunError: another process runs it.
     """
     assert not settings(config).dry_run
-    return Session(config)
+    return Session(config, jobs)
 
 
 def ledger_of(config: DictConfig) -> tuple[Ledger, dict[str, Any], dict[str, Any]]:
@@ -68,12 +72,13 @@ class Session:
 
     Args:
         config: the sweep's, as Hydra composed it.
+        jobs: those known so far.
 
     Raises:
         RunError: another process runs the sweep.
     """
 
-    def __init__(self, config: DictConfig) -> None:
+    def __init__(self, config: DictConfig, jobs: Sequence[Job]) -> None:
         self._config = config
         self.ledger, facts, code = ledger_of(config)
         self.ledger.root.mkdir(parents=True, exist_ok=True)
@@ -81,6 +86,7 @@ class Session:
         self._held.enter_context(held(self.ledger.root))
         if not self.ledger.facts:
             write_json(self.ledger.root / "sweep.json", facts)
+        self.ledger.plan(jobs)
         # For the jobs, which may run in other processes; nobody in this one reads them but a job.
         os.environ |= {SWEEP_VARIABLE: str(self.ledger.root), PROCESS_VARIABLE: str(os.getpid())}
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -2,11 +2,15 @@
 
 The ledger is the study's storage: a proposal is a function of the trials that have ended, the seed and the trial's
 number. So a study that was killed proposes what it would have proposed, and no trial stays running in it for ever.
+
+A point that is proposed twice is two trials. A trial whose values compose something else by now, since a yaml or images
+have changed, belongs to the study no more; it does again once they are as they were.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,14 +76,15 @@ class StudySweeper(PlanningSweeper):
         _check_ends(planner, space, first)
         comparable_after = self._comparable_after(planner, space, first)
         ledger, _, _ = ledger_of(self._config)
+        _refuse_another_space(ledger, space)
+        trials = _trials(planner, ledger)
         if settings(self._config).dry_run:
             from resnet_exp.sweeps.dry_run import print_study
 
-            print_study(ledger.jobs(), self._n_trials, space)
+            print_study(trials, self._n_trials, space)
             return None
-        _refuse_another_space(ledger, space)
         launcher = self._make_launcher(self._n_jobs)
-        with open_sweep(self._config) as session:
+        with open_sweep(self._config, trials) as session:
             write_json(_space_file(ledger), _as_text(space))
             if comparable_after is not None:
                 session.ledger.store_comparable_after(comparable_after)
@@ -105,10 +110,13 @@ class StudySweeper(PlanningSweeper):
 
     def _run_batches(self, planner: Planner, proposals: Proposals, ledger: Ledger, queue: JobQueue) -> list[Job]:
         while batch := self._batch(ledger, queue):
-            trials: list[PlannedJob] = []
-            for number in batch:
-                trials.append(_planned(number, [trial.job for trial in trials], planner, proposals, ledger))
-            queue.run([trial for trial in trials if not _has_ended(trial.job.number, ledger)])
+            trials = ledger.jobs()
+            planned = [
+                _again(trials[number], planner) if number < len(trials)
+                else _proposed(number, batch.start, planner, proposals, ledger)
+                for number in batch
+            ]  # fmt: skip
+            queue.run([trial for trial in planned if ledger.job(trial.job.key).status not in ENDED])
         return ledger.jobs()
 
     def _batch(self, ledger: Ledger, queue: JobQueue) -> range | None:
@@ -120,10 +128,13 @@ class StudySweeper(PlanningSweeper):
         jobs = ledger.jobs()
         left = self._n_trials - sum(job.status in _COUNTED for job in jobs)
         failed = sum(job.status == "failed" for job in jobs)
-        if left <= 0 or failed >= self._n_trials or queue.has_failed_enough():
+        if left <= 0:
+            ledger.plan([job for job in jobs if job.status in ENDED])  # one that was interrupted is not needed any more
+            return None
+        if failed >= self._n_trials or queue.has_failed_enough():
             return None
         batch = range(0)
-        while all(_has_ended(number, ledger) for number in batch):
+        while all(number < len(jobs) and jobs[number].status in ENDED for number in batch):
             counted = sum(job.status in _COUNTED for job in jobs[: batch.stop])
             batch = range(batch.stop, batch.stop + min(self._n_jobs, self._n_trials - counted))
         return batch
@@ -135,20 +146,36 @@ def _check_ends(planner: Planner, space: dict[str, BaseDistribution], first: dic
 
     for name, distribution in space.items():
         for value in ends(distribution):
-            planner.compose(0, {**first, name: value})
+            planner.check({**first, name: value})
 
 
-def _planned(number: int, batch: Sequence[Job], planner: Planner, proposals: Proposals, ledger: Ledger) -> PlannedJob:
-    """The trial of this number: as it was proposed before the study was killed, or proposed now, after its `batch`."""
-    first = number - len(batch)
-    known = ledger.job(number).values if ledger.has(number) else None
-    before = [job for job in ledger.jobs() if job.number < first]
-    values = known or proposals.propose(number, [*before, *batch], first)
+def _trials(planner: Planner, ledger: Ledger) -> list[Job]:
+    """The study's trials so far: those in its ledger that compose now what they did when they were proposed."""
+    found: list[Job] = []
+    for job in ledger.every():
+        with suppress(ConfigError):  # such as an option that was deleted
+            if _again(job, planner).job.key == job.key:
+                found.append(replace(job, number=len(found)))
+    return found
+
+
+def _again(trial: Job, planner: Planner) -> PlannedJob:
+    """A trial of before, as it is planned now."""
+    return _planned(trial.number, trial.values, planner).repeated(trial.repeat)
+
+
+def _proposed(number: int, first: int, planner: Planner, proposals: Proposals, ledger: Ledger) -> PlannedJob:
+    """A new trial, of the batch that begins with `first`; it is in the ledger from here on."""
+    before = ledger.jobs()
+    trial = _planned(number, proposals.propose(number, before, first), planner)
+    repeats = (job.repeat for job in ledger.every() if job.identity == trial.job.identity)
+    trial = trial.repeated(1 + max(repeats, default=0))
+    ledger.plan([*before, trial.job])
+    return trial
+
+
+def _planned(number: int, values: dict[str, Any], planner: Planner) -> PlannedJob:
     return planner.plan(number, {key: str(value) for key, value in values.items()}, values)
-
-
-def _has_ended(number: int, ledger: Ledger) -> bool:
-    return ledger.has(number) and ledger.job(number).status in ENDED
 
 
 def _refuse_another_space(ledger: Ledger, space: dict[str, BaseDistribution]) -> None:

@@ -19,7 +19,7 @@ from resnet_exp.sweeps.job_queue import JobLauncher, JobQueue
 from resnet_exp.sweeps.ledger import Job, Ledger
 from resnet_exp.sweeps.plan import settings
 from resnet_exp.sweeps.planner import Planner
-from resnet_exp.sweeps.session import exit_on_error, open_sweep
+from resnet_exp.sweeps.session import exit_on_error, ledger_of, open_sweep
 
 
 class PlanningSweeper(Sweeper):
@@ -52,22 +52,23 @@ class PlanningSweeper(Sweeper):
         Raises:
             ConfigError: a point cannot work; nothing has been written then.
         """
-        planned = [planner.plan(number, point) for number, point in enumerate(self.points(planner.space))]
+        planned = planner.plan_all(self.points(planner.space))
         if not planned:
             raise ConfigError("the swept values make no job: give at least one value for each key")
         if settings(self._config).dry_run:
             from resnet_exp.sweeps.dry_run import print_plan
 
-            print_plan(planned)
+            ledger, _, _ = ledger_of(self._config)
+            print_plan(planned, ledger)
             return None
         launcher = self._make_launcher(len(planned))
-        with open_sweep(self._config) as session:
+        with open_sweep(self._config, [one.job for one in planned]) as session:
             return self._make_queue(session.ledger, launcher).run(planned)
 
     def points(self, space: Mapping[str, Override]) -> Iterable[Mapping[str, str]]:
         """Returns the points, each with a value for every swept key, as on the command line.
 
-        The same command must give the same points: it goes on with a sweep that was killed by their numbers.
+        The same command should give the same points, in whatever order: those that have finished are not run again.
 
         Args:
             space: what the command line, or else `params`, gives each swept key, as Hydra reads it.

@@ -27,12 +27,14 @@ _GROUPS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"), (SKY, "v"), 
 def ticks(scale: Scale, inches: float = 2.0) -> tuple[list[float], list[str]]:
     """Returns tick positions and labels, `inches` wide at most: each value if it fits, else round numbers."""
     if scale.kind == "names":
-        return [float(place) for place in range(len(scale.values))], [plain(value, inches) for value in scale.values]
+        return [float(place) for place in range(len(scale.values))], plain_names(scale.values, inches)
     marks = list(scale.values)
     if len(marks) > 8 or any(scale.unit(high) - scale.unit(low) < 0.07 for low, high in pairwise(marks)):
         low, high = scale.ends
         marks = [mark for mark in _round_numbers(scale) if low <= mark <= high]
-    return marks, [f"{mark:.4g}" for mark in marks]
+    # Four digits, or as many as tell the marks apart.
+    labels = ([f"{mark:.{digits}g}" for mark in marks] for digits in range(4, 18))
+    return marks, next(texts for texts in labels if len({*texts}) == len({*marks}))
 
 
 def _round_numbers(scale: Scale) -> list[float]:
@@ -56,16 +58,24 @@ def plain(text: str, inches: float = 3.0) -> str:
     return short(text, inches, 10).replace("$", r"\$")
 
 
+def plain_names(texts: Sequence[str], inches: float = 3.0) -> list[str]:
+    """Returns the texts as `plain` does; they are numbered where two of them would look alike."""
+    shown = [plain(text, inches) for text in texts]
+    if len({*shown}) == len({*texts}):
+        return shown
+    return [plain(f"{number}. {text}", inches) for number, text in enumerate(texts, 1)]
+
+
 def draw_over_key(sweep: Sweep, scale: Scale) -> Section:
     """Draws the objective over one key: hollow points for seeds, their mean with ± their standard deviation."""
     by_name, groups = scale.kind == "names", _groups(sweep, scale)
     height = 1.3 + len(scale.values) * (0.25 + 0.13 * len(groups)) if by_name else 4.0
     canvas = Canvas(figsize=(8.2, min(max(height, 2.4), 12)))
     axes = canvas.subplots()
-    for number, (label, jobs) in enumerate(groups.items()):
+    for number, (label, jobs) in enumerate(zip(plain_names(list(groups)), groups.values(), strict=True)):
         steps = number - (len(groups) - 1) / 2
         if jobs:
-            _draw_group(axes, scale, jobs, _GROUPS[number % len(_GROUPS)], plain(label), steps)
+            _draw_group(axes, scale, jobs, _GROUPS[number % len(_GROUPS)], label, steps)
     _mark_failed(axes, sweep, scale)
     _format_axes(axes, sweep, scale)
     add_legend(canvas, axes)

@@ -26,7 +26,7 @@ from resnet_exp.report.drawing import BLUE, GREY, INK, ORANGE, VERMILLION, save
 from resnet_exp.report.section import Figure, Gap, Section
 from resnet_exp.run_dir.files import write_csv
 from resnet_exp.sweeps.ledger import Job
-from resnet_exp.sweeps.report.figures import add_legend, label_objective, plain, ticks
+from resnet_exp.sweeps.report.figures import add_legend, label_objective, plain, plain_names, ticks
 from resnet_exp.sweeps.report.sweep import Scale, Sweep, objective_of, value_of
 
 HISTORY, PARALLEL, IMPORTANCES = "Optimisation history", "Parallel coordinates", "Parameter importances"
@@ -155,7 +155,7 @@ def draw_importances(sweep: Sweep) -> Section:
     data = write_csv(sweep.folder / "importances.csv", ("parameter", "importance"), shares.items())
     canvas = Canvas(figsize=(7.2, 1.1 + 0.42 * len(shares)))
     axes = canvas.subplots()
-    names = [plain(key, 2.4) for key in shares]
+    names = plain_names(list(shares), 2.4)
     bars = axes.barh(names, list(shares.values()), color=BLUE, height=0.62)
     axes.bar_label(bars, [f"{share:.0%}" for share in shares.values()], padding=4, fontsize=9)
     axes.invert_yaxis()

@@ -6,7 +6,6 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from resnet_exp.report.html import Page, write_html
 from resnet_exp.report.section import Section, Table, drawn
 from resnet_exp.run_dir.files import write_csv, write_json
 from resnet_exp.sweeps.leaderboard import COLUMNS, Comparison, compare_best, deviation, ranked, rows
-from resnet_exp.sweeps.ledger import Job, short_key
+from resnet_exp.sweeps.ledger import Job
 from resnet_exp.sweeps.report.sweep import Sweep
 
 _log = logging.getLogger(__name__)
@@ -226,9 +225,7 @@ def _facts(sweep: Sweep, seconds: float) -> dict[str, str]:
 
 def _set_by(job: Job) -> str:
     """The values of the job's point, and its keys in the next line: both would not fit into one."""
-    pairs = [replace(job, point={key: value}).label.partition("=") for key, value in job.point.items()]
-    keys = (short_key(key, job.point) for key in job.point)
-    return f"{', '.join(value for _, _, value in pairs)}\n{', '.join(keys)}"
+    return f"{', '.join(job.short_point.values())}\n{', '.join(job.short_point)}"
 
 
 def _duration(seconds: float) -> str:

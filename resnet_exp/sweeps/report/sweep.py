@@ -9,8 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from resnet_exp.sweeps.labels import short_key
 from resnet_exp.sweeps.leaderboard import best_of
-from resnet_exp.sweeps.ledger import Job, short_key
+from resnet_exp.sweeps.ledger import Job
 
 _LOG_SPAN = 30  # values that differ by a larger factor are drawn on a logarithmic axis
 
