@@ -90,7 +90,7 @@ def test_a_key_is_an_axis_of_numbers_where_it_can_be(values, kind, labels):
 def test_long_names_that_would_be_cut_alike_are_numbered():
     values = [f"/a/long/way/{middle}/to/a/folder/of/images/of/the/same/name" for middle in ("one", "two")]
     scale = scale_of("root", [job(n, {"root": value}) for n, value in enumerate(values)], ["root"])
-    shown = scale.ticks(1.1)[1]
+    shown = ticks(scale, 1.1)[1]
     assert len({*shown}) == 2 and [text[:2] for text in shown] == ["1.", "2."]
 
 
