@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -16,12 +17,13 @@ from resnet_exp.data import decode_cache
 from resnet_exp.data.decode_cache import CachedImages
 from resnet_exp.data.decode_pool import decode_all
 from resnet_exp.data.decoding import decode_run
+from resnet_exp.data.image_file import MAX_MEGAPIXELS
 from resnet_exp.data.image_listing import Listing, check_root, list_images
 from resnet_exp.interfaces import DataSize, LabelledImages, LoadedData, Progress, RunError
 
 log = logging.getLogger(__name__)
 
-CACHE_FORMAT = 1  # raise it whenever decoding gives other pixels
+CACHE_FORMAT = 2  # raise it whenever decoding gives other pixels
 MAX_LISTED = 10  # unreadable images that a message names
 
 
@@ -40,6 +42,7 @@ class ImageFolder:
         workers: Processes that decode, or `auto`: one for each CPU, 16 at most.
         cache: Folder for the decoded images (3 × `image_size`² bytes each); None: `<root>/.resnet_exp_cache`, or the
             user's cache folder where `root` is read-only.
+        max_megapixels: An image of more pixels is unreadable: a small file can hold enough of them to fill the memory.
 
     Raises:
         ConfigError: `root` has no `train/` and `test/`.
@@ -53,7 +56,9 @@ class ImageFolder:
         unreadable: Literal["error", "skip"] = "error",
         workers: Literal["auto"] | Count = "auto",
         cache: Text | None = None,
+        max_megapixels: Count = MAX_MEGAPIXELS,
     ) -> None:
+        self.max_megapixels = max_megapixels
         self.image_size, self.channels, self.unreadable = image_size, channels, unreadable
         self.workers = None if workers == "auto" else workers
         self.root = _folder(root)
@@ -120,16 +125,16 @@ class ImageFolder:
             return None
         # A file's permissions can be changed without changing its modification time, so the key does not show it.
         missing = [self.root / self._listing.files[index].name for index, _ in images.unreadable]
-        if len(decode_run(missing, self.image_size, self._stored_channels).pixels):
+        if len(decode_run(missing, self.image_size, self._stored_channels, self.max_megapixels).pixels):
             return None
         return images
 
     def _decoded(self, progress: Progress) -> CachedImages:
         """All images, decoded and cached; unreadable ones are listed, so that a later `skip` need not decode again."""
         paths = [self.root / file.name for file in self._listing.files]
-        runs = decode_all(paths, self.image_size, self._stored_channels, self.workers)
+        runs = decode_all(paths, self.image_size, self._stored_channels, self.workers, self.max_megapixels)
         most_bytes = len(paths) * self.image_size**2 * self._stored_channels
-        with progress("Decoding images", len(paths)) as advance:
+        with closing(runs), progress("Decoding images", len(paths)) as advance:
             return decode_cache.store(self.caches, self._key, runs, most_bytes, advance)
 
     def _report_unreadable(self, images: CachedImages) -> None:
