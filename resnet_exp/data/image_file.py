@@ -19,6 +19,7 @@ MAX_MEGAPIXELS = 179  # where Pillow raises DecompressionBombError, rounded up
 MAX_METADATA_BYTES = (
     64 << 20
 )  # texts and colour profile of a PNG; Pillow's 1 MiB refuses what editors and cameras write
+_MOST_BYTES_PER_PIXEL = 8  # red, green, blue and alpha of 16 bits each, not compressed
 _KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFDIR: "a folder", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 # The formats whose own plug-in is asked why it did not take a file; others have no signature that tells much.
 _TELLING = ("TIFF", "JPEG", "PNG", "JPEG2000", "GIF", "BMP", "WEBP", "AVIF", "PSD", "DDS")
@@ -35,6 +36,7 @@ def opened_image(path: Path, max_megapixels: int) -> Iterator[ImageFile]:
     from PIL import UnidentifiedImageError
 
     with _regular_file(path) as file:
+        _check_bytes(file, max_megapixels)
         _set_limits(max_megapixels)
         try:
             image = Images.open(file)
@@ -61,6 +63,15 @@ def _regular_file(path: Path) -> Iterator[IO[bytes]]:
         raise ValueError(f"{_KINDS.get(kind, 'not a file')}, no image file")
     with os.fdopen(descriptor, "rb") as file:
         yield file
+
+
+def _check_bytes(file: IO[bytes], max_megapixels: int) -> None:
+    """Refuses a file of more bytes than its pixels may take: Pillow could read in it, byte by byte, for hours."""
+    size = os.fstat(file.fileno()).st_size
+    pages_follow = file.read(2) in (b"II", b"MM")  # the first image of a TIFF may be the smallest part of the file
+    file.seek(0)
+    if size > max_megapixels * 10**6 * _MOST_BYTES_PER_PIXEL and not pages_follow:
+        raise ValueError(f"its {size >> 20:,} MiB are more than {max_megapixels} megapixels can take")
 
 
 def _set_limits(max_megapixels: int) -> None:

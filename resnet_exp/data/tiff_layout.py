@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 # The tags, by the names of the TIFF 6.0 specification.
-_BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _SAMPLES_PER_PIXEL = 258, 259, 262, 266, 277
+_IMAGE_WIDTH, _BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC = 256, 258, 259, 262
+_FILL_ORDER, _SAMPLES_PER_PIXEL = 266, 277
 _PLANAR_CONFIGURATION, _COLOR_MAP, _INK_SET, _EXTRA_SAMPLES = 284, 320, 332, 338
 _SAMPLE_FORMAT, _YCBCR_SUBSAMPLING = 339, 530
 
@@ -37,6 +38,8 @@ def read_tags(file: IO[bytes]) -> ImageFileDirectory_v2:
     tags = ImageFileDirectory_v2(header + file.read(8) if header[2] == 43 else header)  # 43: BigTIFF
     file.seek(tags.next)
     tags.load(file)
+    if _IMAGE_WIDTH not in tags:
+        raise ValueError("its tags are not there")
     return tags
 
 
