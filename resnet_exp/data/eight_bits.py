@@ -40,8 +40,8 @@ def eight_bit(image: ImageFile, mode: str) -> Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
         return _from_wide_grey(image)
     opaque = _on_white(image, rawmode) if image.has_transparency_data and not _alpha_is_unset(image) else image
-    if opaque.mode == "LAB":  # Pillow knows no direct conversion to grey
-        opaque = opaque.convert("RGB")
+    if opaque.mode == "LAB":
+        opaque = _from_lab(opaque)
     converted = opaque.convert(mode)
     return converted if box is None else _framed(converted, box)
 
@@ -116,6 +116,16 @@ def _from_wide_grey(image: ImageFile) -> Image:
     for row, line in zip(grey, values, strict=True):  # at once it would take 8 more bytes a pixel
         row[:] = levels[line]
     return Images.fromarray(grey)
+
+
+def _from_lab(image: Image) -> Image:
+    """L*a*b* in mode `RGB`; Pillow's conversion makes the channels of a neutral grey differ by one."""
+    from PIL import Image as Images
+
+    colours = np.array(image.convert("RGB"))
+    neutral = (np.asarray(image)[..., 1:] == 0).all(2)
+    colours[neutral] = colours[neutral, 1:2]
+    return Images.fromarray(colours)
 
 
 def _alpha_is_unset(image: ImageFile) -> bool:
