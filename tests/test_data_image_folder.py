@@ -443,31 +443,6 @@ def test_processes_give_what_threads_give(root, monkeypatch, tmp_path):
     np.testing.assert_array_equal(threads.test.images, processes.test.images)
 
 
-def test_a_pool_that_breaks_is_replaced_by_threads(root, monkeypatch):
-    expected = _load(root)
-    monkeypatch.setattr(decode_pool, "FILES_WORTH_PROCESSES", 1)
-    monkeypatch.setattr(decode_pool, "RUN_BYTES", 1)
-    monkeypatch.setattr(decode_pool, "_processes", _pool_that_breaks_after_three)
-    again = _load(root, workers=2, channels=3, cache=str(root / "other"))
-    np.testing.assert_array_equal(again.train.images, expected.train.images)
-
-
-def _pool_that_breaks_after_three(workers):
-    pool = decode_pool.ThreadPoolExecutor(workers)
-    submitted = []
-
-    def submit(function, *arguments):
-        submitted.append(arguments)
-        return type(pool).submit(pool, function if len(submitted) <= 3 else _broken, *arguments)
-
-    pool.submit = submit
-    return pool
-
-
-def _broken(*_):
-    raise decode_pool.BrokenProcessPool
-
-
 # The identity
 
 

@@ -7,12 +7,17 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from resnet_exp.data.decoding import Decoded, decode_run
+from resnet_exp.data.image_file import MAX_MEGAPIXELS
+from resnet_exp.interfaces import RunError
 
 # 30,000 JPEGs of 32×32 on 2 busy cores, median of 4: one after another 4.8 s, 2 threads 5.3 s (Pillow releases the GIL
 # only briefly), 2 processes 3.5 s. Starting processes takes half a second: for few files that costs more than it saves.
@@ -20,53 +25,103 @@ FILES_WORTH_PROCESSES = 2000
 RUN_BYTES = 4 << 20  # pixels of one run at most, so that the waiting runs of large images fit in memory
 MOST_WORKERS = 16
 
+_Submit = Callable[[list[Path]], "Future[Decoded]"]
 
-def decode_all(paths: list[Path], image_size: int, channels: int, workers: int | None) -> Iterator[Decoded]:
-    """Yields the images of these files in order, one run at a time; `workers` None: one for each CPU, 16 at most."""
+
+def decode_all(
+    paths: list[Path], image_size: int, channels: int, workers: int | None, max_megapixels: int = MAX_MEGAPIXELS
+) -> Generator[Decoded, None, None]:
+    """Yields the images of these files in order, one run at a time; close it if you leave it before its end.
+
+    Args:
+        paths: The files.
+        image_size: Pixels of a side.
+        channels: 1 or 3.
+        workers: Processes or threads; None: one for each CPU, 16 at most.
+        max_megapixels: An image of more is unreadable.
+
+    Raises:
+        RunError: A process that decodes was killed, or a file needs more memory than there is.
+    """
     per_run = max(1, min(256, RUN_BYTES // (image_size**2 * channels)))
     runs = [paths[start : start + per_run] for start in range(0, len(paths), per_run)]
     workers = min(workers or min(len(os.sched_getaffinity(0)), MOST_WORKERS), len(runs))
-    done = 0
+    decode = partial(decode_run, image_size=image_size, channels=channels, max_megapixels=max_megapixels)
     # A daemonic process, such as a worker of a multiprocessing pool, may not start processes.
     if len(paths) >= FILES_WORTH_PROCESSES and workers > 1 and not multiprocessing.current_process().daemon:
-        try:
-            for decoded in _in_order(_processes(workers), runs, workers, image_size, channels):
-                yield decoded
-                done += 1
-        except BrokenProcessPool:  # a worker was killed, or could not import the program's main file; threads go on
-            pass
-    yield from _in_order(ThreadPoolExecutor(workers), runs[done:], workers, image_size, channels)
+        with _processes(workers) as executor:
+            if _can_start(executor):
+                yield from _in_order(partial(executor.submit, decode), runs, workers)
+                return
+    with _threads(workers) as (executor, stopped):
+        yield from _in_order(partial(executor.submit, decode, stopped=stopped), runs, workers)
 
 
-def _in_order(
-    executor: Executor, runs: list[list[Path]], workers: int, image_size: int, channels: int
-) -> Iterator[Decoded]:
+def _in_order(submit: _Submit, runs: list[list[Path]], workers: int) -> Iterator[Decoded]:
     """Yields each run's result in turn; two a worker may wait for a slow reader, so that memory stays small."""
-    waiting: deque = deque()
+    waiting: deque[Future[Decoded]] = deque()
+    done = 0
     try:
         for run in runs:
-            waiting.append(executor.submit(decode_run, run, image_size, channels))
+            waiting.append(submit(run))
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
+                done += 1
         while waiting:
             yield waiting.popleft().result()
+            done += 1
+    except BrokenProcessPool as error:
+        raise RunError(
+            "A process that decodes images was killed: by the system, if memory ran out (fewer processes take less: "
+            f"data.workers), or by an image that crashes the decoder: {runs[done][0]} or a later one."
+        ) from error
+
+
+@contextmanager
+def _threads(workers: int) -> Iterator[tuple[Executor, Callable[[], bool]]]:
+    """Threads, and whether they are to stop: at the end of the block each decodes no more than the image it is at."""
+    stop = threading.Event()
+    executor = ThreadPoolExecutor(workers)
+    try:
+        yield executor, stop.is_set
     finally:
+        stop.set()
         executor.shutdown(cancel_futures=True)
 
 
-def _processes(workers: int) -> Executor:
-    """New (spawned) processes: one that is forked while torch's threads run can deadlock."""
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
+@contextmanager
+def _processes(workers: int) -> Iterator[Executor]:
+    """New (spawned) processes, which end with the block or with this process, whatever they are doing then.
+
+    One that is forked while torch's threads run can deadlock.
+    """
+    context = multiprocessing.get_context("spawn")
+    read_end, write_end = context.Pipe(duplex=False)
+    executor = ProcessPoolExecutor(workers, context, _start_worker, (read_end,))
+    try:
+        yield executor
+        executor.shutdown()
+    finally:
+        write_end.close()  # the workers wait for that; a killed process closes it as well
+        executor.shutdown(cancel_futures=True)
+        read_end.close()
 
 
-def _start_worker() -> None:
+def _can_start(executor: Executor) -> bool:
+    """Whether the processes start: they cannot where the program's main file cannot be imported."""
+    try:
+        return executor.submit(os.getpid).result() > 0
+    except BrokenProcessPool:
+        return False
+
+
+def _start_worker(read_end: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches workers too; the parent handles it and ends them
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_the_pool, args=(read_end,), daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    """Ends this process when its parent ends: a pool's processes would outlive a parent that was killed."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+def _end_with_the_pool(read_end: Connection) -> None:
+    """Ends this process when the other end of the pipe is closed, in the middle of an image if need be."""
+    with suppress(EOFError, OSError):
+        read_end.recv()
+    os._exit(1)

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -19,6 +19,7 @@ from resnet_exp.data.decode_cache import CachedImages
 from resnet_exp.data.decode_pool import decode_all
 from resnet_exp.data.decoding import Decoded, decode_run
 from resnet_exp.data.file_digests import digests_of
+from resnet_exp.data.image_file import MAX_MEGAPIXELS
 from resnet_exp.data.image_listing import Listing, check_root, list_images, shown_left_out, stamps_of
 from resnet_exp.interfaces import Advance, DataSize, LabelledImages, LoadedData, Progress, RunError
 
@@ -43,6 +44,7 @@ class ImageFolder:
         workers: Processes that decode, or `auto`: one for each CPU, 16 at most.
         cache: Folder for the decoded images (3 × `image_size`² bytes each) and the files' digests (72 bytes each);
             None: `<root>/.resnet_exp_cache`, or the user's cache folder where `root` is read-only.
+        max_megapixels: An image of more pixels is unreadable: a small file can hold enough of them to fill the memory.
 
     Raises:
         ConfigError: `root` has no `train/` and `test/`.
@@ -56,7 +58,9 @@ class ImageFolder:
         unreadable: Literal["error", "skip"] = "error",
         workers: Literal["auto"] | Count = "auto",
         cache: Text | None = None,
+        max_megapixels: Count = MAX_MEGAPIXELS,
     ) -> None:
+        self.max_megapixels = max_megapixels
         self.image_size, self.channels, self.unreadable = image_size, channels, unreadable
         self.workers = None if workers == "auto" else workers
         self.root = _folder(root)
@@ -124,7 +128,8 @@ class ImageFolder:
         import PIL
 
         # Another Pillow may decode the same file to other pixels.
-        parts = (CACHE_FORMAT, PIL.__version__, self.image_size, self._stored_channels, self._content)
+        settings = (self.image_size, self._stored_channels, self.max_megapixels)
+        parts = (CACHE_FORMAT, PIL.__version__, *settings, self._content)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
     @property
@@ -139,16 +144,16 @@ class ImageFolder:
             return None
         # What kept it from being read may have been the network, which no key shows.
         missing = [self.root / self._listing.names[index] for index, _ in images.unreadable]
-        if len(decode_run(missing, self.image_size, self._stored_channels).pixels):
+        if len(decode_run(missing, self.image_size, self._stored_channels, self.max_megapixels).pixels):
             return None
         return images
 
     def _decoded(self, progress: Progress) -> CachedImages:
         """All images, decoded and cached; unreadable ones are listed, so that a later `skip` need not decode again."""
         paths = [self.root / name for name in self._listing.names]
-        runs = decode_all(paths, self.image_size, self._stored_channels, self.workers)
+        runs = decode_all(paths, self.image_size, self._stored_channels, self.workers, self.max_megapixels)
         most_bytes = len(paths) * self.image_size**2 * self._stored_channels
-        with progress("Decoding images", len(paths)) as advance:
+        with closing(runs), progress("Decoding images", len(paths)) as advance:
             return decode_cache.store(self.caches, self._key, self._unchanged(runs), most_bytes, advance)
 
     def _unchanged(self, runs: Iterator[Decoded]) -> Iterator[Decoded]:

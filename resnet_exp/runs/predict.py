@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +53,8 @@ def predict_images(config: Config) -> Path:
         console.warn(f"images={config.images}: left out: {shown_left_out(left_out)}")
     rows: list[tuple[str, str, float]] = []
     unreadable: list[tuple[str, str]] = []
-    with console.progress("predicting", len(files)) as advance:
-        for names, pixels, faults in _decoded(files, model_file):
+    with closing(_decoded(files, model_file)) as groups, console.progress("predicting", len(files)) as advance:
+        for names, pixels, faults in groups:
             unreadable += faults
             rows += _predicted(model, names, pixels, model_file, config.train.batch_size, runtime)
             advance(len(names) + len(faults))
@@ -79,16 +80,17 @@ def _images(root: Path) -> tuple[dict[Path, str], Counter[str]]:
 
 def _decoded(
     files: dict[Path, str], model_file: ModelFile
-) -> Iterator[tuple[list[str], np.ndarray, list[tuple[str, str]]]]:
+) -> Generator[tuple[list[str], np.ndarray, list[tuple[str, str]]], None, None]:
     """Groups of images: the names and pixels of those that can be read, and the reasons why the others cannot."""
     names = list(files.values())
     first = 0
-    for decoded in decode_all(list(files), model_file.image_size, model_file.in_channels, None):
-        faults = dict(decoded.unreadable)
-        here = names[first : first + len(decoded.pixels) + len(faults)]
-        first += len(here)
-        readable = [name for index, name in enumerate(here) if index not in faults]
-        yield readable, decoded.pixels, [(here[index], reason) for index, reason in faults.items()]
+    with closing(decode_all(list(files), model_file.image_size, model_file.in_channels, None)) as runs:
+        for decoded in runs:
+            faults = dict(decoded.unreadable)
+            here = names[first : first + len(decoded.pixels) + len(faults)]
+            first += len(here)
+            readable = [name for index, name in enumerate(here) if index not in faults]
+            yield readable, decoded.pixels, [(here[index], reason) for index, reason in faults.items()]
 
 
 def _predicted(
