@@ -51,9 +51,9 @@ def test_a_job_has_its_points_values_where_the_swept_ones_were() -> None:
     """Also of a key that is added: jobs that differ in it alone must not be taken for the same point."""
     overrides = sweep_overrides({}, ["+model.kwargs={depth: 2}", "+model.kwargs.width=1,2", "seed=7"])
     space = swept(overrides)
-    job = with_point(overrides, {"+model.kwargs.width": "2"})
+    job = with_point(overrides, {"model.kwargs.width": "2"})
     assert job == ["+model.kwargs={depth: 2}", "+model.kwargs.width=2", "seed=7"]
-    assert point_of(job, space) == {"+model.kwargs.width": "2"}
+    assert point_of(job, space) == {"model.kwargs.width": "2"}
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ class SweepCallback(Callback):
             check_sweep(config, sweeper)
             check_launcher(str(config.hydra.runtime.choices["hydra/launcher"]))
             if not issubclass(sweeper, PlanningSweeper):
-                check_values(config, GlobalHydra.instance().config_loader())
+                check_values(config, sweeper, GlobalHydra.instance().config_loader())
                 self._session = open_sweep(config)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:

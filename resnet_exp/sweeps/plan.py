@@ -21,6 +21,7 @@ from resnet_exp.config.schema import SweepConfig, from_values
 from resnet_exp.interfaces import ConfigError, Tracker
 from resnet_exp.run_dir.digest import digest_of
 from resnet_exp.sweeps.ledger import short_key
+from resnet_exp.sweeps.swept_values import check_swept
 
 # Settings that change neither the jobs' results nor their order.
 _SURROUNDINGS = ("output_dir", "device", "tracker", "report", "name", "rerun", "sweep")
@@ -54,11 +55,13 @@ def space_of(config: DictConfig, arguments: Sequence[str], loader: ConfigLoader 
     """Returns what is swept over: the values of each key on the command line, or else in the sweeper's `params`.
 
     Raises:
-        ConfigError: nothing is.
+        ConfigError: nothing is, or a key has no value that can work.
     """
     space = swept(sweep_overrides(config.hydra.sweeper.get("params") or {}, arguments), loader)
     if not space:
         raise ConfigError("nothing is swept over: give several values, such as scheduler.peak_epoch=2,5,8")
+    for values in space.values():
+        check_swept(values)
     return space
 
 

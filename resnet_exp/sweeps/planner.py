@@ -10,12 +10,14 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from resnet_exp.config import build
 from resnet_exp.config.config import Config, typed
 from resnet_exp.config.overrides import command_of, sweep_overrides, with_point
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.sweeps.ledger import Job
+from resnet_exp.sweeps.objective import Objective, direction_of
 from resnet_exp.sweeps.plan import config_hash, space_of
 
 
@@ -44,14 +46,17 @@ class Planner:
         self._config, self._loader = config, loader
         self._overrides = sweep_overrides(config.hydra.sweeper.get("params") or {}, arguments)
         self.space: dict[str, Override] = space_of(config, arguments, loader)  # the values of each swept key
+        self._objective = Objective(direction_of(config))
 
     def compose(self, number: int, point: Mapping[str, Any]) -> Config:
         """Returns the config of a job, checked.
 
         Raises:
-            ConfigError: it cannot work.
+            ConfigError: it cannot work, or cannot be ranked with those composed before it.
         """
-        return compose_job(self._config, self._loader, self._job_overrides(number, point))
+        job = compose_job(self._config, self._loader, self._job_overrides(number, point))
+        self._objective.check(job)
+        return job
 
     def plan(self, number: int, point: Mapping[str, str], values: dict[str, Any] | None = None) -> PlannedJob:
         """Returns a job of the sweep.
@@ -87,7 +92,7 @@ def compose_job(config: DictConfig, loader: ConfigLoader, overrides: Sequence[st
     """
     try:
         cfg = loader.load_sweep_config(config, list(overrides))
-    except (HydraException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(str(error).splitlines()[0]) from error
     choices, with_job = cfg.hydra.runtime.choices, list(cfg.hydra.overrides.task)
     del cfg.hydra

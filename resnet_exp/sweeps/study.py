@@ -42,6 +42,7 @@ class StudySweeper(PlanningSweeper):
     """
 
     takes_pruner = True
+    takes_seed = True
 
     def __init__(
         self,
