@@ -100,12 +100,13 @@ def check_sweep(config: DictConfig, sweeper: type[Sweeper]) -> None:
 
 def _check_keys_of_the_whole(config: DictConfig) -> None:
     """Raises ConfigError for settings of the whole sweep in its `params` or swept over: no job could have its own."""
-    params = list(config.hydra.sweeper.get("params") or ())
-    for name in [*map(name_of, params), *space_of(config, _arguments(config))]:
-        if is_within(name, "sweep", "hydra"):
-            where = " in hydra.sweeper.params" if name in map(name_of, params) else ""
+    params = config.hydra.sweeper.get("params") or {}
+    fixed = [f"{key}={values}" for key, values in params.items()]
+    for text in [*fixed, *(str(values.input_line) for values in space_of(config, _arguments(config)).values())]:
+        if is_within(key_of(text), "sweep", "hydra"):
+            where = " in hydra.sweeper.params" if text in fixed else ""
             raise ConfigError(
-                f"{name}{where}: it is set once for the whole sweep; give it one value, beside the swept keys"
+                f"{text}{where}: it is set once for the whole sweep; give it one value, beside what is swept over"
             )
 
 

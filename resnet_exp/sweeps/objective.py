@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig
@@ -41,6 +42,9 @@ def check_task(task: str) -> None:
 class Objective:
     """The measure that the jobs of a sweep share; the first one that is checked sets it.
 
+    Jobs with other images are ranked all the same, with a warning: these may be the same images, prepared in another
+    way. Fewer images, or another split, measure the same with more noise.
+
     Args:
         direction: maximize or minimize.
     """
@@ -48,6 +52,8 @@ class Objective:
     def __init__(self, direction: str) -> None:
         self._direction = direction
         self._measure: str | None = None
+        self._images: str | None = None
+        self._has_warned = False
 
     def check(self, job: Config) -> None:
         """Raises ConfigError where a job has no objective, or one that cannot be ranked with those before it."""
@@ -65,6 +71,20 @@ class Objective:
             raise ConfigError(
                 f"task={job.task} data.validation={validation} cannot be ranked with the other jobs: its objective is "
                 f"{_named(measure)}, theirs {_named(self._measure)}; give all jobs the same task and data.validation"
+            )
+        if job.task == "train":
+            self._warn_of_other_images(
+                " ".join([job.short_names["data"], str(job.plugins["data"].get("root", ""))]).strip()
+            )
+
+    def _warn_of_other_images(self, images: str) -> None:
+        self._images = self._images or images
+        if images != self._images and not self._has_warned:
+            self._has_warned = True
+            print(
+                f"warning: the jobs measure their accuracy on different images ({self._images}; {images}): the best of "
+                "them may only have the easiest",
+                file=sys.stderr,
             )
 
 

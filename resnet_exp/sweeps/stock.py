@@ -28,21 +28,29 @@ def check_stock(config: DictConfig, sweeper: type[Sweeper], space: Mapping[str, 
     """
     params, arguments = config.hydra.sweeper.get("params") or {}, config.hydra.overrides.task
     overrides = [parsed(text) for text in (*(f"{key}={values}" for key, values in params.items()), *arguments)]
-    for name in space:
-        _check_given_once([each for each in overrides if name_of(str(each.input_line)) == name])
+    for name in {name_of(str(each.input_line)) for each in overrides}:
+        same = [each for each in overrides if name_of(str(each.input_line)) == name]
+        _check_repeated(same, last_counts=issubclass(sweeper, BasicSweeper))
     if issubclass(sweeper, BasicSweeper):
         _check_basic(config.hydra.sweeper, overrides, space)
     if issubclass(sweeper, OptunaSweeper):
         _check_optuna(config.hydra.sweeper, space)
 
 
-def _check_given_once(overrides: list[Override]) -> None:
-    """Raises ConfigError where one key is set in several ways, and it is not the last one that would count."""
+def _check_repeated(overrides: list[Override], *, last_counts: bool) -> None:
+    """Raises ConfigError where one key is set several times and the sweeper would not take it as a run does.
+
+    Hydra's sweepers let the last of one spelling count, though mappings add up in a run, and `a` is `+a` too. Optuna's
+    lets a fixed value count before swept ones.
+    """
     *before, last = overrides
     for each in before:
-        if not each.is_sweep_override() or each.get_key_element() != last.get_key_element():
+        is_sweep = each.is_sweep_override() or last.is_sweep_override()
+        is_other = each.get_key_element() != last.get_key_element() or not (last_counts or each.is_sweep_override())
+        if isinstance(each.value(), dict) or (is_sweep and is_other):
             raise ConfigError(
-                f"{each.input_line} and {last.input_line}: this sweeper takes a swept key once; leave one out ({_OURS})"
+                f"{each.input_line} and {last.input_line}: this sweeper would not take both as a run does; give one of "
+                "them, or choose hydra/sweeper=grid or study"
             )
 
 
@@ -56,7 +64,7 @@ def _check_basic(settings: DictConfig, overrides: list[Override], space: Mapping
                 f"{each.input_line}: hydra/sweeper=basic lists no interval; hydra/sweeper=study does that"
             )
     for each in overrides:
-        if each.is_delete() and each.value() is None:  # it would hand over ~key=null
+        if each.is_delete() and each.value_type is None:  # it would hand over ~key=null
             raise ConfigError(f"{each.input_line}: hydra/sweeper=basic takes nothing out; {_OURS}")
 
 
