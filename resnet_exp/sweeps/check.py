@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import itertools
 import os
 import re
@@ -19,7 +20,7 @@ from resnet_exp.config.overrides import in_turn, is_within, key_of, name_of, swe
 from resnet_exp.config.plugin_folders import open_folders
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.sweeps.objective import Objective, check_task, direction_of
-from resnet_exp.sweeps.plan import plugin_folders, settings, space_of, tracker_of
+from resnet_exp.sweeps.plan import plugin_folders, settings, space_of, texts_of, tracker_of
 from resnet_exp.sweeps.planner import compose_job
 from resnet_exp.sweeps.stock import check_stock
 from resnet_exp.sweeps.sweeper import PlanningSweeper
@@ -95,7 +96,20 @@ def check_sweep(config: DictConfig, sweeper: type[Sweeper]) -> None:
     _refuse_ignored(config)
     if not sweep.dry_run:
         _check_folder(config)
+    _check_settings(config, sweeper)
     tracker_of(config)
+
+
+def _check_settings(config: DictConfig, sweeper: type[Sweeper]) -> None:
+    """Raises ConfigError for settings of the sweeper that it does not have, and for those that it lacks."""
+    settings = [str(key) for key in config.hydra.sweeper if not str(key).startswith("_")]
+    try:
+        inspect.signature(sweeper).bind(**dict.fromkeys(settings))
+    except TypeError as error:
+        choice = config.hydra.runtime.choices["hydra/sweeper"]
+        raise ConfigError(
+            f"hydra.sweeper: hydra/sweeper={choice} {error}; --cfg hydra -p hydra.sweeper shows its settings"
+        ) from error
 
 
 def _check_keys_of_the_whole(config: DictConfig) -> None:
@@ -128,7 +142,7 @@ def _check_seeds(config: DictConfig, *, takes_seed: bool) -> None:
 
 def _refuse_ignored(config: DictConfig) -> None:
     """Raises ConfigError for settings of Hydra's that a sweep does not honour."""
-    for text in config.hydra.overrides.hydra:
+    for text in texts_of(config.hydra.overrides.hydra):
         for key, reason in _IGNORED.items():
             if is_within(key_of(text), key):
                 raise ConfigError(f"{text} would be ignored in a sweep: {reason}")
@@ -170,7 +184,7 @@ def check_values(config: DictConfig, sweeper: type[Sweeper], loader: ConfigLoade
 
 
 def _arguments(config: DictConfig) -> list[str]:
-    return list(config.hydra.overrides.task)
+    return texts_of(config.hydra.overrides.task)
 
 
 def _overrides(config: DictConfig) -> list[str]:

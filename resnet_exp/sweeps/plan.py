@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from resnet_exp.config import build
 from resnet_exp.config.command_line import CONF
@@ -51,6 +51,12 @@ def plugin_folders(config: DictConfig) -> list[Path]:
     return folders_of(whole["plugins"])
 
 
+def texts_of(overrides: ListConfig) -> list[str]:
+    """Returns overrides in Hydra's config as they were typed: iterated over, `name=${seed}` would be `name=0`."""
+    texts: Any = OmegaConf.to_container(overrides, resolve=False)
+    return list(texts)
+
+
 def space_of(config: DictConfig, arguments: Sequence[str], loader: ConfigLoader | None = None) -> dict[str, Override]:
     """Returns what is swept over: the values of each key on the command line, or else in the sweeper's `params`.
 
@@ -67,7 +73,7 @@ def space_of(config: DictConfig, arguments: Sequence[str], loader: ConfigLoader 
 
 def facts_of(config: DictConfig, code_digest: str, data_identity: str) -> dict[str, Any]:
     """Returns what a sweep is: where one of these differs, it is another sweep; the command alone may differ."""
-    space = space_of(config, list(config.hydra.overrides.task))
+    space = space_of(config, texts_of(config.hydra.overrides.task))
     sweep, sweeper = settings(config), OmegaConf.to_container(config.hydra.sweeper, resolve=True, enum_to_str=True)
     assert isinstance(sweeper, dict)
     return {

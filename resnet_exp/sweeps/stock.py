@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from resnet_exp.config.overrides import name_of, parsed
 from resnet_exp.interfaces import ConfigError
+from resnet_exp.sweeps.plan import texts_of
 
 _OURS = "hydra/sweeper=grid and study do that"
 
@@ -26,7 +27,7 @@ def check_stock(config: DictConfig, sweeper: type[Sweeper], space: Mapping[str, 
         sweeper: its class.
         space: the values of each swept key.
     """
-    params, arguments = config.hydra.sweeper.get("params") or {}, config.hydra.overrides.task
+    params, arguments = config.hydra.sweeper.get("params") or {}, texts_of(config.hydra.overrides.task)
     overrides = [parsed(text) for text in (*(f"{key}={values}" for key, values in params.items()), *arguments)]
     for name in {name_of(str(each.input_line)) for each in overrides}:
         same = [each for each in overrides if name_of(str(each.input_line)) == name]
