@@ -249,6 +249,8 @@ def test_hydras_functions_give_a_study_the_values_that_they_give_a_grid(values: 
         (("hydra.sweep.dir=${nowhere}", SWEPT), "hydra.sweep.dir: a folder is needed"),
         (("+hydra.sweeper.n_trials=3", SWEPT), "hydra/sweeper=grid got an unexpected keyword argument 'n_trials'"),
         ((STUDY, "~hydra.sweeper.sampler", SWEPT), "hydra/sweeper=study missing a required argument: 'sampler'"),
+        (("hydra.sweeper.params=[seed]", SWEPT), "hydra.sweeper.params=['seed']: values by key are needed"),
+        ((*OPTUNA, "hydra.sweeper.storage=sqlite:////dev/null/x.db", SWEPT), "x.db: Optuna cannot open it"),
         ((BASIC, "hydra.sweeper.max_batch_size=0", SWEPT), "hydra.sweeper.max_batch_size=0: a whole number"),
         ((BASIC, "~scheduler.min_lr", SWEPT), "~scheduler.min_lr: hydra/sweeper=basic takes nothing out"),
         ((BASIC, "train.label_smoothing=interval(0,1)"), "hydra/sweeper=basic lists no interval"),
@@ -337,7 +339,7 @@ def test_a_forced_key_has_its_name_in_all_that_a_sweep_writes(sweeper, tmp_path:
     journal = (root / "journal.jsonl").read_text()
     assert f'"sweep.{key}"' in journal and f'"{key}"' not in journal, "what is swept over is no fixed parameter"
     header, *_ = csv.reader((root / "report" / "runs.csv").open(newline=""))
-    assert "label_smoothing" in header and not any("+" in column for column in header)
+    assert key in header and not any("+" in column for column in header)
     assert (root / "report" / f"over_{key}.svg").exists()
     best = yaml.safe_load((root / "best.yaml").read_text())
     assert f"label_smoothing={best['train']['label_smoothing']:g}" in done.stdout.partition("jobs finished")[2]

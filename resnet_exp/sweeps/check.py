@@ -91,17 +91,20 @@ def check_sweep(config: DictConfig, sweeper: type[Sweeper]) -> None:
         raise ConfigError("sweep.dry_run=true needs hydra/sweeper=grid or study: others plan nothing that can be shown")
     check_task(config.task)
     direction_of(config)
+    _check_settings(config, sweeper)
     _check_keys_of_the_whole(config)
     _check_seeds(config, takes_seed=getattr(sweeper, "takes_seed", False))
     _refuse_ignored(config)
     if not sweep.dry_run:
         _check_folder(config)
-    _check_settings(config, sweeper)
     tracker_of(config)
 
 
 def _check_settings(config: DictConfig, sweeper: type[Sweeper]) -> None:
     """Raises ConfigError for settings of the sweeper that it does not have, and for those that it lacks."""
+    params = config.hydra.sweeper.get("params")
+    if not isinstance(params, DictConfig | None):
+        raise ConfigError(f"hydra.sweeper.params={params}: values by key are needed, such as {{seed:'1,2'}}, or null")
     settings = [str(key) for key in config.hydra.sweeper if not str(key).startswith("_")]
     try:
         inspect.signature(sweeper).bind(**dict.fromkeys(settings))

@@ -13,6 +13,7 @@ from hydra_plugins.hydra_optuna_sweeper.optuna_sweeper import OptunaSweeper
 from omegaconf import DictConfig
 
 from resnet_exp.config.overrides import name_of, parsed
+from resnet_exp.config.redact import redact
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.sweeps.plan import texts_of
 
@@ -88,6 +89,7 @@ def _check_optuna(settings: DictConfig, space: Mapping[str, Override]) -> None:
             f"{space[continuous[0]].input_line}: hydra/sweeper/sampler=grid needs values that can be listed; give "
             "some, or choose another sampler"
         )
+    _check_storage(settings.storage)
     try:
         instantiate(
             settings.sampler, _execution_whitelist_=("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
@@ -95,6 +97,17 @@ def _check_optuna(settings: DictConfig, space: Mapping[str, Override]) -> None:
     except Exception as error:  # whatever Optuna says of its settings
         cause = error.__cause__ or error
         raise ConfigError(f"hydra.sweeper.sampler: {str(cause).splitlines()[0]}") from error
+
+
+def _check_storage(storage: str | None) -> None:
+    """Raises ConfigError where Optuna cannot open its database; it is made here, if it is a new one."""
+    from optuna.storages import get_storage
+
+    try:
+        get_storage(storage)
+    except Exception as error:  # whatever a database's driver says
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise ConfigError(redact(f"hydra.sweeper.storage={storage}: Optuna cannot open it ({reason})")) from error
 
 
 def _check_number(settings: DictConfig, key: str, needed: str, is_right: Callable[[Any], bool]) -> None:
