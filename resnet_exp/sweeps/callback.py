@@ -52,5 +52,5 @@ def _checked(config: DictConfig) -> type[Sweeper]:
         if not issubclass(sweeper, PlanningSweeper):
             check_values(config, sweeper, GlobalHydra.instance().config_loader())
     except OmegaConfBaseException as error:  # a setting of Hydra's that refers to what is not there
-        raise ConfigError(str(error).splitlines()[0]) from error
+        raise ConfigError(f"{error.full_key or 'hydra'}: {str(error).splitlines()[0]}") from error
     return sweeper

@@ -95,8 +95,7 @@ def _check_optuna(settings: DictConfig, space: Mapping[str, Override]) -> None:
             settings.sampler, _execution_whitelist_=("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
         )
     except Exception as error:  # whatever Optuna says of its settings
-        cause = error.__cause__ or error
-        raise ConfigError(f"hydra.sweeper.sampler: {str(cause).splitlines()[0]}") from error
+        raise ConfigError(f"hydra.sweeper.sampler: {_first_line(error)}") from error
 
 
 def _check_storage(storage: str | None) -> None:
@@ -106,16 +105,15 @@ def _check_storage(storage: str | None) -> None:
     try:
         get_storage(storage)
     except Exception as error:  # whatever a database's driver says
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise ConfigError(redact(f"hydra.sweeper.storage={storage}: Optuna cannot open it ({reason})")) from error
+        said = f"hydra.sweeper.storage={storage}: Optuna cannot open it ({_first_line(error)})"
+        raise ConfigError(redact(said)) from error
+
+
+def _first_line(error: Exception) -> str:
+    cause = error.__cause__ or error
+    return f"{type(cause).__name__}: {cause}".splitlines()[0]
 
 
 def _check_number(settings: DictConfig, key: str, needed: str, is_right: Callable[[Any], bool]) -> None:
-    value = settings.get(key)
-    is_number = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-    try:
-        if is_number and is_right(value):
-            return
-    except TypeError:  # None, where a number is needed
-        pass
-    raise ConfigError(f"hydra.sweeper.{key}={value}: {needed} is needed")
+    if not is_right(settings[key]):  # its type is Hydra's schema
+        raise ConfigError(f"hydra.sweeper.{key}={settings[key]}: {needed} is needed")
