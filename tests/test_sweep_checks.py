@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from resnet_exp.config.command_line import CONF
 from resnet_exp.config.overrides import parsed, values_of
 from resnet_exp.interfaces import ConfigError
-from resnet_exp.sweeps.check import check_sweep, check_values, find_sweeper
+from resnet_exp.sweeps.check import check_launcher_settings, check_sweep, check_values, find_sweeper
 from resnet_exp.sweeps.grid import GridSweeper
 from resnet_exp.sweeps.ledger import Ledger
 from resnet_exp.sweeps.objective import direction_of
@@ -264,6 +264,27 @@ def test_hydras_functions_give_a_study_the_values_that_they_give_a_grid(values: 
 )  # fmt: skip
 def test_what_would_break_or_be_ignored_is_refused(arguments, said: str) -> None:
     assert said in refusal(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("hydra.launcher._target_=os.system",), "hydra.launcher._target_=os.system: no such launcher is installed"),
+        (("+hydra.launcher.n_jobs=2",), "hydra/launcher=basic got an unexpected keyword argument 'n_jobs'"),
+    ],
+)
+def test_a_launcher_that_cannot_be_made_is_refused(arguments, said: str) -> None:
+    with composed(*arguments) as (config, _), pytest.raises(ConfigError, match=re.escape(said)):
+        check_launcher_settings(config)
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local", "submitit_slurm", "ray"])
+def test_our_launchers_take_their_settings(launcher: str) -> None:
+    pytest.importorskip(
+        f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher" if launcher != "basic" else "hydra"
+    )
+    with composed(f"hydra/launcher={launcher}") as (config, _):
+        check_launcher_settings(config)
 
 
 def test_hydras_own_settings_are_not_swept_over() -> None:

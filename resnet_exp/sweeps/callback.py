@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from resnet_exp.interfaces import ConfigError
-from resnet_exp.sweeps.check import check_sweep, check_values, find_sweeper
+from resnet_exp.sweeps.check import check_launcher_settings, check_sweep, check_values, find_sweeper
 from resnet_exp.sweeps.launchers import check_launcher
 from resnet_exp.sweeps.session import Session, exit_on_error, open_sweep
 from resnet_exp.sweeps.sweeper import PlanningSweeper
@@ -49,6 +49,7 @@ def _checked(config: DictConfig) -> type[Sweeper]:
         sweeper = find_sweeper(config)
         check_sweep(config, sweeper)
         check_launcher(str(config.hydra.runtime.choices["hydra/launcher"]))
+        check_launcher_settings(config)
         if not issubclass(sweeper, PlanningSweeper):
             check_values(config, sweeper, GlobalHydra.instance().config_loader())
     except OmegaConfBaseException as error:  # a setting of Hydra's that refers to what is not there

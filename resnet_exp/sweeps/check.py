@@ -12,6 +12,7 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -91,7 +92,8 @@ def check_sweep(config: DictConfig, sweeper: type[Sweeper]) -> None:
         raise ConfigError("sweep.dry_run=true needs hydra/sweeper=grid or study: others plan nothing that can be shown")
     check_task(config.task)
     direction_of(config)
-    _check_settings(config, sweeper)
+    _check_params(config)
+    _check_arguments(config, "sweeper", sweeper)
     _check_keys_of_the_whole(config)
     _check_seeds(config, takes_seed=getattr(sweeper, "takes_seed", False))
     _refuse_ignored(config)
@@ -100,18 +102,31 @@ def check_sweep(config: DictConfig, sweeper: type[Sweeper]) -> None:
     tracker_of(config)
 
 
-def _check_settings(config: DictConfig, sweeper: type[Sweeper]) -> None:
-    """Raises ConfigError for settings of the sweeper that it does not have, and for those that it lacks."""
+def check_launcher_settings(config: DictConfig) -> None:
+    """Raises ConfigError for a launcher that is not installed, and for settings that it does not have."""
+    target = str(config.hydra.launcher._target_)
+    installed: Any = Plugins.instance().discover(Launcher)
+    known = {f"{one.__module__}.{one.__qualname__}": one for one in installed}
+    if target not in known:
+        raise ConfigError(f"hydra.launcher._target_={target}: no such launcher is installed; choose hydra/launcher=...")
+    _check_arguments(config, "launcher", known[target])
+
+
+def _check_params(config: DictConfig) -> None:
     params = config.hydra.sweeper.get("params")
     if not isinstance(params, DictConfig | None):
         raise ConfigError(f"hydra.sweeper.params={params}: values by key are needed, such as {{seed:'1,2'}}, or null")
-    settings = [str(key) for key in config.hydra.sweeper if not str(key).startswith("_")]
+
+
+def _check_arguments(config: DictConfig, group: str, plugin: type) -> None:
+    """Raises ConfigError for settings of a sweeper or launcher that it does not have, and for those that it lacks."""
+    settings = [str(key) for key in config.hydra[group] if not str(key).startswith("_")]
     try:
-        inspect.signature(sweeper).bind(**dict.fromkeys(settings))
+        inspect.signature(plugin).bind(**dict.fromkeys(settings))
     except TypeError as error:
-        choice = config.hydra.runtime.choices["hydra/sweeper"]
+        choice = f"hydra/{group}={config.hydra.runtime.choices[f'hydra/{group}']}"
         raise ConfigError(
-            f"hydra.sweeper: hydra/sweeper={choice} {error}; --cfg hydra -p hydra.sweeper shows its settings"
+            f"hydra.{group}: {choice} {error}; --cfg hydra -p hydra.{group} shows its settings"
         ) from error
 
 
