@@ -9,6 +9,7 @@ from resnet_exp.config.overrides import (
     in_turn,
     is_within,
     key_of,
+    name_of,
     parsed,
     point_of,
     sweep_overrides,
@@ -25,6 +26,40 @@ from resnet_exp.interfaces import ConfigError
 )
 def test_the_key_is_what_is_set_or_taken_out(text: str, key: str) -> None:
     assert key_of(text) == key
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("a.b=1", "a.b"), ("+a.b=1,2", "a.b"), ("++a.b=1", "a.b"), ("~a.b", "a.b"), ("g@p=o", "g@p"), ("+g@p=o", "g@p")],
+)
+def test_the_name_is_the_same_with_every_prefix_and_tells_packages_apart(text: str, name: str) -> None:
+    assert name_of(text) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a=0,choice(1,2)", "stand for a key's whole value"),
+        ("a=[range(1,3)]", "stand for a key's whole value"),
+        ("a={b: [glob(*)]}", "stand for a key's whole value"),
+        ("~a=1,2", "write ~a"),
+        ("hydra.launcher.n_jobs=1,2", "cannot be swept over"),
+    ],
+)
+def test_what_hydra_reads_but_cannot_run_is_refused(text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parsed(text)
+    assert str(caught.value).startswith(f"{text}: ") and said in str(caught.value)
+
+
+def test_of_a_swept_key_the_last_override_counts_and_what_adds_to_it_stays() -> None:
+    assert sweep_overrides({}, ["a=1,2", "b=0", "++a=3,4"]) == ["b=0", "++a=3,4"]
+    assert sweep_overrides({"+a": "1,2"}, ["a=3"]) == ["a=3"]
+    assert sweep_overrides({}, ["~a", "+a=1,2"]) == ["~a", "+a=1,2"]
+    assert sweep_overrides({}, ["a=1,2", "~a"]) == ["~a"]
+    assert sweep_overrides({}, ["+a={x: 1}", "+a={y: 1},{y: 2}"]) == ["+a={x: 1}", "+a={y: 1},{y: 2}"]
+    assert sweep_overrides({}, ["a=1", "a=2", "b=1,2"]) == ["a=1", "a=2", "b=1,2"], "as in a run"
+    assert with_point(["~a", "+a=1,2"], {"a": "2"}) == ["~a", "+a=2"]
 
 
 def test_a_key_lies_within_its_sections_and_groups_and_no_other() -> None:
@@ -51,9 +86,9 @@ def test_a_job_has_its_points_values_where_the_swept_ones_were() -> None:
     """Also of a key that is added: jobs that differ in it alone must not be taken for the same point."""
     overrides = sweep_overrides({}, ["+model.kwargs={depth: 2}", "+model.kwargs.width=1,2", "seed=7"])
     space = swept(overrides)
-    job = with_point(overrides, {"+model.kwargs.width": "2"})
+    job = with_point(overrides, {"model.kwargs.width": "2"})
     assert job == ["+model.kwargs={depth: 2}", "+model.kwargs.width=2", "seed=7"]
-    assert point_of(job, space) == {"+model.kwargs.width": "2"}
+    assert point_of(job, space) == {"model.kwargs.width": "2"}
 
 
 @pytest.mark.parametrize(

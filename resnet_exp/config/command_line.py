@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.types import ChoiceSweep, Glob, Override
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -150,7 +150,9 @@ def _choices(override: Override, options: list[str]) -> list[Any]:
     value = override.value()
     if isinstance(value, Glob):
         return value.filter(options)
-    return list(value.list) if isinstance(value, ChoiceSweep) else [value]
+    if not isinstance(value, ChoiceSweep):
+        return [value]
+    return [one.text if isinstance(one, QuotedString) else one for one in value.list]
 
 
 def _check_option(override: Override, groups: dict[str, list[str]]) -> None:
@@ -163,9 +165,11 @@ def _check_option(override: Override, groups: dict[str, list[str]]) -> None:
     if not choices:
         raise ConfigError(f"{override.input_line}: no option of {group} matches; known are {', '.join(options)}")
     for choice in choices:
-        if choice is None and group != "experiment":
+        if choice is None and group == "experiment":
+            raise ConfigError("experiment=null: for none of them write experiment=[], or leave it out")
+        if choice is None:
             raise ConfigError(f"{group}=null: an option is needed; known are {', '.join(options)}")
-        if choice is None or not isinstance(choice, (str, int, float)) or str(choice) in options:
+        if not isinstance(choice, (str, int, float)) or str(choice) in options:
             continue
         near = closest(str(choice), options)
         hint = f"did you mean {near}?" if near else f"known are {', '.join(options)}"

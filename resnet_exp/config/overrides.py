@@ -31,8 +31,28 @@ def parsed(text: str, loader: ConfigLoader | None = None) -> Override:
     except HydraException as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{text}: key=value is needed, and this cannot be read ({reason})") from error
+    if _holds_sweep(override._value):
+        raise ConfigError(
+            f"{text}: choice, range, interval and glob stand for a key's whole value, not for a part of it: list the "
+            "whole values, as in choice([0.9,0.99],[0.9,0.999])"
+        )
+    if override.is_delete() and override.is_sweep_override():
+        raise ConfigError(f"{text}: what is taken out has no values to sweep over; write ~{name_of(text)}")
+    if override.is_hydra_override() and override.is_sweep_override():
+        raise ConfigError(f"{text}: Hydra's own settings hold for the whole sweep and cannot be swept over; choose one")
     override.config_loader = loader
     return override
+
+
+def _holds_sweep(value: Any) -> bool:
+    """Whether a list, a mapping or a choice has a sweep among its elements: Hydra reads that, but cannot run it."""
+    from hydra.core.override_parser.types import ChoiceSweep, Glob, ListExtensionOverrideValue, Sweep
+
+    if isinstance(value, ChoiceSweep):
+        value = value.list
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    kinds = (Sweep, Glob, ListExtensionOverrideValue)
+    return any(isinstance(one, kinds) or _holds_sweep(one) for one in inside)
 
 
 def name_and_value(text: str) -> tuple[str, str]:
@@ -41,9 +61,17 @@ def name_and_value(text: str) -> tuple[str, str]:
     return name, value
 
 
+def name_of(text: str) -> str:
+    """Returns the name of what an override sets or takes out: its key or `group@package`, without + and ~.
+
+    It is what a swept key is called everywhere: `a=1`, `+a=1` and `++a=1` set the same key.
+    """
+    return name_and_value(text)[0].lstrip("+~")
+
+
 def key_of(text: str) -> str:
     """Returns the key or group that an override sets or takes out."""
-    return name_and_value(text)[0].lstrip("+~").partition("@")[0]
+    return name_of(text).partition("@")[0]
 
 
 def is_within(key: str, *sections: str) -> bool:
@@ -64,17 +92,47 @@ def command_of(overrides: Sequence[str]) -> str:
 def sweep_overrides(params: Mapping[str, Any], arguments: Sequence[str]) -> list[str]:
     """Returns the overrides of a sweep: its sweeper's `params`, then the command line's, which replace those.
 
-    The order stays: `+model.kwargs={...}` before `+model.kwargs.depth=1,2` is not the same as after it.
+    The order stays: `+model.kwargs={...}` before `+model.kwargs.depth=1,2` is not the same as after it. Of several that
+    set a key which one of them sweeps over, the last counts.
+
+    Raises:
+        ConfigError: one cannot be read, or several add to a key that is swept over.
     """
-    given = {key_of(text) for text in arguments}
-    texts = [text for key, values in params.items() if key_of(text := f"{key}={values}") not in given]
-    return list({name_and_value(text)[0]: text for text in [*texts, *arguments]}.values())
+    given = {name_of(text) for text in arguments}
+    texts = [text for key, values in params.items() if name_of(text := f"{key}={values}") not in given]
+    overrides = [parsed(text) for text in [*texts, *arguments]]
+    last = {name_of(str(override.input_line)): override for override in overrides}
+    several = {name_of(str(override.input_line)) for override in overrides if override.is_sweep_override()}
+    return [
+        str(override.input_line)
+        for override in overrides
+        if (name := name_of(str(override.input_line))) not in several
+        or override is last[name]
+        or _counts_before(override, last[name])
+    ]
+
+
+def _counts_before(override: Override, last: Override) -> bool:
+    """Whether an override has an effect before the last one of its key, as taking it out or a mapping has."""
+    is_mapping = any(isinstance(value, dict) for value in _elements(override))
+    if override.is_sweep_override() and is_mapping:
+        raise ConfigError(
+            f"{override.input_line} and {last.input_line} set the same key, and mappings add up: sweep over the keys "
+            "below it, such as +key.a=1,2 +key.b=3,4"
+        )
+    return is_mapping or override.is_delete() or override.is_list_extend()
+
+
+def _elements(override: Override) -> list[Any]:
+    """The values that an override lists; of a range or an interval, which have numbers alone, none."""
+    value: Any = override.value()
+    return value.list if hasattr(value, "list") else [value]
 
 
 def swept(overrides: Sequence[str], loader: ConfigLoader | None = None) -> dict[str, Override]:
     """Returns those of a sweep's overrides that give a key several values, by name."""
     found = (parsed(text, loader) for text in overrides)
-    return {override.get_key_element(): override for override in found if override.is_sweep_override()}
+    return {name_of(str(override.input_line)): override for override in found if override.is_sweep_override()}
 
 
 def values_of(override: Override) -> Iterator[str] | None:
@@ -100,15 +158,16 @@ def has_whole_values(override: Override) -> bool:
 
 def point_of(overrides: Sequence[str], names: Collection[str]) -> dict[str, str]:
     """Returns the point that a job's overrides make: the value of each swept key, by name."""
-    return {name: value for name, value in map(name_and_value, overrides) if name in names}
+    return {name: name_and_value(text)[1] for text in overrides if (name := name_of(text)) in names}
 
 
 def with_point(overrides: Sequence[str], point: Mapping[str, Any]) -> list[str]:
     """Returns the overrides of a job: the sweep's, with the point's value in the place of those that are swept over."""
-    names = [name_and_value(text)[0] for text in overrides]
+    last = {name_of(text): place for place, text in enumerate(overrides)}
     return [
-        f"{name}={point[name]}" if name in point else text for name, text in zip(names, overrides, strict=True)
-    ]  # fmt: skip
+        f"{name_and_value(text)[0]}={point[name]}" if (name := name_of(text)) in point and last[name] == place else text
+        for place, text in enumerate(overrides)
+    ]
 
 
 def in_turn(variants: Sequence[Sequence[str]]) -> Iterator[tuple[str, list[str]]]:

@@ -7,9 +7,12 @@ from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
+from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from resnet_exp.sweeps.check import check_sweep, check_values, find_sweeper
+from resnet_exp.interfaces import ConfigError
+from resnet_exp.sweeps.check import check_launcher_settings, check_sweep, check_values, find_sweeper
 from resnet_exp.sweeps.launchers import check_launcher
 from resnet_exp.sweeps.session import Session, exit_on_error, open_sweep
 from resnet_exp.sweeps.sweeper import PlanningSweeper
@@ -28,11 +31,8 @@ class SweepCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Checks the sweep, and opens it for a sweeper that does not open it itself."""
         with exit_on_error():
-            sweeper = find_sweeper(config)
-            check_sweep(config, sweeper)
-            check_launcher(str(config.hydra.runtime.choices["hydra/launcher"]))
+            sweeper = _checked(config)
             if not issubclass(sweeper, PlanningSweeper):
-                check_values(config, GlobalHydra.instance().config_loader())
                 self._session = open_sweep(config)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
@@ -41,3 +41,17 @@ class SweepCallback(Callback):
         if session is not None:
             with exit_on_error():
                 session.close(sys.exc_info()[1])
+
+
+def _checked(config: DictConfig) -> type[Sweeper]:
+    """The sweeper of this config; raises ConfigError where the sweep cannot work."""
+    try:
+        sweeper = find_sweeper(config)
+        check_sweep(config, sweeper)
+        check_launcher(str(config.hydra.runtime.choices["hydra/launcher"]))
+        check_launcher_settings(config)
+        if not issubclass(sweeper, PlanningSweeper):
+            check_values(config, sweeper, GlobalHydra.instance().config_loader())
+    except OmegaConfBaseException as error:  # a setting of Hydra's that refers to what is not there
+        raise ConfigError(f"{error.full_key or 'hydra'}: {str(error).splitlines()[0]}") from error
+    return sweeper

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from resnet_exp.config import build
 from resnet_exp.config.command_line import CONF
@@ -22,6 +22,7 @@ from resnet_exp.data.identity import read_identity
 from resnet_exp.interfaces import ConfigError, Progress, Tracker
 from resnet_exp.run_dir.digest import digest_of
 from resnet_exp.sweeps.labels import short_key
+from resnet_exp.sweeps.swept_values import check_swept
 
 # Settings that change neither the jobs' results nor their order.
 _SURROUNDINGS = ("output_dir", "device", "tracker", "report", "name", "rerun", "sweep")
@@ -51,21 +52,29 @@ def plugin_folders(config: DictConfig) -> list[Path]:
     return folders_of(whole["plugins"])
 
 
+def texts_of(overrides: ListConfig) -> list[str]:
+    """Returns overrides in Hydra's config as they were typed: iterated over, `name=${seed}` would be `name=0`."""
+    texts: Any = OmegaConf.to_container(overrides, resolve=False)
+    return list(texts)
+
+
 def space_of(config: DictConfig, arguments: Sequence[str], loader: ConfigLoader | None = None) -> dict[str, Override]:
     """Returns what is swept over: the values of each key on the command line, or else in the sweeper's `params`.
 
     Raises:
-        ConfigError: nothing is.
+        ConfigError: nothing is, or a key has no value that can work.
     """
     space = swept(sweep_overrides(config.hydra.sweeper.get("params") or {}, arguments), loader)
     if not space:
         raise ConfigError("nothing is swept over: give several values, such as scheduler.peak_epoch=2,5,8")
+    for values in space.values():
+        check_swept(values)
     return space
 
 
 def facts_of(config: DictConfig, code_digest: str, data_identity: str) -> dict[str, Any]:
     """Returns what a sweep is: where one of these differs, it is another sweep; the command alone may differ."""
-    space = space_of(config, list(config.hydra.overrides.task))
+    space = space_of(config, texts_of(config.hydra.overrides.task))
     sweep, sweeper = settings(config), OmegaConf.to_container(config.hydra.sweeper, resolve=True, enum_to_str=True)
     assert isinstance(sweeper, dict)
     return {

@@ -11,6 +11,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from resnet_exp.config import build
 from resnet_exp.config.config import Config, typed
@@ -20,6 +21,7 @@ from resnet_exp.interfaces import ConfigError
 from resnet_exp.run_dir.digest import digest_of
 from resnet_exp.runs.console import Console
 from resnet_exp.sweeps.ledger import Job
+from resnet_exp.sweeps.objective import Objective, direction_of
 from resnet_exp.sweeps.plan import identity_of, settings, space_of
 
 
@@ -59,14 +61,17 @@ class Planner:
         self._overrides = sweep_overrides(config.hydra.sweeper.get("params") or {}, arguments)
         self.space: dict[str, Override] = space_of(config, arguments, loader)  # the values of each swept key
         self._data: dict[str, str] = {}  # the identity of each data set, by its settings
+        self._objective = Objective(direction_of(config))
 
     def compose(self, point: Mapping[str, Any]) -> Config:
         """Returns the config of a job, checked.
 
         Raises:
-            ConfigError: it cannot work.
+            ConfigError: it cannot work, or cannot be ranked with those composed before it.
         """
-        return compose_job(self._config, self._loader, with_point(self._overrides, point))
+        job = compose_job(self._config, self._loader, with_point(self._overrides, point))
+        self._objective.check(job)
+        return job
 
     def check(self, point: Mapping[str, Any]) -> None:
         """Raises ConfigError where a point cannot work, or its data set is not there."""
@@ -127,7 +132,7 @@ def compose_job(config: DictConfig, loader: ConfigLoader, overrides: Sequence[st
     """
     try:
         cfg = loader.load_sweep_config(config, list(overrides))
-    except (HydraException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(str(error).splitlines()[0]) from error
     choices, with_job = cfg.hydra.runtime.choices, list(cfg.hydra.overrides.task)
     del cfg.hydra

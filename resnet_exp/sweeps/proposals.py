@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
+from hydra.errors import HydraException
 from hydra_plugins.hydra_optuna_sweeper._impl import create_optuna_distribution_from_override
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -23,14 +24,27 @@ def distributions(space: Mapping[str, Override]) -> dict[str, BaseDistribution]:
     """Returns Optuna's distribution of each swept key, in the order of their names.
 
     Choices are in an order of their own: a study that is given them in another one, or shuffled, is the same study.
+
+    Raises:
+        ConfigError: Optuna has none for these values.
     """
-    found = {key: create_optuna_distribution_from_override(values) for key, values in sorted(space.items())}
-    return {key: _ordered(distribution) for key, distribution in found.items()}
+    return {key: _ordered(_distribution(values)) for key, values in sorted(space.items())}
 
 
 def _ordered(distribution: BaseDistribution) -> BaseDistribution:
     if isinstance(distribution, CategoricalDistribution):
         return CategoricalDistribution(sorted(distribution.choices, key=repr))
+    return distribution
+
+
+def _distribution(override: Override) -> BaseDistribution:
+    try:
+        if isinstance(override.value(), Glob):
+            return CategoricalDistribution(list(override.sweep_string_iterator()))
+        distribution: BaseDistribution = create_optuna_distribution_from_override(override)
+    except (ArithmeticError, AssertionError, HydraException, NotImplementedError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"{override.input_line}: Optuna cannot draw from these values ({reason})") from error
     return distribution
 
 

@@ -20,6 +20,7 @@ from resnet_exp.run_dir.files import write_json
 from resnet_exp.runs.console import Console
 from resnet_exp.sweeps.launchers import end_jobs, interrupt_sweep
 from resnet_exp.sweeps.ledger import PROCESS_VARIABLE, SWEEP_VARIABLE, Job, Ledger
+from resnet_exp.sweeps.objective import direction_of
 from resnet_exp.sweeps.plan import data_identity, facts_of, plugin_folders, root_of, settings, tracker_of
 from resnet_exp.tracking.mirror import open_mirror
 
@@ -127,5 +128,4 @@ def parent_of(config: DictConfig, ledger: Ledger, environment: dict[str, Any]) -
     from resnet_exp.sweeps.parent_run import Parent  # its page imports much
 
     mirror = open_mirror(tracker_of(config), ledger.paths, "sweep")
-    direction = config.hydra.sweeper.get("direction") or "maximize"
-    return Parent(ledger, mirror, environment, str(getattr(direction, "name", direction)))
+    return Parent(ledger, mirror, environment, direction_of(config))

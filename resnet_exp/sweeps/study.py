@@ -46,6 +46,7 @@ class StudySweeper(PlanningSweeper):
     """
 
     takes_pruner = True
+    takes_seed = True
 
     def __init__(
         self,

@@ -33,6 +33,7 @@ class PlanningSweeper(Sweeper):
     """
 
     takes_pruner = False  # whether poor jobs may be stopped early, `sweep.pruner`
+    takes_seed = False  # whether it draws its points with `seed`, which is then no job's where `sweep.seeds` are given
 
     def __init__(self, params: DictConfig | None = None) -> None:
         del params
