@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_exp.config.config import Config
-from resnet_exp.config.overrides import command_of, key_of, of_the_run, point_of
+from resnet_exp.config.overrides import key_of, of_the_run, point_of
 from resnet_exp.config.redact import redact
 from resnet_exp.config.schema import ReportConfig, from_values
 from resnet_exp.config.validation import VALIDATION
@@ -45,7 +45,7 @@ def _run_job(config: Config, ledger: Ledger) -> float | None:
     number = config.sweep.job
     if number is None:  # a stock sweeper plans nothing
         point = point_of(config.overrides, ledger.facts["space"])
-        number = ledger.enrol(point, command_of(config.overrides))
+        number = ledger.enrol(point, config.command)
     with ledger.held(number):
         job = ledger.job(number)
         if job.status == "finished":
@@ -115,7 +115,7 @@ def _run_seed(config: Config, seed: int, job: Job, ledger: Ledger) -> Job:
         label, ledger.root, whole, partial(claimed_gpu, ledger.root), on_start, _pruning(config, seed, job, ledger)
     )
     try:
-        objective = run(one if whole else _without_report(one), command_of(one.overrides), part)
+        objective = run(one if whole else _without_report(one), one.command, part)
     except BaseException as error:
         status = "pruned" if isinstance(error, Pruned) else "failed"
         if not isinstance(error, KeyboardInterrupt):

@@ -13,7 +13,8 @@ from omegaconf import DictConfig
 
 from resnet_exp.config import build
 from resnet_exp.config.config import Config, typed
-from resnet_exp.config.overrides import command_of, sweep_overrides, with_point
+from resnet_exp.config.hydra_flags import hydra_arguments
+from resnet_exp.config.overrides import sweep_overrides, with_point
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.sweeps.ledger import Job
 from resnet_exp.sweeps.plan import config_hash, space_of
@@ -72,7 +73,7 @@ class Planner:
         except ConfigError as error:
             raise ConfigError(f"job {number}, {shown}: {error}") from error
         overrides = self._job_overrides(number, point)
-        job = Job(number, dict(point), command_of(overrides), config_hash=config_hash(config), values=values or {})
+        job = Job(number, dict(point), config.command, config_hash=config_hash(config), values=values or {})
         return PlannedJob(job, config, tuple(overrides))
 
     def _job_overrides(self, number: int, point: Mapping[str, Any]) -> list[str]:
@@ -89,8 +90,8 @@ def compose_job(config: DictConfig, loader: ConfigLoader, overrides: Sequence[st
         cfg = loader.load_sweep_config(config, list(overrides))
     except (HydraException, ValueError) as error:
         raise ConfigError(str(error).splitlines()[0]) from error
-    choices, with_job = cfg.hydra.runtime.choices, list(cfg.hydra.overrides.task)
+    choices, with_job, of_hydra = cfg.hydra.runtime.choices, list(cfg.hydra.overrides.task), hydra_arguments(cfg.hydra)
     del cfg.hydra
-    checked = typed(cfg, with_job, choices)
+    checked = typed(cfg, with_job, choices, of_hydra)
     build.check_schedule(checked)
     return checked
