@@ -25,13 +25,13 @@ def readable(text: str) -> str:
     """Returns the override; with its value in quotes, as a text, where Hydra cannot read it, such as `/x/é` or `~/x`.
 
     Of several values, `a,b` or `[a,b]`, each is looked at by itself. What begins as a mapping, a quoted text or a
-    function of Hydra stays as it is, and so does a reference: its author meant one, and is told where the slip is.
+    function of Hydra stays as it is, and so do a reference and commas between brackets: there may be a slip in it.
     """
     key, value = name_and_value(text)
     if "=" not in text or _can_be_read(text) or not _can_be_read(f"{key}="):
         return text
     opening, parts, closing = _parts(value)
-    if any(map(_SYNTAX.match, parts)):
+    if any(map(_SYNTAX.match, parts)) or (parts == [value] and "," in value):
         return text
     meant = [part if _can_be_read(f"{key}={part}") else _quoted(part) for part in parts]
     return f"{key}={opening}{','.join(meant)}{closing}"

@@ -59,7 +59,7 @@ def test_what_may_mean_something_else_is_told_how_to_be_typed(value: str) -> Non
 
 
 def test_a_value_with_a_comma_is_told_its_three_meanings() -> None:
-    """hydra-ecosystem/hydra#2705: what is no sweep must be told apart from one; a comma without --multirun is neither."""
+    """hydra-ecosystem/hydra#2705: a value that is misread is told how it is typed; so is one with a comma."""
     with pytest.raises(ConfigError, match="needs --multirun") as caught:
         check(["data=image_folder", "data.root=/x/a,b"])
     assert "a list is typed 'data.root=[/x/a,b]'; a text is typed 'data.root=\"/x/a,b\"'" in str(caught.value)
