@@ -12,9 +12,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from resnet_exp.config import build
-from resnet_exp.config.command_line import CONF, check, is_sweep
+from resnet_exp.config.command_line import check
+from resnet_exp.config.conf import CONF, PRIMARY
 from resnet_exp.config.config import typed
-from resnet_exp.config.redact import redact, redacted_command
+from resnet_exp.config.hydra_flags import CommandLine, hydra_arguments
+from resnet_exp.config.redact import redact
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.runs.output import fill_closed_descriptors
 from resnet_exp.runs.signals import sigterm_as_ctrl_c
@@ -29,7 +31,7 @@ os.environ["MPLBACKEND"] = "agg"
 _TARGETS = ("resnet_exp.sweeps.callback.SweepCallback", "logging.*")
 
 
-@hydra.main(config_path=str(CONF), config_name="config", execution_whitelist=_TARGETS)
+@hydra.main(config_path=str(CONF), config_name=PRIMARY, execution_whitelist=_TARGETS)
 def _hydra_main(cfg: DictConfig) -> float | None:
     try:
         return _run(cfg)
@@ -43,22 +45,21 @@ def _hydra_main(cfg: DictConfig) -> float | None:
 def _run(cfg: DictConfig) -> float | None:
     job = HydraConfig.get()
     overrides = list(job.overrides.task)
-    config = typed(cfg, overrides, job.runtime.choices)
+    config = typed(cfg, overrides, job.runtime.choices, hydra_arguments(job))
     build.check_schedule(config)
     build.tracker(config)  # opens nothing, but refuses its wrong settings here, before torch is imported
     ledger = Ledger.of_this_process() if job.mode == RunMode.MULTIRUN else None
     if ledger is not None:
         return run_job(config, ledger)
-    if config.is_set("sweep"):
+    if any(text.lstrip("+~").startswith("sweep.") for text in overrides):
         raise ConfigError("sweep.* would be ignored: one run is no sweep; add --multirun, or leave it out")
-    command = redacted_command(overrides)
     # The imports below take seconds, with torch among them: wrong values are refused above, within one.
     if config.task in ("evaluate", "predict"):
         from resnet_exp.runs.evaluate import evaluate_checkpoint
         from resnet_exp.runs.predict import predict_images
 
         if config.task == "evaluate":
-            return evaluate_checkpoint(config, command)
+            return evaluate_checkpoint(config, config.command)
         predict_images(config)
         return None
     if config.task == "report":
@@ -68,7 +69,7 @@ def _run(cfg: DictConfig) -> float | None:
         return None
     from resnet_exp.runs.run import run
 
-    return run(config, command)
+    return run(config, config.command)
 
 
 def main() -> None:
@@ -76,8 +77,8 @@ def main() -> None:
     fill_closed_descriptors()
     try:
         with sigterm_as_ctrl_c():
-            check(sys.argv[1:])
-            if is_sweep(sys.argv[1:]):
+            sys.argv[1:] = check(sys.argv[1:])
+            if CommandLine.of(sys.argv[1:]).is_named_sweep:
                 sys.argv.append("--multirun")
             _hydra_main()
     except ConfigError as error:

@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from PIL import Image
 
-from resnet_exp.config.command_line import CONF
+from resnet_exp.config.conf import CONF
 from resnet_exp.sweeps.ledger import Job, Ledger, SeedRun
 from resnet_exp.sweeps.planner import PlannedJob, Planner
 

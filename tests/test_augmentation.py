@@ -16,7 +16,7 @@ import yaml
 from scipy import stats
 from sklearn.datasets import load_digits
 
-from resnet_exp.config.command_line import CONF
+from resnet_exp.config.conf import CONF
 from resnet_exp.data import randomness
 from resnet_exp.data.bank import ImageBank, Normalisation, in_order, shuffled
 from resnet_exp.interfaces import LabelledImages

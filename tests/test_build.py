@@ -13,7 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from resnet_exp.config import build
-from resnet_exp.config.command_line import CONF
+from resnet_exp.config.conf import CONF
 from resnet_exp.config.config import GROUPS, Config, typed
 from resnet_exp.interfaces import ConfigError, DatasetInfo
 from resnet_exp.tracking.none import NoTracker

@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 from PIL import Image
 
-from resnet_exp.config.command_line import CONF
+from resnet_exp.config.conf import CONF
 from resnet_exp.config.config import Config, typed
 from resnet_exp.config.schema import SplitConfig
 from resnet_exp.data import digest_store, file_digests, image_listing

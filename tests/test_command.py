@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from resnet_exp.__main__ import main
-from resnet_exp.config.command_line import CONF
+from resnet_exp.config.conf import CONF
 from resnet_exp.config.config import flat
 
 TINY = (

@@ -5,13 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from resnet_exp.config.command_line import CONF
+from resnet_exp.config.conf import CONF
 from resnet_exp.config.config import Config, as_recorded, flat, typed
 from resnet_exp.config.redact import redacted_command, without_secrets
 from resnet_exp.interfaces import ConfigError
@@ -434,3 +435,26 @@ def test_a_config_of_before_metrics_and_figures_of_ones_own_still_loads() -> Non
     old["report"] = {key: value for key, value in tree["report"].items() if key != "extra"}
     found = typed(OmegaConf.create(old))
     assert found.metrics == found.report.extra == []
+
+
+def test_a_text_is_no_number_of_a_yaml() -> None:
+    """How `1e5` was written is lost by then; on a command line it is put in quotes before Hydra reads it."""
+    with initialize_config_dir(str(CONF)):
+        cfg = compose("config", overrides=["data=digits", "name=1e5"])
+        with pytest.raises(ConfigError, match=r"^name=100000\.0: a text, or null is needed; a text that looks like"):
+            typed(cfg)
+
+
+def test_the_users_folder_is_meant_by_a_tilde() -> None:
+    with initialize_config_dir(str(CONF)):
+        cfg = compose("config", overrides=["data=digits", 'output_dir="~/runs"'])
+    assert typed(cfg).output_dir == str(Path("~/runs").expanduser())
+
+
+def test_an_own_primary_config_says_which_images_are_measured() -> None:
+    with initialize_config_dir(str(CONF)):
+        cfg = compose("config", overrides=["data=digits", "task=evaluate", "checkpoint=x"])
+    overrides = ("task=evaluate", "checkpoint=x")
+    assert typed(cfg, overrides, hydra=("--config-name", "mine")).task == "evaluate"
+    with pytest.raises(ConfigError, match="needs data"):
+        typed(cfg, overrides)

@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from resnet_exp.config import build
-from resnet_exp.config.command_line import CONF
+from resnet_exp.config.conf import CONF
 from resnet_exp.config.config import GROUPS, RUN_ARGUMENTS, Config, typed
 from resnet_exp.config.plugin_args import unchecked_arguments
 from resnet_exp.data import randomness

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 from safetensors.torch import save_file
 
-from resnet_exp.config.command_line import CONF
+from resnet_exp.config.conf import CONF
 from resnet_exp.config.config import Config, typed
 from resnet_exp.data.digits import Digits
 from resnet_exp.interfaces import ConfigError, RunError

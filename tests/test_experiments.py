@@ -11,7 +11,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from resnet_exp.config.command_line import CONF, check
+from resnet_exp.config.command_line import check
+from resnet_exp.config.conf import CONF
 from resnet_exp.config.config import Config, typed
 from resnet_exp.runs.run import run
 from resnet_exp.training.learner import Learner

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import resnet_exp
-from resnet_exp.config.command_line import CONF
+from resnet_exp.config.conf import CONF
 
 PACKAGE = Path(resnet_exp.__file__).parent
 PATHS = sorted(PACKAGE.rglob("*.py"))

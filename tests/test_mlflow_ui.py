@@ -21,7 +21,7 @@ from urllib.parse import quote
 import pytest
 from hydra import compose, initialize_config_dir
 
-from resnet_exp.config.command_line import CONF
+from resnet_exp.config.conf import CONF
 from resnet_exp.config.config import typed
 from resnet_exp.interfaces import COMPARED_IMAGES
 from resnet_exp.run_dir.paths import RunPaths

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 from safetensors.torch import load_file
 
-from resnet_exp.config.command_line import CONF
+from resnet_exp.config.conf import CONF
 from resnet_exp.config.config import Config, typed
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.run_dir.checkpoint import Checkpoints

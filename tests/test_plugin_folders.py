@@ -17,7 +17,7 @@ from annotated_types import Ge
 from hydra import compose, initialize_config_dir
 
 from resnet_exp.config import build
-from resnet_exp.config.command_line import CONF
+from resnet_exp.config.conf import CONF
 from resnet_exp.config.config import typed
 from resnet_exp.interfaces import ConfigError
 

@@ -12,7 +12,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from resnet_exp.config import build
-from resnet_exp.config.command_line import CONF, check
+from resnet_exp.config.command_line import check
+from resnet_exp.config.conf import CONF
 from resnet_exp.config.config import flat, typed
 from resnet_exp.interfaces import ConfigError
 
@@ -37,7 +38,7 @@ def leaves(command: tuple[str, ...]) -> dict[str, Any]:
 def refusal(*arguments: str) -> str | None:
     """What the command line is told before torch is imported, or None where it goes on."""
     try:
-        check(arguments)
+        arguments = tuple(check(arguments))
         with initialize_config_dir(str(CONF)):
             config = typed(compose("config", overrides=list(arguments)), arguments)
         build.check_schedule(config)
@@ -276,11 +277,12 @@ def test_what_is_not_ignored_is_welcome_with_a_cycled_momentum() -> None:
 
 
 def test_what_only_shows_something_is_not_checked() -> None:
-    for flag in ("--help", "--hydra-help", "--version", "--info"):
+    for flag in ("--help", "--hydra-help", "--info=config"):
         check([flag, "no.such.key=1"])
         with pytest.raises(ConfigError, match="did you mean quickstart"):
             check([flag, "experiment=quikstart"])
     check(["-sc", "query=bash"])
+    check(["--version"])
 
 
 def test_an_open_mapping_takes_any_key() -> None:

@@ -24,7 +24,7 @@ from hydra import compose, initialize_config_dir
 from safetensors import safe_open
 
 from resnet_exp.config import build
-from resnet_exp.config.command_line import CONF
+from resnet_exp.config.conf import CONF
 from resnet_exp.config.config import flat, typed
 from resnet_exp.data.bank import Batch
 from resnet_exp.data.digits import Digits

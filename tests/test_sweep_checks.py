@@ -20,7 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from resnet_exp.config.command_line import CONF
+from resnet_exp.config.conf import CONF
 from resnet_exp.config.overrides import parsed, values_of
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.sweeps.check import check_launcher_settings, check_sweep, check_values, find_sweeper

@@ -471,7 +471,7 @@ def test_a_job_that_is_not_the_planned_one_any_more_is_refused(
 ) -> None:
     from hydra import compose, initialize_config_dir
 
-    from resnet_exp.config.command_line import CONF
+    from resnet_exp.config.conf import CONF
     from resnet_exp.config.config import typed
     from resnet_exp.data.digits import Digits
     from resnet_exp.interfaces import RunError

@@ -18,7 +18,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from resnet_exp.config.command_line import CONF
+from resnet_exp.config.conf import CONF
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.run_dir.directory import open_run_directory
 from resnet_exp.run_dir.journal import Journal, last_status

@@ -17,7 +17,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
-from resnet_exp.config.command_line import CONF
+from resnet_exp.config.conf import CONF
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.sweeps import launchers
 from resnet_exp.sweeps.launchers import check_launcher, jobs_at_once, prepare_launcher

@@ -608,7 +608,7 @@ def test_a_dry_run_tells_what_is_done_and_writes_nothing(swept) -> None:
 def test_the_best_config_runs_by_itself_and_is_the_run_that_won(swept) -> None:
     folder, _ = swept
     root = ledger_in(folder).root
-    assert yaml.safe_load((root / "best.yaml").read_text())["sweep"]["job"] is None
+    assert {"report": "default"} in yaml.safe_load((root / "best.yaml").read_text())["defaults"]
     done = subprocess.run(
         [sys.executable, "-m", "resnet_exp", "--config-dir", str(root), "--config-name", "best"],
         cwd=folder, capture_output=True, text=True, timeout=100,

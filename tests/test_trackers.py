@@ -17,7 +17,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from resnet_exp.config import build
-from resnet_exp.config.command_line import CONF
+from resnet_exp.config.conf import CONF
 from resnet_exp.config.config import flat, typed
 from resnet_exp.interfaces import Mirror, Tracker
 from resnet_exp.run_dir.journal import Journal, last_status, metric_history, read

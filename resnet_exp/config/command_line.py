@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
+import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.config_loader import ConfigLoader
+from hydra import initialize_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-import resnet_exp
+from resnet_exp.config.choices import Choices, Tree, keys_of, refuse_hidden
+from resnet_exp.config.conf import CONF
 from resnet_exp.config.config import GROUPS, NO_OPTIMIZER_LR, RUN_ARGUMENTS
-from resnet_exp.config.overrides import in_turn, name_and_value, parsed
+from resnet_exp.config.hydra_flags import CommandLine
+from resnet_exp.config.overrides import parsed
 from resnet_exp.config.plugin_args import unchecked_arguments
 from resnet_exp.config.plugin_folders import conf_of, folders_of, open_folders
-from resnet_exp.config.suggest import UnknownKey, closest
+from resnet_exp.config.quoting import as_text, hint, readable
+from resnet_exp.config.suggest import UnknownKey
 from resnet_exp.interfaces import ConfigError
 
-_PACKAGE = Path(resnet_exp.__file__).resolve().parent
-# At the top of the repository; inside the package once a wheel is installed.
-CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
-# Flags with which Hydra shows something and runs nothing.
-_SHOWS = {"--help", "-h", "--hydra-help", "--version", "--info", "-i"}
-_COMPLETION = {"--shell-completion", "-sc"}
-_CONFIG_DIR = ("--config-dir", "-cd")
 # Keys that people look for where they are not.
 _UNTRACKED = "would be ignored: the tracker that is chosen has no such setting; leave it out"
 _ELSEWHERE = {
@@ -43,7 +36,10 @@ _ELSEWHERE = {
 
 
 class PluginFolders(SearchPathPlugin):
-    """Appends the `conf/` of each folder that `plugins=` names to Hydra's search path, so that ours comes first."""
+    """Appends the `conf/` of each folder that `plugins=` names to Hydra's search path, so that ours comes first.
+
+    After them come the folders that Hydra itself appends only when it runs, later than the check.
+    """
 
     folders: tuple[str, ...] = ()
 
@@ -53,69 +49,111 @@ class PluginFolders(SearchPathPlugin):
             search_path.append("plugins", folder if "://" in folder else f"file://{folder}")
 
 
-def check(arguments: Sequence[str]) -> None:
-    """Checks that every override names a key that exists, and every choice of a group an option that exists.
+def check(arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments, ready for Hydra: every override names a key that exists, or an option of its group.
 
-    From here on the folders that `plugins=` names are on Hydra's search path. Of a command that only shows something,
-    as `--help` does, the choices alone are checked. The values are checked when the config is composed.
+    Some values are in quotes that were not before, see `quoting`. From here on the folders that `plugins=` names are on
+    Hydra's search path. Of a command that only shows something, as `--help` does, the choices alone are checked. The
+    values are checked when the config is composed.
 
     Raises:
-        ConfigError: an override names something else, or cannot be read.
+        ConfigError: an override names something else, cannot be read, or would be ignored.
     """
-    if _COMPLETION & set(arguments):
-        return
-    overrides = [parsed(text) for text in _overrides(arguments)]
-    _open_plugin_folders(overrides, arguments)
-    with initialize_config_dir(str(CONF)):
-        loader = GlobalHydra.instance().config_loader()
-        groups = {group: loader.get_group_options(group) for group in _groups(loader)}
-        chosen = [override for override in overrides if override.key_or_group in groups]
-        for override in chosen:
-            _check_option(override, groups)
-        if _SHOWS & set(arguments):
-            return
-        trees = dict(_compositions(chosen, groups))
-        compositions = {label: set(_keys(tree)) for label, tree in trees.items()}
-        for override in overrides:
-            if override.key_or_group not in groups:
-                _check_key(override, compositions, list(groups))
-        _warn_of_unchecked(overrides, trees.values())
+    if "--version" in arguments or (line := CommandLine.of(arguments)).completes:
+        return list(arguments)
+    overrides = {text: _parsed(as_text(_parsed(readable(text)), [{}])) for text in line.overrides}
+    plugins = _open_search_path(line, list(overrides.values()))
+    with initialize_config_search_path([line.source]):
+        choices = Choices(line, list(overrides.values()))
+        if line.only_shows:
+            return list(arguments)
+        trees = choices.compositions()
+        _check_of_hydra(line, trees, overrides)
+    compositions = {label: set(keys_of(tree)) for label, tree in trees.items()}
+    for override in overrides.values():
+        if override.key_or_group not in choices.groups:
+            _check_key(override, compositions, list(choices.groups))
+    _warn_of_unchecked(list(overrides.values()), plugins, trees.values())
+    texts = {text: as_text(override, list(trees.values())) for text, override in overrides.items()}
+    return [texts.get(argument, argument) for argument in arguments]
 
 
-def is_sweep(arguments: Sequence[str]) -> bool:
-    """Whether the command names a sweep, as `sweep=peak_epoch` does, without saying `--multirun` or a mode itself."""
-    values = dict(map(name_and_value, _overrides(arguments)))
-    is_named = values.get("sweep", "default") != "default"
-    return is_named and "hydra.mode" not in values and not {*arguments} & {"--multirun", "-m", "--cfg", "-c", *_SHOWS}
+def _parsed(text: str) -> Override:
+    try:
+        return parsed(text)
+    except ConfigError as error:
+        raise ConfigError("; ".join(filter(None, [str(error), hint(text)]))) from error
 
 
-def _overrides(arguments: Sequence[str]) -> Iterator[str]:
-    """The arguments that are neither flags nor the values of flags."""
-    before = ""
-    for argument in arguments:
-        of_a_flag = before.startswith("-") and "=" not in argument and before != "--multirun" and before != "-m"
-        if not argument.startswith("-") and not of_a_flag:
-            yield argument
-        before = argument
-
-
-def _open_plugin_folders(overrides: Sequence[Override], arguments: Sequence[str]) -> None:
+def _open_search_path(line: CommandLine, overrides: Sequence[Override]) -> list[Path]:
+    """Puts the folders of the command line, or else of its primary config, on the search path; returns the plug-ins."""
+    primary = line.primary()
     named = [override for override in overrides if override.key_or_group == "plugins"]
     if any(override.is_sweep_override() for override in named):
         raise ConfigError(f"{named[0].input_line}: plugins cannot be swept over; several folders are plugins=[A,B]")
-    folders = [conf for override in named for each in folders_of(override.value()) if (conf := conf_of(each, CONF))]
-    PluginFolders.folders = (*map(str, folders), *_search_path(overrides), *_config_dirs(arguments))
+    values = [override.value() for override in named] or [_plain(primary, "plugins")]
+    folders = [folder for value in values for folder in folders_of(value)]
+    paths = next((each.value() for each in overrides if each.key_or_group == "hydra.searchpath"), None)
+    paths = _plain(primary, "hydra.searchpath") if paths is None else paths
+    PluginFolders.folders = (
+        *(str(conf) for folder in folders if (conf := conf_of(folder, CONF))),
+        *((str(line.config_dir),) if line.config_dir else ()),
+        *(map(str, paths) if isinstance(paths, list) else ()),
+    )
     Plugins.instance().register(PluginFolders)
+    return folders
 
 
-def _warn_of_unchecked(overrides: Sequence[Override], trees: Iterable[dict[str, Any]]) -> None:
+def _plain(config: Any, key: str) -> Any:
+    value = OmegaConf.select(config, key)
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _check_of_hydra(line: CommandLine, trees: dict[str, Tree], overrides: Mapping[str, Override]) -> None:
+    """Raises ConfigError for what Hydra itself would ignore, do beside the run, or refuse less clearly."""
+    hydra = next(iter(trees.values()))["hydra"]
+    own = f", and begin the defaults of {line.config_name}.yaml with `- config`" if line.has_own_config else ""
+    if hydra["job"]["chdir"]:
+        raise ConfigError(
+            "hydra.job.chdir=true would move the run to another folder, where relative paths, such as output_dir and "
+            "the tracker's store, mean others than in the command; leave it out"
+        )
+    if hydra["run"]["dir"] != ".":
+        raise ConfigError(
+            f"hydra.run.dir={hydra['run']['dir']} would be ignored: runs are in output_dir; leave it out{own}"
+        )
+    if hydra["output_subdir"] is not None:
+        raise ConfigError(
+            f"hydra.output_subdir={hydra['output_subdir']}: that copy of the config would have the passwords in it; "
+            f"leave it out: the run directory has one without them{own}"
+        )
+    folders = [Path(folder.removeprefix("file://")) for folder in (line.config_path, *PluginFolders.folders)]
+    for tree in trees.values():
+        refuse_hidden(tree, folders)
+    if line.is_multirun or line.is_named_sweep or line.shows_config or hydra["mode"] == "MULTIRUN":
+        return
+    for text, override in overrides.items():
+        if override.is_sweep_override():
+            is_list = override.value_type == ValueType.SIMPLE_CHOICE_SWEEP
+            as_list = f"{override.get_key_element()}=[{override.get_value_string()}]"
+            raise ConfigError(
+                f"{text}: these are the values of a sweep, which needs --multirun; "
+                f"{f'a list is typed {shlex.quote(as_list)}; ' if is_list else ''}{hint(text)}"
+            )
+
+
+def _warn_of_unchecked(overrides: Sequence[Override], folders: Sequence[Path], trees: Iterable[Tree]) -> None:
     """Prints which settings of the user's own plug-ins are not checked: once a command, not again in a sweep's jobs.
 
     That all settings of our own plug-ins are checked is a test.
     """
-    folders = [folder for each in overrides if each.key_or_group == "plugins" for folder in folders_of(each.value())]
     modules = open_folders(folders)
-    named = {(group, str(tree[group].get("_target_"))) for tree in trees for group in GROUPS}
+    named = {
+        (group, str(tree[group].get("_target_")))
+        for tree in trees
+        for group in GROUPS
+        if isinstance(tree.get(group), dict)
+    }
     named |= {(group, str(each.value())) for each in overrides for group in GROUPS
               if each.key_or_group == f"{group}._target_"}  # fmt: skip
     for group, target in sorted(named):
@@ -124,91 +162,9 @@ def _warn_of_unchecked(overrides: Sequence[Override], trees: Iterable[dict[str, 
                 print(f"warning: {warning}", file=sys.stderr)
 
 
-def _search_path(overrides: Sequence[Override]) -> Iterator[str]:
-    """The folders of `hydra.searchpath=`, which Hydra itself reads only when it composes, later than this check."""
-    for override in overrides:
-        paths = override.value() if override.key_or_group == "hydra.searchpath" else None
-        if isinstance(paths, list):
-            yield from map(str, paths)
-
-
-def _config_dirs(arguments: Sequence[str]) -> list[str]:
-    flags = [text.partition("=") for text in arguments if text.startswith(_CONFIG_DIR)]
-    follows = [after for flag, after in itertools.pairwise(arguments) if flag in _CONFIG_DIR]
-    return [str(Path(name).absolute()) for name in [*(value for _, _, value in flags if value), *follows]]
-
-
-def _groups(loader: ConfigLoader) -> Iterator[str]:
-    for group in loader.list_groups(""):
-        yield group
-    for group in loader.list_groups("hydra"):
-        yield f"hydra/{group}"
-
-
-def _choices(override: Override, options: list[str]) -> list[Any]:
-    """The values that the override sets: one, or those of a sweep."""
-    value = override.value()
-    if isinstance(value, Glob):
-        return value.filter(options)
-    if not isinstance(value, ChoiceSweep):
-        return [value]
-    return [one.text if isinstance(one, QuotedString) else one for one in value.list]
-
-
-def _check_option(override: Override, groups: dict[str, list[str]]) -> None:
-    group, options = override.key_or_group, groups[override.key_or_group]
-    if override.is_delete() or group == "hydra":
-        return
-    if override.is_add():
-        raise ConfigError(f"+{group}: the group exists already; choose with {group}=..., without the +")
-    choices = _choices(override, options)
-    if not choices:
-        raise ConfigError(f"{override.input_line}: no option of {group} matches; known are {', '.join(options)}")
-    for choice in choices:
-        if choice is None and group == "experiment":
-            raise ConfigError("experiment=null: for none of them write experiment=[], or leave it out")
-        if choice is None:
-            raise ConfigError(f"{group}=null: an option is needed; known are {', '.join(options)}")
-        if not isinstance(choice, (str, int, float)) or str(choice) in options:
-            continue
-        near = closest(str(choice), options)
-        hint = f"did you mean {near}?" if near else f"known are {', '.join(options)}"
-        raise ConfigError(f"{group}={choice} is no option of {group}; {hint}")
-
-
-def _compositions(chosen: Sequence[Override], groups: dict[str, list[str]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The config of each choice of a sweep, beside the first choices of the other groups; before it, the choice."""
-    variants = [[_fixed(override, choice) for choice in _choices(override, groups[override.key_or_group])]
-                for override in chosen]  # fmt: skip
-    for label, job in in_turn(variants):
-        tree: Any = OmegaConf.to_container(_composed(job), resolve=False)
-        yield label, tree
-
-
-def _fixed(override: Override, choice: Any) -> str:
-    if override.is_delete():
-        return str(override.input_line)
-    return f"{override.get_key_element()}={'null' if choice is None else choice}"
-
-
-def _composed(overrides: list[str]) -> DictConfig:
-    try:
-        return compose("config", overrides=overrides)
-    except (HydraException, ValueError) as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
-
-
-def _keys(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Every dotted key, sections included; an empty mapping, which takes any key, once more with `.*` after it."""
-    for key, value in tree.items():
-        yield f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from _keys(value, f"{prefix}{key}.") if value else (f"{prefix}{key}.*",)
-
-
 def _check_key(override: Override, compositions: dict[str, set[str]], groups: Sequence[str]) -> None:
     """Raises ConfigError unless the key exists with every choice that the command line makes."""
-    key, known = override.key_or_group, set().union(*compositions.values())
+    key, known = override.key_or_group.partition("[")[0], set().union(*compositions.values())
     if key.startswith("hydra.") or any(f"{parent}.*" in known for parent in _parents(key)):
         return
     if f"{key}.*" in known:

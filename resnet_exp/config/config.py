@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from resnet_exp.config.overrides import is_within, key_of
+from resnet_exp.config.overrides import command_of, is_within, key_of
 from resnet_exp.config.plugin_args import checked_settings
 from resnet_exp.config.plugin_folders import folders_of, open_folders
 from resnet_exp.config.redact import redact, without_secrets
@@ -71,6 +71,7 @@ class Config:
     plugin_modules: tuple[str, ...]  # in these folders; a `_target_` may name them besides our packages
     short_names: dict[str, str]  # by group; the name of the chosen option
     overrides: tuple[str, ...]  # of the command line
+    hydra: tuple[str, ...]  # what Hydra itself read besides: flags and overrides, see `hydra_flags.hydra_arguments`
     tree: dict[str, Any]  # the whole resolved config as it is saved; passwords replaced by ***
 
     @property
@@ -87,18 +88,29 @@ class Config:
         name = self.name or f"{names['data']}-{names['model']}-{names['scheduler']}"
         return f"{name}-range_test" if self.task == "range_test" else name
 
+    @property
+    def command(self) -> str:
+        """The command that runs this by itself, in the same folder, without passwords."""
+        return command_of(self.overrides, self.hydra)
+
     def is_set(self, *sections: str) -> bool:
         """Whether the command line sets one of these keys or groups, or a key below them."""
         return any(is_within(key_of(text), *sections) for text in self.overrides)
 
 
-def typed(cfg: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, Any] | None = None) -> Config:
+def typed(
+    cfg: DictConfig,
+    overrides: Sequence[str] = (),
+    choices: Mapping[str, Any] | None = None,
+    hydra: Sequence[str] = (),
+) -> Config:
     """The composed config, checked; from here on the modules of the user's plug-in folders can be imported.
 
     Args:
         cfg: as Hydra composed it.
         overrides: those of the command line.
         choices: the chosen option of each group; without them an option gets the name of its module.
+        hydra: what Hydra itself read from the command line besides.
 
     Raises:
         ConfigError: a missing, unknown or wrong key, or one that would be ignored.
@@ -135,11 +147,13 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, 
         plugin_modules=modules,
         short_names=_short_names(plugins, choices or {}),
         overrides=tuple(overrides),
+        hydra=tuple(hydra),
         tree=_redacted({**tree, "tracker": without_secrets(tree["tracker"])}),
     )
     refuse_unused(config.task, overrides, plugins, vars(config.report))
     # Without it the checkpoint would be measured on the default data set, CIFAR-10.
-    if config.task == "evaluate" and overrides and not config.is_set("data", "experiment"):
+    names_data = config.is_set("data", "experiment") or "--config-name" in hydra or "--config-path" in hydra
+    if config.task == "evaluate" and overrides and not names_data:
         raise ConfigError("task=evaluate needs data=...: the data set whose test images are measured")
     return config
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from resnet_exp.config.conf import CONF
 from resnet_exp.config.redact import redacted_command
 from resnet_exp.interfaces import ConfigError
 
 if TYPE_CHECKING:  # Hydra is imported inside functions: a config is checked with the texts alone
     from hydra.core.config_loader import ConfigLoader
     from hydra.core.override_parser.types import Override
+
+# What only a sweep reads, not its jobs.
+_OF_A_SWEEP = ("sweep", "hydra.sweep", "hydra.sweeper", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
 
 
 def parsed(text: str, loader: ConfigLoader | None = None) -> Override:
@@ -80,13 +84,28 @@ def is_within(key: str, *sections: str) -> bool:
 
 
 def of_the_run(overrides: Sequence[str]) -> list[str]:
-    """Returns the overrides of a job without those that only its sweep reads."""
-    return [text for text in overrides if not is_within(key_of(text), "sweep", "hydra")]
+    """Returns the overrides of a job without those that only its sweep reads.
+
+    A named sweep stays unless it is one of ours, which set nothing else: the user's may set keys of the jobs too.
+    """
+    return [text for text in overrides if not is_within(key_of(text), *_OF_A_SWEEP) or _is_of_the_user(text)]
 
 
-def command_of(overrides: Sequence[str]) -> str:
-    """Returns the command that runs a job by itself; passwords are struck out, as in every command that is stored."""
-    return redacted_command(of_the_run(overrides))
+def command_of(overrides: Sequence[str], hydra: Sequence[str] = ()) -> str:
+    """Returns the command that runs a job by itself; passwords are struck out, as in every command that is stored.
+
+    Args:
+        overrides: those of the job.
+        hydra: what Hydra itself reads besides, as `hydra_flags.hydra_arguments` gives it.
+    """
+    own = of_the_run(overrides)
+    mode = ["hydra.mode=RUN"] if "sweep" in map(key_of, own) and "hydra.mode=RUN" not in hydra else []
+    return redacted_command([*of_the_run(hydra), *mode, *own])
+
+
+def _is_of_the_user(text: str) -> bool:
+    name, option = name_and_value(text)
+    return name == "sweep" and not (CONF / "sweep" / f"{option}.yaml").exists()
 
 
 def sweep_overrides(params: Mapping[str, Any], arguments: Sequence[str]) -> list[str]:

@@ -44,8 +44,14 @@ def admitted(key: str, value: Any, annotation: Any) -> Any:
     """
     result = _admit(value, annotation)
     if result is _REFUSED:
-        raise ConfigError(f"{key}={shown(value)}: {needed(annotation)} is needed")
+        raise ConfigError(f"{key}={shown(value)}: {needed(annotation)} is needed{_in_quotes(value, annotation)}")
     return result
+
+
+def is_changed_text(annotation: Any, typed: str, value: Any) -> bool:
+    """Whether a text is meant, and this value of it would come out of `admitted` as another one, or be refused."""
+    made = _admit(value, annotation)
+    return bool(_admit(typed, annotation) == typed and (made is _REFUSED or (isinstance(made, str) and made != typed)))
 
 
 def needed(annotation: Any) -> str:
@@ -69,6 +75,12 @@ def needed(annotation: Any) -> str:
     if annotation is type(None):
         return "null"
     return f"a {_NOUNS.get(annotation, 'value')}"
+
+
+def _in_quotes(value: Any, annotation: Any) -> str:
+    """How to write a value that is refused for a text that looks like a number, or like true; "" for all others."""
+    is_meant = isinstance(value, (bool, float)) and _admit(shown(value), annotation) is not _REFUSED
+    return "; a text that looks like something else is written in quotes" if is_meant else ""
 
 
 def _needed_list(kind: type, items: Sequence[Any], any_length: bool) -> str:
@@ -122,8 +134,8 @@ def _admit_plain(value: Any, kind: Any) -> Any:
         return float(value) if number and -_LARGEST <= value <= _LARGEST else _REFUSED
     if kind is int:  # a bool is an int in Python
         return value if isinstance(value, int) and not isinstance(value, bool) else _REFUSED
-    if kind is str:  # Hydra parses name=7 as a number; the text 7 is meant
-        return str(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else _REFUSED
+    if kind is str:  # Hydra parses name=7 as a number; the text 7 is meant. How a float was written is not known
+        return str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else _REFUSED
     if kind in (bool, dict, list, tuple):
         return value if isinstance(value, kind) else _REFUSED
     return value

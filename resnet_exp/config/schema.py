@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Annotated, Any, Literal, get_type_hints
@@ -137,6 +138,8 @@ class TopLevelConfig:
         for key, tasks in _REQUIRED_BY.items():
             if self.task in tasks and getattr(self, key) is None:
                 raise ConfigError(f"task={self.task} needs {key}=...: {_MEANINGS[key]}")
+        # The others are expanded where they are read; the shell does not after a key with a dot, nor in all shells.
+        self.output_dir, self.predictions = map(os.path.expanduser, (self.output_dir, self.predictions))
         if not self.predictions.endswith(".csv"):
             raise ConfigError(f"predictions={self.predictions}: a file that ends in .csv is needed; it will be written")
         # It becomes part of a folder's name.

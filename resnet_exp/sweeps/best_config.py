@@ -8,10 +8,9 @@ from typing import Any
 
 import yaml
 
-from resnet_exp.config.command_line import CONF
+from resnet_exp.config.conf import CONF
 from resnet_exp.run_dir.files import write_durably
 from resnet_exp.sweeps.ledger import Job
-from resnet_exp.sweeps.plan import shipped
 
 
 def write_best(root: Path, job: Job | None) -> Path | None:
@@ -23,18 +22,22 @@ def write_best(root: Path, job: Job | None) -> Path | None:
     run = job.runs[0]
     config: dict[str, Any] = yaml.safe_load((Path(run.root) / "config.yaml").read_text())
     ours: dict[str, Any] = yaml.safe_load((CONF / "config.yaml").read_text())
+    chosen = {"report": "default", "sweep": "default"}  # the point does not depend on them: others can be chosen
+    of_hydra = [entry for entry in ours["defaults"] if _is_of_hydra(entry)]
     whole = {
-        "defaults": ["_self_", *(entry for entry in ours["defaults"] if _is_of_hydra(entry))],
-        **config,
+        "defaults": ["_self_", *({group: option} for group, option in chosen.items()), *of_hydra],
+        **{key: value for key, value in config.items() if key not in chosen},
         "name": run.name.rpartition("-")[0],  # so that it finds the run directory of the point
-        "report": shipped("report", "default"),
-        "sweep": shipped("sweep", "default"),
         "hydra": ours["hydra"],
     }
-    command = shlex.join(["python", "-m", "resnet_exp", "--config-dir", str(root), "--config-name", "best"])
-    head = f"# The best point of {root.name}: {job.label}, objective {job.objective:.6g}.\n# {command}\n"
+    head = f"# The best point of {root.name}: {job.label}, objective {job.objective:.6g}.\n# {best_command(root)}\n"
     write_durably(path, (head + yaml.safe_dump(whole, sort_keys=False)).encode())
     return path
+
+
+def best_command(root: Path) -> str:
+    """Returns the command that runs the `best.yaml` of this folder."""
+    return shlex.join(["python", "-m", "resnet_exp", "--config-dir", str(root), "--config-name", "best"])
 
 
 def _is_of_hydra(entry: Any) -> bool:

@@ -19,6 +19,7 @@ from resnet_exp.run_dir.lock import try_lock
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.runs.console import Console
 from resnet_exp.runs.messages import print_tracker, print_waiting_for_run
+from resnet_exp.sweeps.best_config import best_command
 from resnet_exp.sweeps.leaderboard import best_of, compare_best
 from resnet_exp.sweeps.ledger import Job, Ledger
 from resnet_exp.sweeps.parent_run import Parent
@@ -120,5 +121,5 @@ def _print(
         console.warn(f"{job.label} failed: {job.reason}\n           {job.command}")
     console.facts({"leaderboard": ledger.root / "leaderboard.csv", "page": ledger.root / "sweep.html"})
     if winner is not None:
-        console.facts({"best config": f"python -m resnet_exp --config-dir {ledger.root} --config-name best"})
+        console.facts({"best config": best_command(ledger.root)})
     print_tracker(parent.tracker_lines, console)

@@ -13,7 +13,7 @@ from typing import Any
 
 from resnet_exp.config import build
 from resnet_exp.config.config import Config
-from resnet_exp.config.overrides import command_of, key_of, of_the_run, point_of
+from resnet_exp.config.overrides import key_of, of_the_run, point_of
 from resnet_exp.config.redact import redact
 from resnet_exp.config.schema import ReportConfig, from_values
 from resnet_exp.config.validation import VALIDATION
@@ -71,7 +71,7 @@ def _enrolled(config: Config, ledger: Ledger) -> str:
         identity = _identity(point, config)
     except ConfigError:  # the run will say what is wrong with its images
         identity = ""
-    return ledger.enrol(Job(0, point, command_of(config.overrides), identity=identity))
+    return ledger.enrol(Job(0, point, config.command, identity=identity))
 
 
 def _identity(point: Mapping[str, str], config: Config) -> str:
@@ -133,7 +133,7 @@ def _run_seed(config: Config, seed: int, job: Job, ledger: Ledger) -> Job:
         label, ledger.root, whole, partial(claimed_gpu, ledger.root), on_start, _pruning(config, seed, job, ledger)
     )
     try:
-        objective = run(one if whole else _without_report(one), command_of(one.overrides), part)
+        objective = run(one if whole else _without_report(one), one.command, part)
     except BaseException as error:
         status = "pruned" if isinstance(error, Pruned) else "failed"
         if not isinstance(error, KeyboardInterrupt):

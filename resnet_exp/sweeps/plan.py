@@ -12,8 +12,9 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from resnet_exp.config import build
-from resnet_exp.config.command_line import CONF
+from resnet_exp.config.conf import CONF
 from resnet_exp.config.config import Config, checked_plugin, typed
+from resnet_exp.config.hydra_flags import hydra_arguments
 from resnet_exp.config.overrides import key_of, sweep_overrides, swept
 from resnet_exp.config.plugin_folders import folders_of, open_folders
 from resnet_exp.config.redact import redacted_command
@@ -141,7 +142,7 @@ def tracker_of(config: DictConfig) -> Tracker:
 
 
 def _of_the_command(config: DictConfig) -> list[str]:
-    hydra = [text for text in config.hydra.overrides.hydra if key_of(text) != "hydra.mode"]
+    hydra = [text for text in hydra_arguments(config.hydra) if key_of(text) != "hydra.mode"]
     return [*hydra, *config.hydra.overrides.task]
 
 

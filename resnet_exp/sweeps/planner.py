@@ -15,7 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from resnet_exp.config import build
 from resnet_exp.config.config import Config, typed
-from resnet_exp.config.overrides import command_of, sweep_overrides, with_point
+from resnet_exp.config.hydra_flags import hydra_arguments
+from resnet_exp.config.overrides import sweep_overrides, with_point
 from resnet_exp.data.identity import read_identity
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.run_dir.digest import digest_of
@@ -98,7 +99,7 @@ class Planner:
         except ConfigError as error:
             raise ConfigError(f"job {number}, {shown}: {error}") from error
         overrides = with_point(self._overrides, point)
-        job = Job(number, dict(point), command_of(overrides), identity=identity, values=values or {})
+        job = Job(number, dict(point), config.command, identity=identity, values=values or {})
         return PlannedJob(job, config, tuple(overrides), data_identity)
 
     def plan_all(self, points: Iterable[Mapping[str, str]]) -> list[PlannedJob]:
@@ -134,8 +135,8 @@ def compose_job(config: DictConfig, loader: ConfigLoader, overrides: Sequence[st
         cfg = loader.load_sweep_config(config, list(overrides))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(str(error).splitlines()[0]) from error
-    choices, with_job = cfg.hydra.runtime.choices, list(cfg.hydra.overrides.task)
+    choices, with_job, of_hydra = cfg.hydra.runtime.choices, list(cfg.hydra.overrides.task), hydra_arguments(cfg.hydra)
     del cfg.hydra
-    checked = typed(cfg, with_job, choices)
+    checked = typed(cfg, with_job, choices, of_hydra)
     build.check_schedule(checked)
     return checked

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_exp.config.command_line import CONF
+from resnet_exp.config.conf import CONF
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.run_dir.directory import open_run_directory
 from resnet_exp.sweeps.ledger import Job, Ledger

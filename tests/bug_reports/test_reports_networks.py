@@ -18,7 +18,7 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure as Canvas
 from torch import nn
 
-from resnet_exp.config.command_line import CONF
+from resnet_exp.config.conf import CONF
 from resnet_exp.config.config import typed
 from resnet_exp.config.model_check import check_input_size
 from resnet_exp.data.memory import memory_told

@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from resnet_exp.augmentation.crop_flip_mix import CropFlipMix
-from resnet_exp.config.command_line import CONF
+from resnet_exp.config.conf import CONF
 from resnet_exp.config.config import typed
 from resnet_exp.config.overrides import parsed, values_of
 from resnet_exp.config.ranges import admitted

@@ -13,7 +13,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from resnet_exp.config.command_line import CONF, check
+from resnet_exp.config.command_line import check
+from resnet_exp.config.conf import CONF
 from resnet_exp.config.overrides import parsed, sweep_overrides, with_point
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.sweeps.check import check_sweep, check_values, find_sweeper
