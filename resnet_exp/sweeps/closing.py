@@ -61,7 +61,8 @@ def _end_runs(job: Job, config: DictConfig) -> None:
             continue
         with Journal(journal) as writing:
             writing.status("FAILED", job.reason or "its process was killed")
-        mirror = open_mirror(tracker_of(config), RunPaths(Path(run.root)))
+        label = job.run_label(run.seed, config.sweep.seeds)
+        mirror = open_mirror(tracker_of(config), RunPaths(Path(run.root)), label)
         mirror.begin()
         mirror.end()
 

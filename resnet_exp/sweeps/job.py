@@ -109,7 +109,7 @@ def _run_seed(config: Config, seed: int, job: Job, ledger: Ledger) -> Job:
         seed_run = replace(seed_run, root=str(root), reused=finished)
         ledger.write(ledger.job(job.number).with_run(seed_run))
 
-    label = job.label if config.sweep.seeds is None else f"{job.label} seed={seed}"
+    label = job.run_label(seed, config.sweep.seeds)
     whole = config.is_set("report")  # requested: else the winner alone gets a report and an exported model
     part = SweepPart(
         label, ledger.root, whole, partial(claimed_gpu, ledger.root), on_start, _pruning(config, seed, job, ledger)

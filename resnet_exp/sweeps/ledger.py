@@ -7,7 +7,7 @@ that jobs report their status without a server or a common lock.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -60,6 +60,10 @@ class Job:
     def label(self) -> str:
         """What distinguishes the job from the others: `peak_epoch=5 optimizer=sgd`."""
         return " ".join(f"{short_key(key, self.point)}={_short(value)}" for key, value in self.point.items())
+
+    def run_label(self, seed: int, seeds: Sequence[int] | None) -> str:
+        """What distinguishes one of its runs from the sweep's others; `seeds` are `sweep.seeds`."""
+        return self.label if seeds is None else f"{self.label} seed={seed}"
 
     @property
     def objective(self) -> float | None:
