@@ -771,8 +771,8 @@ def test_a_tracker_that_cannot_be_reached_costs_no_run(
     go: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("resnet_exp.tracking.mlflow.MlflowMirror.export_model", lambda *_: None)
-    Path("no_database").write_text("this is no database")
-    done = go("tracker=mlflow", "tracker.uri=sqlite:///no_database", GIVEN)
+    Path("broken.db").write_bytes(b"SQLite format 3\0 and nothing that could be read")
+    done = go("tracker=mlflow", "tracker.uri=sqlite:///broken.db", GIVEN)
     assert done.result["objective"] is not None
     assert "the same command again completes it" in capsys.readouterr().out
 

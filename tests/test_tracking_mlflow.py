@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from resnet_exp.config.redact import redact
+from resnet_exp.interfaces import ConfigError
 from resnet_exp.run_dir.journal import Journal, metric_history, read
 from resnet_exp.run_dir.lock import locked
 from resnet_exp.run_dir.paths import RunPaths
-from resnet_exp.tracking.mlflow import MlflowMirror
+from resnet_exp.tracking.mlflow import MlflowMirror, MlflowTracker
 from resnet_exp.tracking.mlflow_state import LOCK, MirrorState
 from resnet_exp.tracking.mlflow_store import (
     absolute_uri,
@@ -527,6 +528,33 @@ def test_the_network_comes_back_without_pickle_and_as_one_model_of_the_run(
                 torch.testing.assert_close(loaded(images), network(images), rtol=0, atol=1e-6)
                 strided = images.to(memory_format=torch.channels_last)
                 torch.testing.assert_close(loaded(strided), network(images), rtol=0, atol=1e-6)
+    predict_by_pyfunc(f"models:/{model.model_id}", network)
+
+
+def predict_by_pyfunc(model: str, network: Any) -> None:
+    """Arrays as MLflow's generic flavor takes them, and lists as its server does, give what the network gives."""
+    import mlflow
+    import numpy as np
+    import torch
+    from mlflow.models import convert_input_example_to_serving_input, validate_serving_input
+
+    loaded = mlflow.pyfunc.load_model(model)
+    for size in (1, 7):
+        images = np.random.default_rng(size).standard_normal((size, 3, 12, 12), dtype=np.float32)
+        with torch.no_grad():
+            expected = network(torch.from_numpy(images)).numpy()
+        np.testing.assert_allclose(loaded.predict(images), expected, rtol=0, atol=1e-6)
+        for key in ("inputs", "instances"):
+            with pytest.warns(FutureWarning):  # MLflow would start another process to check it
+                served = validate_serving_input(model, json.dumps({key: images.tolist()}))
+            np.testing.assert_allclose(served, expected, rtol=0, atol=1e-6)
+    with pytest.warns(FutureWarning):
+        example = validate_serving_input(model, convert_input_example_to_serving_input(loaded.input_example))
+    assert np.asarray(example).shape == (2, 5)
+    with pytest.raises(mlflow.MlflowException, match="dtype of input float64 does not match expected dtype float32"):
+        loaded.predict(images.astype(np.float64))
+    with pytest.raises(mlflow.MlflowException, match="does not match expected shape"):
+        loaded.predict(images[..., :5])
 
 
 def test_a_job_is_nested_under_its_sweeps_run_in_the_same_store_only(tmp_path: Path, store: str) -> None:
@@ -559,6 +587,56 @@ def test_a_journal_of_before_with_mlflows_own_names_still_replays(paths: RunPath
     assert run.data.tags["mlflow.note.content"] == "93.1 %"
     assert run.data.tags["mlflow.parentRunId"] == "abc"
     assert run.data.params == {"train.epochs": "24"}
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        *((uri, "in memory is gone when the command ends") for uri in (
+            "sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite+pysqlite:///:memory:", "sqlite:///?timeout=3",
+            "sqlite:///file::memory:?cache=shared&uri=true", "sqlite:///file:x?mode=memory&cache=shared&uri=true",
+        )),
+        ("sqlite://data/m.db", "three slashes are needed"),
+        ("sqlite:///m.db?timeout=3", "options after a ? would be ignored"),
+        ("sqlite+aiosqlite:///m.db", "a driver or options"),
+        ("sqlite:///a folder", "that is a folder; a file in it is needed, such as sqlite:///"),
+        ("sqlite:///a file", "a file is no sqlite database"),
+        ("sqlite:///a file/m.db", "a file is a file, not a folder"),
+        ("sqlite:///a%20b/m.db", "MLflow cannot name "),
+        ("sqlite:///a\udce9/m.db", "MLflow cannot name "),
+        (f"sqlite:///{'long' * 99}.db", "File name too long"),
+        ("sqlite:m.db", "sqlite:///FILE.db, postgresql"),
+        ("http://", "sqlite:///FILE.db, postgresql"),
+        ("https://host:99999", "http(s)://HOST:PORT is needed"),
+    ],
+)  # fmt: skip
+def test_a_store_that_could_never_be_written_is_refused_beforehand(
+    uri: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a folder").mkdir()
+    (tmp_path / "a file").write_text("this is no database")
+    with pytest.raises(ConfigError) as caught:
+        MlflowTracker(uri)
+    assert str(caught.value).startswith(f"tracker.uri={uri}: ")
+    assert said in str(caught.value)
+
+
+def test_a_store_in_a_folder_that_may_not_be_written_is_refused_beforehand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the folders that are there already; those below them are created."""
+    MlflowTracker(f"sqlite:///{tmp_path}/new/folder/m.db")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write everywhere
+    with pytest.raises(ConfigError, match="nothing can be written in "):
+        MlflowTracker(f"sqlite:///{tmp_path}/new/folder/m.db")
+
+
+@pytest.mark.parametrize("name", ["m.db", "a b/m.db", "a'b.db", "a#b&;.db", "数据/m.db", "new/m.db"])
+def test_a_store_may_lie_in_a_folder_of_any_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert absolute_uri(MlflowTracker(f"sqlite:///{name}").uri) == f"sqlite:///{tmp_path}/{name}"
+    assert MlflowTracker(f"sqlite:///{tmp_path}/{name}").uri == f"sqlite:///{tmp_path}/{name}"
 
 
 def test_waiting_until_a_run_is_there_ends_with_it_or_with_the_first_failure(paths: RunPaths, store: str) -> None:
@@ -697,10 +775,8 @@ def test_a_run_that_two_sweeps_use_is_beneath_both_and_its_files_are_there_once(
         assert note.startswith(first.data.tags["mlflow.note.content"])
         assert f"/runs/{first.info.run_id}?workflowType=machine_learning)" in note
         client = sweep.client()
-        history = [client.get_metric_history(run.info.run_id, "loss") for run in (first, copy)]
-        assert [[(p.step, p.value, p.timestamp) for p in points] for points in history][0] == [
-            (p.step, p.value, p.timestamp) for p in history[1]
-        ]
+        one, same = (client.get_metric_history(run.info.run_id, "loss") for run in (first, copy))
+        assert [(p.step, p.value, p.timestamp) for p in one] == [(p.step, p.value, p.timestamp) for p in same]
         assert len(client.list_artifacts(first.info.run_id)) == 1 and not client.list_artifacts(copy.info.run_id)
         with Journal(both.journal) as journal:  # the report is drawn again, such as
             journal.tags({"description": "drawn again"})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from resnet_exp.config.ranges import Text
 from resnet_exp.config.redact import redact
-from resnet_exp.interfaces import ConfigError, Mirror
+from resnet_exp.interfaces import Mirror
 from resnet_exp.run_dir.lock import locked
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.tracking.mlflow_model import export_network
@@ -20,6 +19,7 @@ from resnet_exp.tracking.mlflow_nesting import Nesting
 from resnet_exp.tracking.mlflow_replay import Replay
 from resnet_exp.tracking.mlflow_state import LOCK
 from resnet_exp.tracking.mlflow_store import absolute_uri, import_mlflow, open_store, redact_text, ui_command
+from resnet_exp.tracking.mlflow_uri import check_uri
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,16 +39,12 @@ class MlflowTracker:
         experiment: its name; it is created if need be.
 
     Raises:
-        ConfigError: MLflow has no such store.
+        ConfigError: MLflow has no such store, or it could not be written.
     """
 
     def __init__(self, uri: Text | None = None, experiment: Text = "resnet_exp") -> None:
-        if uri is not None and not re.match(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?://|https?://", uri):
-            raise ConfigError(
-                f"tracker.uri={redact(uri)}: sqlite:///FILE.db, postgresql+psycopg://... or "
-                "http(s)://... is needed (MLflow refuses plain folders)"
-            )
-        self.uri, self._experiment = uri or "sqlite:///mlflow.db", experiment
+        self.uri, self._experiment = "sqlite:///mlflow.db" if uri is None else uri, experiment
+        check_uri(self.uri)
 
     def open(self, run_dir: Path, label: str) -> MlflowMirror:
         """The mirror of a run; the label begins the name of a new MLflow run."""
