@@ -6,11 +6,13 @@ import json
 import logging
 import math
 import os
+import signal
 import socket
 import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -651,6 +653,83 @@ def test_waiting_until_a_run_is_there_ends_with_it_or_with_the_first_failure(pat
         tracker.end()
 
 
+def test_names_of_any_bytes_and_long_values_are_recorded_as_far_as_mlflow_shows_them(
+    paths: RunPaths, store: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A class folder whose name is not UTF-8, an emoji in a run's name, NUL, and more than MLflow's limits."""
+    paths.report.mkdir(parents=True)
+    for name in ("caf\udce9 😀 %41 #;&.txt", "plain.txt"):
+        (paths.report / name).write_text(name[-5:])
+    with Journal(paths.journal) as journal:
+        journal.status("RUNNING")
+        journal.params({"data.root": "x/caf\udce9\0", "long": "é" * 9000, "lone": "\ud800"})
+        journal.tags({"description": "caf\udce9\0" + "x" * 9000, "command": "--\udcff"})
+        journal.dataset(name="caf\udce9", digest="d", context="train", num_rows=9, class_names=["caf\udce9", "😀"])
+        journal.metrics({"loss": 0.5}, 0)
+        journal.artifact(paths.report, folder="report")
+        journal.status("FAILED", reason="caf\udce9\0")
+    tracker = MlflowMirror(paths, uri=store, experiment="tests", run_name="caf\udce9 😀")
+    tracker.begin()
+    tracker.end()
+    assert tracker.link and not caplog.records
+    run = run_of(paths, store)
+    assert run.info.run_name == "caf\N{REPLACEMENT CHARACTER} 😀"
+    assert run.data.params == {
+        "data.root": "x/caf" + 2 * "\N{REPLACEMENT CHARACTER}", "long": "é" * 6000, "lone": "\N{REPLACEMENT CHARACTER}",
+    }  # fmt: skip
+    assert run.data.tags["mlflow.note.content"].startswith("caf" + 2 * "\N{REPLACEMENT CHARACTER}" + "x")
+    assert run.data.tags["command"] == "--\N{REPLACEMENT CHARACTER}"
+    assert run.data.tags["resnet_exp.reason"] == "caf" + 2 * "\N{REPLACEMENT CHARACTER}"
+    assert run.data.metrics == {"loss": 0.5}
+    (split,) = run.inputs.dataset_inputs
+    assert json.loads(split.dataset.profile)["classes"] == ["caf\N{REPLACEMENT CHARACTER}", "😀"]
+    assert len(client_of(store).list_artifacts(run.info.run_id, "report")) == 2
+
+
+@pytest.mark.slow
+def test_mlflows_own_server_gives_what_the_network_gives(tmp_path: Path) -> None:
+    import numpy as np
+    import torch
+    from torch import nn
+
+    from resnet_exp.tracking.mlflow_model import export_network
+
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    folder = export_network(network, (3, 12, 12), tmp_path / "model")
+    images = np.random.default_rng(0).standard_normal((7, 3, 12, 12), dtype=np.float32)
+    port = closed_port()
+    address = f"http://127.0.0.1:{port}"
+    command = [str(Path(sys.executable).with_name("mlflow")), "models", "serve", "-m", str(folder), "--env-manager",
+               "local", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]  # fmt: skip
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "PATH": path}
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        try:
+            deadline = time.monotonic() + 120
+            while not answers(f"{address}/ping"):
+                assert server.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+                time.sleep(0.2)
+            body = json.dumps({"inputs": images.tolist()}).encode()
+            asked = urllib.request.Request(f"{address}/invocations", body, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(asked, timeout=60) as answer:
+                predictions = json.load(answer)["predictions"]
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)  # a session of its own: the server and its worker
+            server.wait(30)
+    with torch.no_grad():
+        expected = network.eval()(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(predictions, expected, rtol=0, atol=1e-5)
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
 # The runs of a sweep
 
 
@@ -886,6 +965,7 @@ def test_a_run_that_is_being_mirrored_is_left_to_whoever_does(tmp_path: Path, sw
     assert set(sweep.shown()) == {"peak=1 run 1"}
 
 
+@pytest.mark.slow
 def test_a_store_that_another_process_locks_at_first_shows_the_sweep_in_the_end(tmp_path: Path, sweep: Sweep) -> None:
     """The sweep and its run find the database busy, and one of them ends before it is free."""
     sweep.store = f"sqlite:///{tmp_path}/busy.db"

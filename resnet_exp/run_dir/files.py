@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,11 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
     # Python represents undecodable bytes of a file name as surrogates; this writes the bytes themselves.
     write_durably(path, text.getvalue().encode("utf-8", "surrogateescape"))
     return path
+
+
+def displayed(text: str) -> str:
+    """The text as any database and page takes it: bytes of a file name that are no text, and NUL, become marks."""
+    return re.sub("[\ud800-\udfff\0]", "\N{REPLACEMENT CHARACTER}", text)
 
 
 def _finite(value: Any) -> Any:

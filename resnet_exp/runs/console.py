@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,8 @@ class Console:
     """Prints headings, facts, lines and warnings, above a progress display with an ETA."""
 
     def __init__(self) -> None:
+        if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+            sys.stdout.reconfigure(errors="replace")  # a name that the terminal cannot show costs no run
         self._rich = RichConsole(highlight=False, soft_wrap=True)
         self._live: Progress | None = None
 

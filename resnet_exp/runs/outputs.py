@@ -94,7 +94,7 @@ def _drawn(name: str, sections: tuple[Section, ...]) -> bool:
 
 def _as_json(table: Path) -> Path:
     """Writes the CSV as JSON, `columns` and `data`, beside it; returns the path."""
-    with table.open(newline="") as file:
+    with table.open(newline="", encoding="utf-8", errors="replace") as file:  # names of classes may be of any bytes
         columns, *rows = csv.reader(file)
     path = table.with_suffix(".json")
     write_json(path, {"columns": columns, "data": rows})

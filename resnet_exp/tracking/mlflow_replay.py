@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from resnet_exp.run_dir.files import displayed
 from resnet_exp.run_dir.journal import child_labels, metric_values, read_from, same_value
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.tracking.mlflow_files import FILES, RunFiles
@@ -131,7 +132,8 @@ class Replay:
         first = next(read_from(self._paths.journal, 0), None)
         start = first[0]["time_ms"] if first else time.time_ns() // 1_000_000
         tags = {MIRROR_TAG: self._state.mirror_id, SOURCE_TAG: "resnet_exp"}
-        return self._client.create_run(self.store.experiment_id, start_time=start, tags=tags, run_name=run_name)
+        name = displayed(run_name)
+        return self._client.create_run(self.store.experiment_id, start_time=start, tags=tags, run_name=name)
 
     def _recall(self) -> None:
         """Reads from the journal what has been shipped: the cursor alone does not say which points were new."""
@@ -188,9 +190,9 @@ class Replay:
                 tags[PARENT_TAG] = self._parent = run_id
         for some in _slices(metrics, _METRICS_A_CALL):
             self._log_batch(metrics=some)
-        for some in _slices([Param(k, v[:_PARAM_CHARACTERS]) for k, v in params.items()], _ENTRIES_A_CALL):
+        for some in _slices([Param(k, v) for k, v in params.items()], _ENTRIES_A_CALL):
             self._log_batch(params=some)
-        for some in _slices([RunTag(k, v[:_TAG_CHARACTERS]) for k, v in tags.items()], _ENTRIES_A_CALL):
+        for some in _slices([RunTag(k, displayed(v)[:_TAG_CHARACTERS]) for k, v in tags.items()], _ENTRIES_A_CALL):
             self._log_batch(tags=some)
         self._params.update(params)
 
@@ -201,7 +203,7 @@ class Replay:
             if record["kind"] == "params":
                 for key, value in record["values"].items():
                     if key not in self._params:
-                        params.setdefault(key, str(value))
+                        params.setdefault(key, displayed(str(value))[:_PARAM_CHARACTERS])
         return params
 
     def _log_batch(self, **entries: Any) -> None:
@@ -239,11 +241,11 @@ class Replay:
 
         dataset = Dataset(
             # Two splits under one name and digest show as one.
-            name=f"{record['name']}-{record['context']}",
+            name=displayed(f"{record['name']}-{record['context']}"),
             digest=record["digest"][:_DIGEST_CHARACTERS],
             source_type="resnet_exp",
             source=json.dumps({"name": record["name"], "digest": record["digest"]}),
-            profile=json.dumps({"num_rows": record["num_rows"], "classes": record["class_names"]}),
+            profile=json.dumps({"num_rows": record["num_rows"], "classes": [*map(displayed, record["class_names"])]}),
         )
         self._client.log_inputs(
             self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", record["context"])])]
@@ -252,7 +254,7 @@ class Replay:
     def _ship_status(self, record: Record) -> None:
         status, reason = record["status"], record["reason"]
         if reason or self._reason:
-            self._client.set_tag(self.run_id, REASON_TAG, (reason or "")[:_TAG_CHARACTERS])
+            self._client.set_tag(self.run_id, REASON_TAG, displayed(reason or "")[:_TAG_CHARACTERS])
         if status == "RUNNING":
             self._client.update_run(self.run_id, status=status)
         else:
