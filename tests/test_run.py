@@ -32,10 +32,12 @@ from resnet_exp.interfaces import ConfigError, LoadedData, Mirror, RunError
 from resnet_exp.models.custom_resnet import CustomResNet
 from resnet_exp.optimizers.sgd import sgd
 from resnet_exp.run_dir.directory import open_run_directory
+from resnet_exp.run_dir.files import write_csv
 from resnet_exp.run_dir.journal import last_status, metric_history, read
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.run_dir.signature import signature
 from resnet_exp.runs import max_lr as finding
+from resnet_exp.runs import outputs
 from resnet_exp.runs import run as way
 from resnet_exp.schedulers.onecycle import OneCycle
 from resnet_exp.training.evaluate import Evaluation
@@ -771,8 +773,8 @@ def test_a_tracker_that_cannot_be_reached_costs_no_run(
     go: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("resnet_exp.tracking.mlflow.MlflowMirror.export_model", lambda *_: None)
-    Path("no_database").write_text("this is no database")
-    done = go("tracker=mlflow", "tracker.uri=sqlite:///no_database", GIVEN)
+    Path("broken.db").write_bytes(b"SQLite format 3\0 and nothing that could be read")
+    done = go("tracker=mlflow", "tracker.uri=sqlite:///broken.db", GIVEN)
     assert done.result["objective"] is not None
     assert "the same command again completes it" in capsys.readouterr().out
 
@@ -815,3 +817,27 @@ def test_the_least_lr_of_a_result_is_the_schedules(tmp_path: Path, monkeypatch: 
     way.run(config, "command")
     result = json.loads(newest(Path("runs")).result.read_text())
     assert (result["max_lr"], result["min_lr"]) == (0.05, pytest.approx(0.005))
+
+
+# Names of any bytes
+
+
+def test_a_table_with_a_name_that_is_not_utf_8_has_a_mark_in_its_json(tmp_path: Path) -> None:
+    """Trackers and pages take no such bytes; the CSV keeps them."""
+    table = write_csv(tmp_path / "classes.csv", ("class", "correct"), [("caf\udce9", 3), ("数据", 4)])
+    assert b"caf\xe9" in table.read_bytes()
+    shown = json.loads(outputs._as_json(table).read_text())
+    assert shown["data"] == [["caf\N{REPLACEMENT CHARACTER}", "3"], ["数据", "4"]]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8:strict", "latin-1"])
+def test_what_a_terminal_cannot_show_is_printed_with_marks(encoding: str) -> None:
+    lines = (
+        "from resnet_exp.runs.console import Console\n"
+        "console = Console(); console.facts({'class': 'caf\\udce9 数'}); print('\\udce9')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", lines], env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"caf? " in done.stdout

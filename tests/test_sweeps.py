@@ -485,6 +485,30 @@ def test_the_parents_params_have_names_that_mlflow_takes(tmp_path: Path) -> None
     assert '"sweep.model.kwargs.dropout":"0.1,0.2"' in parent._ledger.paths.journal.read_text().replace(" ", "")
 
 
+@pytest.mark.parametrize("swept", ["seed", "tracker", "tracker.experiment"])
+def test_the_parents_journal_names_the_runs_that_have_ended(tmp_path: Path, swept: str) -> None:
+    """Trackers show them beneath it, but for jobs that have trackers of their own."""
+    from resnet_exp.interfaces import Mirror
+    from resnet_exp.run_dir.journal import child_labels, read
+    from resnet_exp.sweeps.parent_run import Parent
+
+    ledger = Ledger(tmp_path / "multirun" / "sweep")
+    ledger.root.mkdir(parents=True)
+    facts = {"space": {swept: "1,2"}, "config": {"seed": 0}, "command": "command", "seeds": [0, 1]}
+    (ledger.root / "sweep.json").write_text(json.dumps(facts))
+    root = str(tmp_path / "outputs" / "run")
+    ended = SeedRun(0, f"{root}-0", "finished", 0.5)
+    ledger.write(Job(0, {swept: "1"}, "", "running", runs=(ended, SeedRun(1, f"{root}-1", "running"))))
+    ledger.write(Job(1, {swept: "2"}, "", "planned"))
+    parent = Parent(ledger, Mirror(), {}, "maximize")
+    with ledger.held(0):
+        for _ in range(2):
+            parent._record_children(ledger.jobs())
+    parent._journal.close()
+    named = [child_labels(record, ledger.root) for record in read(ledger.paths.journal) if record["kind"] == "children"]
+    assert named == ([{Path(f"{root}-0"): "seed=1 seed=0"}] if swept == "seed" else [])
+
+
 # Whole sweeps, as a user runs them
 
 

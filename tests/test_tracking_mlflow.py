@@ -6,21 +6,35 @@ import json
 import logging
 import math
 import os
+import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from resnet_exp.config.redact import redact
+from resnet_exp.interfaces import ConfigError
 from resnet_exp.run_dir.journal import Journal, metric_history, read
+from resnet_exp.run_dir.lock import locked
 from resnet_exp.run_dir.paths import RunPaths
-from resnet_exp.tracking.mlflow import MlflowMirror
-from resnet_exp.tracking.mlflow_state import MirrorState
-from resnet_exp.tracking.mlflow_store import absolute_uri, import_mlflow, redact_text, run_link, ui_command
+from resnet_exp.tracking.mlflow import MlflowMirror, MlflowTracker
+from resnet_exp.tracking.mlflow_state import LOCK, MirrorState
+from resnet_exp.tracking.mlflow_store import (
+    absolute_uri,
+    import_mlflow,
+    open_store,
+    redact_text,
+    run_link,
+    ui_command,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -451,11 +465,11 @@ def test_passwords_are_redacted(uri: str, safe: str) -> None:
 
 
 def test_the_run_directory_holds_no_password(tmp_path: Path) -> None:
-    state = MirrorState.load(tmp_path / "mlflow.json", "https://bob:hunter2@host")
+    state = MirrorState.load(tmp_path / "mlflow.json", "https://bob:hunter2@host", "1")
     state.save(tmp_path / "mlflow.json")
     assert "hunter2" not in (tmp_path / "mlflow.json").read_text()
-    assert MirrorState.load(tmp_path / "mlflow.json", "https://bob:hunter2@host") == state
-    elsewhere = MirrorState.load(tmp_path / "mlflow.json", "https://other")
+    assert MirrorState.load(tmp_path / "mlflow.json", "https://bob:hunter2@host", "1") == state
+    elsewhere = MirrorState.load(tmp_path / "mlflow.json", "https://other", "1")
     assert (elsewhere.mirror_id, elsewhere.cursor, elsewhere.run_id) == (state.mirror_id, 0, None)
 
 
@@ -516,6 +530,33 @@ def test_the_network_comes_back_without_pickle_and_as_one_model_of_the_run(
                 torch.testing.assert_close(loaded(images), network(images), rtol=0, atol=1e-6)
                 strided = images.to(memory_format=torch.channels_last)
                 torch.testing.assert_close(loaded(strided), network(images), rtol=0, atol=1e-6)
+    predict_by_pyfunc(f"models:/{model.model_id}", network)
+
+
+def predict_by_pyfunc(model: str, network: Any) -> None:
+    """Arrays as MLflow's generic flavor takes them, and lists as its server does, give what the network gives."""
+    import mlflow
+    import numpy as np
+    import torch
+    from mlflow.models import convert_input_example_to_serving_input, validate_serving_input
+
+    loaded = mlflow.pyfunc.load_model(model)
+    for size in (1, 7):
+        images = np.random.default_rng(size).standard_normal((size, 3, 12, 12), dtype=np.float32)
+        with torch.no_grad():
+            expected = network(torch.from_numpy(images)).numpy()
+        np.testing.assert_allclose(loaded.predict(images), expected, rtol=0, atol=1e-6)
+        for key in ("inputs", "instances"):
+            with pytest.warns(FutureWarning):  # MLflow would start another process to check it
+                served = validate_serving_input(model, json.dumps({key: images.tolist()}))
+            np.testing.assert_allclose(served, expected, rtol=0, atol=1e-6)
+    with pytest.warns(FutureWarning):
+        example = validate_serving_input(model, convert_input_example_to_serving_input(loaded.input_example))
+    assert np.asarray(example).shape == (2, 5)
+    with pytest.raises(mlflow.MlflowException, match="dtype of input float64 does not match expected dtype float32"):
+        loaded.predict(images.astype(np.float64))
+    with pytest.raises(mlflow.MlflowException, match="does not match expected shape"):
+        loaded.predict(images[..., :5])
 
 
 def test_a_job_is_nested_under_its_sweeps_run_in_the_same_store_only(tmp_path: Path, store: str) -> None:
@@ -550,6 +591,56 @@ def test_a_journal_of_before_with_mlflows_own_names_still_replays(paths: RunPath
     assert run.data.params == {"train.epochs": "24"}
 
 
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        *((uri, "in memory is gone when the command ends") for uri in (
+            "sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite+pysqlite:///:memory:", "sqlite:///?timeout=3",
+            "sqlite:///file::memory:?cache=shared&uri=true", "sqlite:///file:x?mode=memory&cache=shared&uri=true",
+        )),
+        ("sqlite://data/m.db", "three slashes are needed"),
+        ("sqlite:///m.db?timeout=3", "options after a ? would be ignored"),
+        ("sqlite+aiosqlite:///m.db", "a driver or options"),
+        ("sqlite:///a folder", "that is a folder; a file in it is needed, such as sqlite:///"),
+        ("sqlite:///a file", "a file is no sqlite database"),
+        ("sqlite:///a file/m.db", "a file is a file, not a folder"),
+        ("sqlite:///a%20b/m.db", "MLflow cannot name "),
+        ("sqlite:///a\udce9/m.db", "MLflow cannot name "),
+        (f"sqlite:///{'long' * 99}.db", "File name too long"),
+        ("sqlite:m.db", "sqlite:///FILE.db, postgresql"),
+        ("http://", "sqlite:///FILE.db, postgresql"),
+        ("https://host:99999", "http(s)://HOST:PORT is needed"),
+    ],
+)  # fmt: skip
+def test_a_store_that_could_never_be_written_is_refused_beforehand(
+    uri: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a folder").mkdir()
+    (tmp_path / "a file").write_text("this is no database")
+    with pytest.raises(ConfigError) as caught:
+        MlflowTracker(uri)
+    assert str(caught.value).startswith(f"tracker.uri={uri}: ")
+    assert said in str(caught.value)
+
+
+def test_a_store_in_a_folder_that_may_not_be_written_is_refused_beforehand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the folders that are there already; those below them are created."""
+    MlflowTracker(f"sqlite:///{tmp_path}/new/folder/m.db")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write everywhere
+    with pytest.raises(ConfigError, match="nothing can be written in "):
+        MlflowTracker(f"sqlite:///{tmp_path}/new/folder/m.db")
+
+
+@pytest.mark.parametrize("name", ["m.db", "a b/m.db", "a'b.db", "a#b&;.db", "数据/m.db", "new/m.db"])
+def test_a_store_may_lie_in_a_folder_of_any_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert absolute_uri(MlflowTracker(f"sqlite:///{name}").uri) == f"sqlite:///{tmp_path}/{name}"
+    assert MlflowTracker(f"sqlite:///{tmp_path}/{name}").uri == f"sqlite:///{tmp_path}/{name}"
+
+
 def test_waiting_until_a_run_is_there_ends_with_it_or_with_the_first_failure(paths: RunPaths, store: str) -> None:
     Journal(paths.journal).close()
     for uri in (store, f"http://127.0.0.1:{closed_port()}"):
@@ -560,3 +651,339 @@ def test_waiting_until_a_run_is_there_ends_with_it_or_with_the_first_failure(pat
         assert time.monotonic() - start < 30
         assert (paths.root / "mlflow.json").exists()
         tracker.end()
+
+
+def test_names_of_any_bytes_and_long_values_are_recorded_as_far_as_mlflow_shows_them(
+    paths: RunPaths, store: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A class folder whose name is not UTF-8, an emoji in a run's name, NUL, and more than MLflow's limits."""
+    paths.report.mkdir(parents=True)
+    for name in ("caf\udce9 😀 %41 #;&.txt", "plain.txt"):
+        (paths.report / name).write_text(name[-5:])
+    with Journal(paths.journal) as journal:
+        journal.status("RUNNING")
+        journal.params({"data.root": "x/caf\udce9\0", "long": "é" * 9000, "lone": "\ud800"})
+        journal.tags({"description": "caf\udce9\0" + "x" * 9000, "command": "--\udcff"})
+        journal.dataset(name="caf\udce9", digest="d", context="train", num_rows=9, class_names=["caf\udce9", "😀"])
+        journal.metrics({"loss": 0.5}, 0)
+        journal.artifact(paths.report, folder="report")
+        journal.status("FAILED", reason="caf\udce9\0")
+    tracker = MlflowMirror(paths, uri=store, experiment="tests", run_name="caf\udce9 😀")
+    tracker.begin()
+    tracker.end()
+    assert tracker.link and not caplog.records
+    run = run_of(paths, store)
+    assert run.info.run_name == "caf\N{REPLACEMENT CHARACTER} 😀"
+    assert run.data.params == {
+        "data.root": "x/caf" + 2 * "\N{REPLACEMENT CHARACTER}", "long": "é" * 6000, "lone": "\N{REPLACEMENT CHARACTER}",
+    }  # fmt: skip
+    assert run.data.tags["mlflow.note.content"].startswith("caf" + 2 * "\N{REPLACEMENT CHARACTER}" + "x")
+    assert run.data.tags["command"] == "--\N{REPLACEMENT CHARACTER}"
+    assert run.data.tags["resnet_exp.reason"] == "caf" + 2 * "\N{REPLACEMENT CHARACTER}"
+    assert run.data.metrics == {"loss": 0.5}
+    (split,) = run.inputs.dataset_inputs
+    assert json.loads(split.dataset.profile)["classes"] == ["caf\N{REPLACEMENT CHARACTER}", "😀"]
+    assert len(client_of(store).list_artifacts(run.info.run_id, "report")) == 2
+
+
+@pytest.mark.slow
+def test_mlflows_own_server_gives_what_the_network_gives(tmp_path: Path) -> None:
+    import numpy as np
+    import torch
+    from torch import nn
+
+    from resnet_exp.tracking.mlflow_model import export_network
+
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    folder = export_network(network, (3, 12, 12), tmp_path / "model")
+    images = np.random.default_rng(0).standard_normal((7, 3, 12, 12), dtype=np.float32)
+    port = closed_port()
+    address = f"http://127.0.0.1:{port}"
+    command = [str(Path(sys.executable).with_name("mlflow")), "models", "serve", "-m", str(folder), "--env-manager",
+               "local", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]  # fmt: skip
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "PATH": path}
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        try:
+            deadline = time.monotonic() + 120
+            while not answers(f"{address}/ping"):
+                assert server.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+                time.sleep(0.2)
+            body = json.dumps({"inputs": images.tolist()}).encode()
+            asked = urllib.request.Request(f"{address}/invocations", body, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(asked, timeout=60) as answer:
+                predictions = json.load(answer)["predictions"]
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)  # a session of its own: the server and its worker
+            server.wait(30)
+    with torch.no_grad():
+        expected = network.eval()(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(predictions, expected, rtol=0, atol=1e-5)
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+# The runs of a sweep
+
+
+@dataclass
+class Sweep:
+    """A sweep's directory with runs of its own and of others, without any training."""
+
+    root: Path
+    store: str
+    experiment: str = "tests"
+
+    def command(self, *runs: RunPaths, **changes: str) -> str | None:
+        """Mirrors the sweep as a command does at its end; returns its address."""
+        for name, value in changes.items():
+            setattr(self, name, value)
+        with Journal(RunPaths(self.root).journal) as journal:
+            journal.status("RUNNING")
+            if runs:
+                journal.children({run.root: f"peak={run.root.name[-1]}" for run in runs})
+            journal.status("FINISHED")
+        tracker = MlflowMirror(RunPaths(self.root), uri=self.store, experiment=self.experiment, run_name="sweep")
+        tracker.begin()
+        tracker.end()
+        return tracker.link
+
+    def client(self) -> MlflowClient:
+        return client_of(self.store)
+
+    @property
+    def run_id(self) -> str:
+        return state_of(RunPaths(self.root))["run_id"]
+
+    def shown(self) -> dict[str, Run]:
+        """The runs beneath the sweep's own run, by name; a name that is there twice fails."""
+        experiment = self.client().get_experiment_by_name(self.experiment).experiment_id
+        found = self.client().search_runs([experiment], f"tags.`mlflow.parentRunId` = '{self.run_id}'")
+        assert len({run.info.run_name for run in found}) == len(found)
+        return {run.info.run_name: run for run in found}
+
+
+def a_run(folder: Path, name: str, sweep: Sweep | None = None, status: str = "FINISHED") -> RunPaths:
+    """The directory of a run that was a job of this sweep, not mirrored yet."""
+    paths = RunPaths(folder / name)
+    with Journal(paths.journal) as journal:
+        journal.params({"train.epochs": 2})
+        journal.tags({"description": f"result of {name}\n\n`command`"} | ({"parent": sweep.root} if sweep else {}))
+        journal.metrics({"loss": 0.5}, 1)
+        journal.metrics({"loss": 0.25}, 2)
+        (paths.root / "file.txt").write_text("text")
+        journal.artifact("file.txt")
+        journal.status(status)
+    return paths
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, store: str) -> Sweep:
+    return Sweep(tmp_path / "multirun" / "one", store)
+
+
+def test_a_run_that_was_mirrored_before_its_sweep_was_is_beneath_it_at_the_end(tmp_path: Path, sweep: Sweep) -> None:
+    """As where the store was busy when the sweep began."""
+    runs = [a_run(tmp_path, f"run {n}", sweep) for n in (1, 2)]
+    assert mirror(runs[0], sweep.store)
+    assert "mlflow.parentRunId" not in run_of(runs[0], sweep.store).data.tags
+    assert sweep.command(*runs) == run_link(sweep.store, state_of(runs[0])["experiment_id"], sweep.run_id)
+    shown = sweep.shown()
+    assert {run.info.run_id for run in shown.values()} == {state_of(run)["run_id"] for run in runs}
+    assert shown["peak=2 run 2"].info.status == "FINISHED"  # it had not been mirrored at all
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_a_sweep_deleted_in_mlflow_has_its_runs_again_with_the_same_command(
+    tmp_path: Path, sweep: Sweep, hard: bool
+) -> None:
+    runs = [a_run(tmp_path, f"run {n}", sweep) for n in (1, 2)]
+    sweep.command(*runs)
+    before, old = set(sweep.shown()), sweep.run_id
+    own = {state_of(run)["run_id"] for run in runs}
+    delete(sweep.store, old, hard)
+    delete(sweep.store, state_of(runs[1])["run_id"], hard)
+    sweep.command()
+    assert sweep.run_id != old
+    assert set(sweep.shown()) == before
+    kept = {run.info.run_id for run in sweep.shown().values()}
+    assert len(kept & own) == 1 and len(kept) == 2
+    sweep.command()
+    assert {run.info.run_id for run in sweep.shown().values()} == kept
+
+
+def delete(store: str, run_id: str, hard: bool) -> None:
+    client_of(store).delete_run(run_id)
+    if hard:  # as `mlflow gc` does
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        SqlAlchemyStore(store, "unused")._hard_delete_run(run_id)
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_a_run_deleted_in_mlflow_is_beneath_its_sweep_again(tmp_path: Path, sweep: Sweep, hard: bool) -> None:
+    runs = [a_run(tmp_path, f"run {n}", sweep) for n in (1, 2)]
+    sweep.command(*runs)
+    delete(sweep.store, state_of(runs[0])["run_id"], hard)
+    assert set(sweep.shown()) == {"peak=2 run 2"}
+    sweep.command()
+    assert set(sweep.shown()) == {"peak=1 run 1", "peak=2 run 2"}
+    assert run_of(runs[0], sweep.store).data.metrics == {"loss": 0.25}
+
+
+def test_a_run_that_two_sweeps_use_is_beneath_both_and_its_files_are_there_once(tmp_path: Path, sweep: Sweep) -> None:
+    other = Sweep(tmp_path / "multirun" / "two", sweep.store)
+    both, own = a_run(tmp_path, "run 1", sweep), a_run(tmp_path, "run 2", other)
+    sweep.command(both)
+    for _ in range(2):
+        other.command(both, own)
+        sweep.command(both)
+        assert set(other.shown()) == {"peak=1 run 1", "peak=2 run 2"}
+        (first,), copy = sweep.shown().values(), other.shown()["peak=1 run 1"]
+        assert first.info.run_id == state_of(both)["run_id"] == copy.data.tags["resnet_exp.copy_of"]
+        assert (copy.data.metrics, copy.data.params) == (first.data.metrics, first.data.params)
+        assert (copy.info.status, copy.info.start_time) == ("FINISHED", first.info.start_time)
+        note = copy.data.tags["mlflow.note.content"]
+        assert note.startswith(first.data.tags["mlflow.note.content"])
+        assert f"/runs/{first.info.run_id}?workflowType=machine_learning)" in note
+        client = sweep.client()
+        one, same = (client.get_metric_history(run.info.run_id, "loss") for run in (first, copy))
+        assert [(p.step, p.value, p.timestamp) for p in one] == [(p.step, p.value, p.timestamp) for p in same]
+        assert len(client.list_artifacts(first.info.run_id)) == 1 and not client.list_artifacts(copy.info.run_id)
+        with Journal(both.journal) as journal:  # the report is drawn again, such as
+            journal.tags({"description": "drawn again"})
+        assert mirror(both, sweep.store)
+
+
+def test_a_run_that_stood_alone_moves_beneath_the_first_sweep_that_uses_it(tmp_path: Path, sweep: Sweep) -> None:
+    alone = a_run(tmp_path, "run 1")
+    assert mirror(alone, sweep.store)
+    sweep.command(alone)
+    (run,) = sweep.shown().values()
+    assert run.info.run_id == state_of(alone)["run_id"]
+
+
+def test_a_run_whose_other_sweep_was_deleted_in_mlflow_needs_no_copy(tmp_path: Path, sweep: Sweep) -> None:
+    other = Sweep(tmp_path / "multirun" / "two", sweep.store)
+    both = a_run(tmp_path, "run 1", sweep)
+    sweep.command(both)
+    delete(sweep.store, sweep.run_id, hard=False)
+    other.command(both)
+    assert [run.info.run_id for run in other.shown().values()] == [state_of(both)["run_id"]]
+    sweep.command(both)  # and now it is shown again
+    (copy,) = sweep.shown().values()
+    assert copy.data.tags["resnet_exp.copy_of"] == state_of(both)["run_id"]
+
+
+@pytest.mark.parametrize("change", ["experiment", "store"])
+def test_another_experiment_or_store_shows_the_whole_sweep(
+    tmp_path: Path, sweep: Sweep, change: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    runs = [a_run(tmp_path, f"run {n}", sweep) for n in (1, 2)]
+    sweep.command(*runs)
+    first = (sweep.store, sweep.experiment, sweep.run_id)
+    values = {"experiment": f"others {tmp_path.name}", "store": f"sqlite:///{tmp_path}/other.db"}
+    link = sweep.command(**{change: values[change]})
+    assert set(sweep.shown()) == {"peak=1 run 1", "peak=2 run 2"}
+    assert link is not None and sweep.run_id in link and sweep.run_id != first[2]
+    assert sweep.client().list_artifacts(state_of(runs[0])["run_id"])
+    sweep.command(store=first[0], experiment=first[1])  # and back: nothing is there twice
+    assert set(sweep.shown()) == {"peak=1 run 1", "peak=2 run 2"}
+    assert sweep.run_id == first[2]
+
+
+def test_a_run_shows_in_the_experiment_that_the_same_command_names_later(paths: RunPaths, store: str) -> None:
+    with Journal(paths.journal) as journal:
+        journal.metrics({"loss": 1.0}, 0)
+        journal.status("FINISHED")
+    assert mirror(paths, store)
+    first = state_of(paths)
+    tracker = MlflowMirror(paths, uri=store, experiment="later", run_name="a run")
+    tracker.begin()
+    tracker.end()
+    experiment = client_of(store).get_experiment_by_name("later").experiment_id
+    assert tracker.link == run_link(store, experiment, state_of(paths)["run_id"])
+    assert run_of(paths, store).data.metrics == {"loss": 1.0}
+    assert mirror(paths, store)
+    assert state_of(paths) == first
+
+
+def test_a_sweep_that_goes_on_brings_its_new_runs_beneath_it_as_they_end(tmp_path: Path, sweep: Sweep) -> None:
+    runs = [a_run(tmp_path, f"run {n}") for n in (1, 2)]  # which do not know of the sweep
+    sweep.command(runs[0])
+    with Journal(RunPaths(sweep.root).journal) as journal:
+        tracker = tracker_of(RunPaths(sweep.root), sweep.store)
+        tracker.begin()
+        journal.status("RUNNING")
+        journal.children({runs[1].root: "peak=2"})
+        tracker.sync()
+        deadline = time.monotonic() + 20
+        while len(sweep.shown()) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        journal.status("KILLED", "interrupted")
+        tracker.end()
+    assert sweep.client().get_run(sweep.run_id).info.status == "KILLED"
+
+
+def test_a_sweep_that_was_moved_with_its_runs_is_the_same_one(tmp_path: Path, sweep: Sweep) -> None:
+    run = a_run(tmp_path / "multirun", "run 1", sweep)
+    sweep.command(run)
+    before = sweep.run_id, state_of(run)["run_id"]
+    (tmp_path / "multirun").rename(tmp_path / "moved")
+    sweep.root = tmp_path / "moved" / "one"
+    moved = RunPaths(tmp_path / "moved" / "run 1")
+    sweep.command(moved)
+    assert (sweep.run_id, state_of(moved)["run_id"]) == before
+    assert [one.info.run_id for one in sweep.shown().values()] == [before[1]]
+
+
+def test_what_cannot_be_read_or_is_gone_holds_up_no_other_run(
+    tmp_path: Path, sweep: Sweep, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, gone, good = (a_run(tmp_path, f"run {n}", sweep) for n in (1, 2, 3))
+    broken.journal.write_text("no record\n")
+    gone.journal.unlink()
+    assert sweep.command(broken, gone, good)
+    assert set(sweep.shown()) == {"peak=3 run 3"}
+    assert "is not shown in MLflow" in caplog.text
+
+
+def test_a_run_that_is_being_mirrored_is_left_to_whoever_does(tmp_path: Path, sweep: Sweep) -> None:
+    run = a_run(tmp_path, "run 1", sweep)
+    with locked(run.root / LOCK):
+        sweep.command(run)
+    assert not sweep.shown()
+    sweep.command()
+    assert set(sweep.shown()) == {"peak=1 run 1"}
+
+
+@pytest.mark.slow
+def test_a_store_that_another_process_locks_at_first_shows_the_sweep_in_the_end(tmp_path: Path, sweep: Sweep) -> None:
+    """The sweep and its run find the database busy, and one of them ends before it is free."""
+    sweep.store = f"sqlite:///{tmp_path}/busy.db"
+    open_store(sweep.store, "tests")
+    run = a_run(tmp_path, "run 1", sweep)
+    with Journal(RunPaths(sweep.root).journal) as journal:
+        journal.status("RUNNING")
+        parent = tracker_of(RunPaths(sweep.root), sweep.store)
+        with closing(sqlite3.connect(tmp_path / "busy.db")) as connection:
+            connection.execute("BEGIN EXCLUSIVE")
+            parent.begin()
+            parent.wait_until_started(60)
+            child = tracker_of(run, sweep.store, patience=0.1)
+            child.begin()
+            child.end()
+            assert child.link is None
+        journal.children({run.root: "peak=1"})
+        journal.status("FINISHED")
+        parent.end()
+    assert parent.link
+    assert len(sweep.shown()) == 1

@@ -57,6 +57,11 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
     return path
 
 
+def displayed(text: str) -> str:
+    """The text as any database and page takes it: bytes of a file name that are no text, and NUL, become marks."""
+    return re.sub("[\ud800-\udfff\0]", "\N{REPLACEMENT CHARACTER}", text)
+
+
 def read_csv(path: Path) -> list[list[str]]:
     """The cells that `write_csv` wrote, as texts; the first row has the columns' names."""
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:

@@ -11,7 +11,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -112,6 +112,11 @@ class Journal:
         if Path(path).suffix != ".json":
             raise ValueError(f"path={str(path)!r}: a .json file is needed")
         self._append("table", path=self._inside(path))
+
+    def children(self, labels: Mapping[Path, str]) -> None:
+        """Records run directories as parts of this run, those of a sweep, each with what distinguishes it."""
+        root = self.path.parent  # relative to it: a project may be moved as a whole
+        self._append("children", labels={os.path.relpath(path, root): label for path, label in labels.items()})
 
     def event(self, name: str, **fields: Any) -> None:
         """Records something that happened, with JSON fields; trackers do not show it."""
@@ -226,6 +231,11 @@ def metric_history(source: Path | Iterable[dict[str, Any]]) -> dict[str, list[tu
     for key, step in sorted(points.keys() - void):
         history.setdefault(key, []).append((step, *points[key, step]))
     return history
+
+
+def child_labels(record: dict[str, Any], root: Path) -> dict[Path, str]:
+    """The run directories that a record of children names, with their labels; `root` holds the journal."""
+    return {Path(os.path.normpath(root / path)): label for path, label in record["labels"].items()}
 
 
 def last_status(source: Path | Iterable[dict[str, Any]]) -> str | None:

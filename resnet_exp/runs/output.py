@@ -31,10 +31,14 @@ class Output(io.TextIOBase):
         """Writes the text, or drops it; returns its length."""
         try:
             if sys.stdout is not None:
-                sys.stdout.write(text)
+                sys.stdout.write(self._writable(text))
         except OSError:
             _drop_the_rest()
         return len(text)
+
+    def _writable(self, text: str) -> str:
+        """The text with question marks for what the output's encoding has not: a name costs no run."""
+        return text.encode(self.encoding, "replace").decode(self.encoding)
 
     def flush(self) -> None:
         """Writes what is buffered, or drops it."""

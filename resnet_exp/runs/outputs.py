@@ -18,7 +18,7 @@ from resnet_exp.data.prepare import Data
 from resnet_exp.interfaces import COMPARED_IMAGES, COMPARED_TABLES, DatasetInfo, Progress
 from resnet_exp.report.section import Section, drawn
 from resnet_exp.report.subject import Subject
-from resnet_exp.run_dir.files import read_csv, read_json, write_csv, write_json
+from resnet_exp.run_dir.files import displayed, read_csv, read_json, write_csv, write_json
 from resnet_exp.run_dir.weights import weights_of
 from resnet_exp.runs.record import Record
 from resnet_exp.training.device import untouched_randomness
@@ -103,7 +103,7 @@ def _drawn(name: str, sections: tuple[Section, ...]) -> bool:
 
 def _as_json(table: Path) -> Path:
     """Writes the CSV as JSON, `columns` and `data`, beside it; returns the path."""
-    columns, *rows = read_csv(table)
+    columns, *rows = [[displayed(cell) for cell in row] for row in read_csv(table)]  # names may be of any bytes
     path = table.with_suffix(".json")
     write_json(path, {"columns": columns, "data": rows})
     return path

@@ -63,7 +63,8 @@ def close(config: DictConfig, ledger: Ledger, parent: Parent, error: BaseExcepti
 
 def _end_runs(job: Job, config: DictConfig) -> None:
     """Marks runs whose process was killed as failed: a tracker would otherwise show them as running."""
-    for paths in (RunPaths(Path(run.root)) for run in job.runs if run.root):
+    for run in (run for run in job.runs if run.root):
+        paths = RunPaths(Path(run.root))
         # Another sweep, or a command of its own, may be going on with the run meanwhile.
         lock = try_lock(paths.lock) if paths.journal.exists() else None
         if lock is None:
@@ -73,7 +74,7 @@ def _end_runs(job: Job, config: DictConfig) -> None:
                 continue
             with Journal(paths.journal) as writing:
                 writing.status("FAILED", job.reason or "its process was killed")
-            mirror = open_mirror(tracker_of(config), paths)
+            mirror = open_mirror(tracker_of(config), paths, job.run_label(run.seed, config.sweep.seeds))
             mirror.begin()
             mirror.end()
 

@@ -127,7 +127,7 @@ def _run_seed(config: Config, seed: int, job: Job, ledger: Ledger) -> Job:
         seed_run = replace(seed_run, root=str(root), reused=finished)
         ledger.write(ledger.job(job.key).with_run(seed_run))
 
-    label = ledger.label(job.key) + ("" if config.sweep.seeds is None else f" seed={seed}")
+    label = ledger.run_label(job.key, seed, config.sweep.seeds)
     whole = config.is_set("report")  # requested: else the winner alone gets a report and an exported model
     part = SweepPart(
         label, ledger.root, whole, partial(claimed_gpu, ledger.root), on_start, _pruning(config, seed, job, ledger)

@@ -85,6 +85,10 @@ class Job:
         """What distinguishes the job from the others: `peak_epoch=5 optimizer=sgd`."""
         return " ".join(f"{key}={value}" for key, value in self.short_point.items())
 
+    def run_label(self, seed: int, seeds: Sequence[int] | None) -> str:
+        """What distinguishes one of its runs from the sweep's others; `seeds` are `sweep.seeds`."""
+        return self.label if seeds is None else f"{self.label} seed={seed}"
+
     @property
     def objective(self) -> float | None:
         """The mean over the seeds; None unless the job has finished."""
@@ -199,9 +203,9 @@ class Ledger:
         """Whether `most` jobs have failed (`sweep.max_failures`); never where it is None."""
         return most is not None and sum(job.status == "failed" for job in self.jobs()) >= most
 
-    def label(self, key: str) -> str:
-        """Returns the label of a job, which no other one of the plan has."""
-        return next((job.label for job in self.jobs() if job.key == key), self.job(key).label)
+    def run_label(self, key: str, seed: int, seeds: Sequence[int] | None) -> str:
+        """Returns the label of a job's run, which no other one of the plan has; `seeds` are `sweep.seeds`."""
+        return next((job for job in self.jobs() if job.key == key), self.job(key)).run_label(seed, seeds)
 
     def write(self, job: Job) -> Job:
         """Writes the job, whole or not at all, and returns it."""

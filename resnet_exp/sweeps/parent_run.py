@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from resnet_exp.config.config import flat
-from resnet_exp.config.overrides import has_whole_values, key_of, parsed
+from resnet_exp.config.overrides import has_whole_values, is_within, key_of, parsed
 from resnet_exp.interfaces import Mirror
 from resnet_exp.run_dir.journal import Journal, metric_history
 from resnet_exp.sweeps import best_config
@@ -30,6 +31,7 @@ class Parent:
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="sweep-parent", daemon=True)
         self._seen: Any = None
+        self._children: set[Path] = set()  # in the journal already
         self.tracker_lines: Sequence[str] = ()  # how to look at the parent in its tracker, once the sweep has ended
 
     def start(self) -> None:
@@ -90,6 +92,7 @@ class Parent:
 
     def _record(self, jobs: list[Job]) -> None:
         """Writes what is new to the journal."""
+        self._record_children(jobs)
         known = metric_history(self._ledger.paths.journal)
         for step, value in sorted(self._curve(jobs).items()):
             if (step, value) not in {point[:2] for point in known.get("objective", ())}:
@@ -111,6 +114,21 @@ class Parent:
         if (self._ledger.root / "report").is_dir():
             self._journal.artifact(self._ledger.root / "report", "report")
         self._mirror.sync()
+
+    def _record_children(self, jobs: list[Job]) -> None:
+        """Names the runs that no job is working on any more, for trackers to show beneath this one."""
+        facts = self._ledger.facts
+        if any(is_within(key_of(key), "tracker") for key in facts["space"]):
+            return  # each job has a tracker of its own
+        ended = {
+            Path(run.root): job.run_label(run.seed, facts["seeds"])
+            for job in jobs
+            for run in job.runs
+            if run.root and (job.status != "running" or run.status != "running")
+        }
+        if new := {path: label for path, label in ended.items() if path not in self._children}:
+            self._journal.children(new)
+            self._children |= new.keys()
 
     def _curve(self, jobs: list[Job]) -> dict[int, float]:
         """The objective by step, the best where several jobs have the same step.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Sequence
@@ -12,11 +11,15 @@ from typing import TYPE_CHECKING
 
 from resnet_exp.config.ranges import Text
 from resnet_exp.config.redact import redact
-from resnet_exp.interfaces import ConfigError, Mirror
+from resnet_exp.interfaces import Mirror
+from resnet_exp.run_dir.lock import locked
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.tracking.mlflow_model import export_network
+from resnet_exp.tracking.mlflow_nesting import Nesting
 from resnet_exp.tracking.mlflow_replay import Replay
-from resnet_exp.tracking.mlflow_store import absolute_uri, import_mlflow, redact_text, ui_command
+from resnet_exp.tracking.mlflow_state import LOCK
+from resnet_exp.tracking.mlflow_store import absolute_uri, import_mlflow, open_store, redact_text, ui_command
+from resnet_exp.tracking.mlflow_uri import check_uri
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,16 +39,12 @@ class MlflowTracker:
         experiment: its name; it is created if need be.
 
     Raises:
-        ConfigError: MLflow has no such store.
+        ConfigError: MLflow has no such store, or it could not be written.
     """
 
     def __init__(self, uri: Text | None = None, experiment: Text = "resnet_exp") -> None:
-        if uri is not None and not re.match(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?://|https?://", uri):
-            raise ConfigError(
-                f"tracker.uri={redact(uri)}: sqlite:///FILE.db, postgresql+psycopg://... or "
-                "http(s)://... is needed (MLflow refuses plain folders)"
-            )
-        self.uri, self._experiment = uri or "sqlite:///mlflow.db", experiment
+        self.uri, self._experiment = "sqlite:///mlflow.db" if uri is None else uri, experiment
+        check_uri(self.uri)
 
     def open(self, run_dir: Path, label: str) -> MlflowMirror:
         """The mirror of a run; the label begins the name of a new MLflow run."""
@@ -64,7 +63,7 @@ class MlflowMirror(Mirror):
         uri: sqlite, PostgreSQL or http(s).
         experiment: The name of the MLflow experiment, created if need be.
         run_name: Of a new MLflow run.
-        patience: Seconds that `end` may take.
+        patience: Seconds that `end` may take, or each of the runs of a sweep.
     """
 
     def __init__(
@@ -78,12 +77,13 @@ class MlflowMirror(Mirror):
     ) -> None:
         self._paths = RunPaths(paths.root.absolute())
         self._uri = absolute_uri(uri)
-        self._run = (experiment, run_name)
+        self._experiment, self._run_name = experiment, run_name
         self._patience = patience
         self._wake = threading.Event()
         self._ending = threading.Event()
         self._abandoned = threading.Event()
         self._started = threading.Event()  # or found that it cannot be for now
+        self._nested = 0  # runs of a sweep that have been brought beneath this one
         self._thread: threading.Thread | None = None
         self.link: str | None = None  # the address of the run, once it is complete
         self._warned = False
@@ -100,7 +100,7 @@ class MlflowMirror(Mirror):
             event.clear()
         self.link = None
         self._wake.set()
-        self._thread = threading.Thread(target=self._mirror, name="mlflow-mirror", daemon=True)
+        self._thread = threading.Thread(target=self._mirror_alone, name="mlflow-mirror", daemon=True)
         self._thread.start()
 
     def sync(self) -> None:
@@ -113,7 +113,7 @@ class MlflowMirror(Mirror):
             self._started.wait(seconds)
 
     def end(self) -> Sequence[str]:
-        """Mirrors what is left, for `patience` seconds at most; a run that is not complete then gives a warning.
+        """Mirrors what is left; gives up, with a warning, once nothing has been done for `patience` seconds.
 
         Returns:
             How to start MLflow's pages, where no server is named, and the address of the run.
@@ -121,7 +121,10 @@ class MlflowMirror(Mirror):
         if self._thread is not None:
             self._ending.set()
             self._wake.set()
-            self._thread.join(self._patience)
+            nested = -1
+            while self._thread.is_alive() and self._nested > nested:  # of a large sweep they may be many
+                nested = self._nested
+                self._thread.join(self._patience)
             if self._thread.is_alive():
                 self._abandoned.set()
                 self._warn(TimeoutError(f"not done within {self._patience:g} s"))
@@ -138,24 +141,30 @@ class MlflowMirror(Mirror):
             log.warning("no MLflow model: torch.export could not follow this network (%s)", reason)
             return None
 
+    def _mirror_alone(self) -> None:
+        """The thread, once no other one mirrors this run, such as one that `end` has given up waiting for."""
+        try:
+            with locked(self._paths.root / LOCK):
+                self._mirror()
+        except OSError as error:  # the lock: a full disk, such as
+            self._warn(error)
+            self._started.set()
+
     def _mirror(self) -> None:
-        """The thread: ships whenever it is woken; after a failure it tries again, after longer and longer pauses."""
+        """Ships whenever it is woken; after a failure it tries again, after longer and longer pauses."""
         replay, pause, last_attempts = None, _FIRST_PAUSE, 0
         while not self._abandoned.is_set():
             self._wake.wait()
             self._wake.clear()
             ending = self._ending.is_set()  # checked before shipping: what was recorded before the end is in this pass
             try:
-                replay = replay or Replay(self._paths, self._uri, *self._run)
+                if replay is None:
+                    replay = Replay(self._paths, open_store(self._uri, self._experiment), self._run_name)
+                    nesting = Nesting(self._paths.root, replay)
                 self._started.set()
-                replay.ship(stop=self._abandoned.is_set)
+                self._ship(replay, nesting, ending)
                 pause = _FIRST_PAUSE
                 if ending:
-                    replay.close()
-                    if not self._abandoned.is_set():
-                        self.link = replay.link
-                    if self._warned:
-                        log.info("MLflow at %s is complete again: %s", redact(self._uri), self.link)
                     return
             except Exception as error:
                 self._warn(error)
@@ -164,6 +173,20 @@ class MlflowMirror(Mirror):
                 if last_attempts == _LAST_ATTEMPTS:
                     return
                 pause = self._pause(pause, ending)
+
+    def _ship(self, replay: Replay, nesting: Nesting, ending: bool) -> None:
+        """Ships what is new; at the end, once all has arrived, there is a link."""
+        stop = self._abandoned.is_set
+        replay.ship(stop)
+        for _ in nesting.update(everything=ending):
+            self._nested += 1
+            if stop():
+                return
+        if ending and not stop():
+            replay.close()
+            self.link = replay.link
+            if self._warned:
+                log.info("MLflow at %s is complete again: %s", redact(self._uri), self.link)
 
     def _pause(self, pause: float, ending: bool) -> float:
         """Waits before another attempt, and returns how long to wait before the one after it."""

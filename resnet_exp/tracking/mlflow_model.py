@@ -16,7 +16,8 @@ def export_network(model: nn.Module, example_shape: tuple[int, int, int], path: 
     """Writes an MLflow model folder with the network's graph and weights, and returns its path.
 
     The network is traced with `torch.export` on the CPU, in eval mode, for any batch size; `model` itself does not
-    change. `mlflow.pytorch.load_model(path)` gives it back without the code of its class, and without pickle.
+    change. `mlflow.pytorch.load_model(path)` gives it back without the code of its class, and without pickle;
+    `mlflow.pyfunc.load_model(path).predict` takes float32 arrays, and `mlflow models serve` the same as lists.
 
     Args:
         model: Maps images `[N, C, H, W], float32`, normalised, to logits `[N, classes]`.
@@ -64,6 +65,7 @@ def _signature(example_shape: tuple[int, int, int], num_classes: int) -> ModelSi
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    image = TensorSpec(np.dtype(np.float32), (-1, *example_shape), "images")
+    # Without a name: MLflow would hand a named input to the network as a mapping, which its PyTorch flavor refuses.
+    image = TensorSpec(np.dtype(np.float32), (-1, *example_shape))
     logits = TensorSpec(np.dtype(np.float32), (-1, num_classes), "logits")
     return ModelSignature(inputs=Schema([image]), outputs=Schema([logits]))

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from resnet_exp.run_dir.journal import metric_values, read_from, same_value
+from resnet_exp.run_dir.files import displayed
+from resnet_exp.run_dir.journal import child_labels, metric_values, read_from, same_value
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.tracking.mlflow_files import FILES, RunFiles
-from resnet_exp.tracking.mlflow_state import MirrorState
-from resnet_exp.tracking.mlflow_store import open_store, run_link
-from resnet_exp.tracking.mlflow_tags import SOURCE_TAG, mlflow_tags
+from resnet_exp.tracking.mlflow_state import STATE, MirrorState
+from resnet_exp.tracking.mlflow_store import Store, run_link
+from resnet_exp.tracking.mlflow_tags import PARENT_TAG, SOURCE_TAG, mlflow_tags
 
 log = logging.getLogger(__name__)
 
@@ -35,19 +36,28 @@ Record = dict[str, Any]
 
 
 class Replay:
-    """Ships a run directory's journal to its MLflow run, from where the last replay ended."""
+    """Ships a run directory's journal to its MLflow run, from where the last replay ended.
 
-    def __init__(self, paths: RunPaths, uri: str, experiment: str, run_name: str) -> None:
-        self._paths = paths
-        self._uri = uri
-        self._state_path = paths.root / "mlflow.json"
-        self._client, experiment_id = open_store(uri, experiment)
-        self._state = MirrorState.load(self._state_path, uri)
+    Args:
+        paths: The run directory.
+        store: The experiment that shows it.
+        run_name: Of a new MLflow run.
+        state_path: Remembers the MLflow run and how far it is mirrored; `mlflow.json` of the run directory if None.
+    """
+
+    def __init__(self, paths: RunPaths, store: Store, run_name: str, state_path: Path | None = None) -> None:
+        self.store = store
+        self.children: dict[Path, str] = {}  # the run directories that belong to this run, with their labels
+        self._paths, self._client = paths, store.client
+        self._state_path = state_path or paths.root / STATE
+        self._state = MirrorState.load(self._state_path, store.uri, store.experiment_id)
         self._state.save(self._state_path)  # the mirror id is on the disk before a run is tagged with it
-        self._find_or_create_run(experiment_id, run_name)
-        self._files = RunFiles(self._client, self._experiment_id, self._run_id, paths.root)
+        self._find_or_create_run(run_name)
+        self._files = RunFiles(self._client, store.experiment_id, self.run_id, paths.root)
         self._recorded: dict[tuple[str, int], float] = {}
-        self._params: dict[str, str] = dict(self._client.get_run(self._run_id).data.params)
+        run = self._client.get_run(self.run_id)
+        self._params: dict[str, str] = dict(run.data.params)
+        self._parent: str | None = run.data.tags.get(PARENT_TAG)
         self._status: str | None = None
         self._reason: str | None = None
         self._recall()
@@ -55,17 +65,18 @@ class Replay:
     @property
     def link(self) -> str:
         """The address of the MLflow run."""
-        return run_link(self._uri, self._experiment_id, self._run_id)
+        return run_link(self.store.uri, self.store.experiment_id, self.run_id)
 
     @property
-    def _experiment_id(self) -> str:
-        assert self._state.experiment_id is not None
-        return self._state.experiment_id
-
-    @property
-    def _run_id(self) -> str:
+    def run_id(self) -> str:
+        """The MLflow run."""
         assert self._state.run_id is not None
         return self._state.run_id
+
+    @property
+    def mirror_id(self) -> str:
+        """A name of the run directory that is the same in each store, and wherever the directory lies."""
+        return self._state.mirror_id
 
     def ship(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Ships the new records of the journal, in batches, until its end or until `stop` says so."""
@@ -79,34 +90,50 @@ class Replay:
     def close(self) -> None:
         """Ends a run whose journal does not say how it ended as FAILED: else it would be RUNNING for ever."""
         if self._status in (None, "RUNNING"):
-            self._client.set_terminated(self._run_id, "FAILED")
+            self._client.set_terminated(self.run_id, "FAILED")
 
-    def _find_or_create_run(self, experiment_id: str, run_name: str) -> None:
+    def nest_under(self, parent: str) -> bool:
+        """Whether this run is beneath `parent` now: MLflow knows one parent, and another one that it shows stays.
+
+        Args:
+            parent: An MLflow run of the same experiment.
+        """
+        if self._parent != parent:
+            if self._parent is not None and self._is_alive(self._parent):
+                return False
+            self._client.set_tag(self.run_id, PARENT_TAG, parent)
+            self._parent = parent
+        return True
+
+    def _find_or_create_run(self, run_name: str) -> None:
         state = self._state
         if state.run_id and not self._is_alive(state.run_id):
             state.run_id, state.cursor = None, 0
         if state.run_id is None:
             # A kill between the run's creation and the note of its id must not leave two runs.
-            found = self._client.search_runs([experiment_id], f"tags.`{MIRROR_TAG}` = '{state.mirror_id}'")
-            run = found[0] if found else self._create_run(experiment_id, run_name)
+            found = self._client.search_runs([self.store.experiment_id], f"tags.`{MIRROR_TAG}` = '{state.mirror_id}'")
+            run = found[0] if found else self._create_run(run_name)
             state.run_id, state.experiment_id = run.info.run_id, run.info.experiment_id
             state.save(self._state_path)
 
     def _is_alive(self, run_id: str) -> bool:
+        """Whether the experiment shows this run."""
         from mlflow import MlflowException
 
         try:
-            return self._client.get_run(run_id).info.lifecycle_stage == "active"
+            info = self._client.get_run(run_id).info
+            return info.lifecycle_stage == "active" and info.experiment_id == self.store.experiment_id
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
             raise
 
-    def _create_run(self, experiment_id: str, run_name: str) -> Any:
+    def _create_run(self, run_name: str) -> Any:
         first = next(read_from(self._paths.journal, 0), None)
         start = first[0]["time_ms"] if first else time.time_ns() // 1_000_000
         tags = {MIRROR_TAG: self._state.mirror_id, SOURCE_TAG: "resnet_exp"}
-        return self._client.create_run(experiment_id, start_time=start, tags=tags, run_name=run_name)
+        name = displayed(run_name)
+        return self._client.create_run(self.store.experiment_id, start_time=start, tags=tags, run_name=name)
 
     def _recall(self) -> None:
         """Reads from the journal what has been shipped: the cursor alone does not say which points were new."""
@@ -119,6 +146,8 @@ class Replay:
                 self._new_points(record)
             elif record["kind"] == "status":
                 self._status, self._reason = record["status"], record["reason"]
+            elif record["kind"] == "children":
+                self._ship_children(record)
 
     def _new_points(self, record: Record) -> list[tuple[str, float, int, int]]:
         """The points (key, value, time, step) that MLflow does not have.
@@ -141,8 +170,8 @@ class Replay:
             self._ship_numbers_and_words(records)
             for record in records:
                 if record["kind"] in FILES:
-                    self._files.ship(record)
-                elif record["kind"] in ("dataset", "status"):
+                    self._ship_file(record)
+                elif record["kind"] in ("dataset", "status", "children"):
                     getattr(self, f"_ship_{record['kind']}")(record)
         except BaseException:
             self._recorded = before  # nothing counts as shipped until the whole chunk is
@@ -154,13 +183,16 @@ class Replay:
         points = [point for r in records if r["kind"] == "metrics" for point in self._new_points(r)]
         metrics = [Metric(*point) for point in points]
         params = self._new_params(records)
-        words = {k: v for r in records if r["kind"] == "tags" for k, v in r["values"].items()}
-        tags = mlflow_tags(words, self._uri)
+        said = [r["values"] for r in records if r["kind"] == "tags"]
+        tags = self._tags({k: v for values in said for k, v in values.items()})
+        for parent in (Path(values["parent"]) for values in said if "parent" in values):
+            if self._parent is None and (run_id := self._run_id_of(parent)):
+                tags[PARENT_TAG] = self._parent = run_id
         for some in _slices(metrics, _METRICS_A_CALL):
             self._log_batch(metrics=some)
-        for some in _slices([Param(k, v[:_PARAM_CHARACTERS]) for k, v in params.items()], _ENTRIES_A_CALL):
+        for some in _slices([Param(k, v) for k, v in params.items()], _ENTRIES_A_CALL):
             self._log_batch(params=some)
-        for some in _slices([RunTag(k, v[:_TAG_CHARACTERS]) for k, v in tags.items()], _ENTRIES_A_CALL):
+        for some in _slices([RunTag(k, displayed(v)[:_TAG_CHARACTERS]) for k, v in tags.items()], _ENTRIES_A_CALL):
             self._log_batch(tags=some)
         self._params.update(params)
 
@@ -171,7 +203,7 @@ class Replay:
             if record["kind"] == "params":
                 for key, value in record["values"].items():
                     if key not in self._params:
-                        params.setdefault(key, str(value))
+                        params.setdefault(key, displayed(str(value))[:_PARAM_CHARACTERS])
         return params
 
     def _log_batch(self, **entries: Any) -> None:
@@ -180,7 +212,7 @@ class Replay:
 
         ((kind, some),) = entries.items()
         try:
-            self._client.log_batch(self._run_id, **entries)
+            self._client.log_batch(self.run_id, **entries)
         except MlflowException as error:
             if error.error_code not in _REFUSALS:
                 raise
@@ -190,29 +222,43 @@ class Replay:
             for entry in some:
                 self._log_batch(**{kind: [entry]})
 
+    def _tags(self, words: dict[str, str]) -> dict[str, str]:
+        return mlflow_tags(words)
+
+    def _run_id_of(self, run_dir: Path) -> str | None:
+        """The run of another run directory in the same experiment; None where that has none, or none yet."""
+        state = MirrorState.load(run_dir / STATE, self.store.uri, self.store.experiment_id)
+        return state.run_id
+
+    def _ship_file(self, record: Record) -> None:
+        self._files.ship(record)
+
+    def _ship_children(self, record: Record) -> None:
+        self.children |= child_labels(record, self._paths.root)
+
     def _ship_dataset(self, record: Record) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         dataset = Dataset(
             # Two splits under one name and digest show as one.
-            name=f"{record['name']}-{record['context']}",
+            name=displayed(f"{record['name']}-{record['context']}"),
             digest=record["digest"][:_DIGEST_CHARACTERS],
             source_type="resnet_exp",
             source=json.dumps({"name": record["name"], "digest": record["digest"]}),
-            profile=json.dumps({"num_rows": record["num_rows"], "classes": record["class_names"]}),
+            profile=json.dumps({"num_rows": record["num_rows"], "classes": [*map(displayed, record["class_names"])]}),
         )
         self._client.log_inputs(
-            self._run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", record["context"])])]
+            self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", record["context"])])]
         )
 
     def _ship_status(self, record: Record) -> None:
         status, reason = record["status"], record["reason"]
         if reason or self._reason:
-            self._client.set_tag(self._run_id, REASON_TAG, (reason or "")[:_TAG_CHARACTERS])
+            self._client.set_tag(self.run_id, REASON_TAG, displayed(reason or "")[:_TAG_CHARACTERS])
         if status == "RUNNING":
-            self._client.update_run(self._run_id, status=status)
+            self._client.update_run(self.run_id, status=status)
         else:
-            self._client.set_terminated(self._run_id, status, end_time=record["time_ms"])
+            self._client.set_terminated(self.run_id, status, end_time=record["time_ms"])
         self._status, self._reason = status, reason
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from resnet_exp.config.redact import redact
-from resnet_exp.run_dir.files import write_json
+from resnet_exp.run_dir.files import read_json, write_json
+
+STATE = "mlflow.json"  # in the run directory
+LOCK = "mlflow.json.lock"  # beside it: held by whoever mirrors the run
 
 
 @dataclass
 class MirrorState:
-    """How far a run directory is mirrored, and where; saved in its `mlflow.json`."""
+    """How far a run directory is mirrored, and where; saved in its `mlflow.json`.
+
+    Of one experiment: in another one, or another store, the run directory is mirrored anew, under the same mirror id.
+    """
 
     uri: str  # without its password
     mirror_id: str  # a tag of the MLflow run, chosen before the run exists
@@ -22,12 +27,16 @@ class MirrorState:
     cursor: int = 0  # bytes of the journal that have arrived
 
     @classmethod
-    def load(cls, path: Path, uri: str) -> MirrorState:
-        """The state saved at `path`; a new one, with the same mirror id, if that is of another store."""
-        saved = json.loads(path.read_text()) if path.exists() else {}
-        if saved.get("uri") == redact(uri):
+    def load(cls, path: Path, uri: str, experiment_id: str) -> MirrorState:
+        """The state saved at `path`; a new one, with the same mirror id, if that is of another experiment or store."""
+        saved = read_json(path) or {}
+        if saved.get("uri") == redact(uri) and saved.get("experiment_id") in (experiment_id, None):
             return cls(**saved)
         return cls(uri=redact(uri), mirror_id=saved.get("mirror_id") or uuid.uuid4().hex)
+
+    def has_arrived(self, journal: Path) -> bool:
+        """Whether the whole journal has."""
+        return self.run_id is not None and self.cursor >= journal.stat().st_size
 
     def save(self, path: Path) -> None:
         """Replaces the file at `path` as a whole: a kill leaves the old one or the new one."""

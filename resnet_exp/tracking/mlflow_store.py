@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from resnet_exp.config.redact import redact
@@ -37,6 +37,14 @@ _ENVIRONMENT = {
 }
 
 
+class Store(NamedTuple):
+    """An experiment of a store that can be written."""
+
+    client: MlflowClient
+    uri: str  # absolute
+    experiment_id: str
+
+
 def import_mlflow() -> None:
     """Imports MLflow (about 2 s, once) without telemetry, chatter or endless retries; what the user set stays."""
     for name, value in _ENVIRONMENT.items():
@@ -50,8 +58,8 @@ def import_mlflow() -> None:
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
-def open_store(uri: str, experiment: str) -> tuple[MlflowClient, str]:
-    """A client of a store that exists and is migrated, and the id of the experiment, created if need be.
+def open_store(uri: str, experiment: str) -> Store:
+    """A store that exists and is migrated, with the experiment, created if need be.
 
     A new experiment keeps its files in `mlartifacts` beside a sqlite database; elsewhere, where the server says.
     Safe to call from many processes at once: of MLflow's own 17 of 20 died migrating a fresh sqlite file.
@@ -73,7 +81,7 @@ def open_store(uri: str, experiment: str) -> tuple[MlflowClient, str]:
         _check_database(uri)
         _create_database(sqlite_path(uri))
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        return client, _experiment_id(client, experiment, _default_artifacts(uri))
+        return Store(client, uri, _experiment_id(client, experiment, _default_artifacts(uri)))
 
 
 def absolute_uri(uri: str) -> str:
