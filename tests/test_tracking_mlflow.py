@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -987,3 +988,43 @@ def test_a_store_that_another_process_locks_at_first_shows_the_sweep_in_the_end(
         parent.end()
     assert parent.link
     assert len(sweep.shown()) == 1
+
+
+# --- A project that was moved
+
+
+def _artifact_paths(project: Path) -> set[str]:
+    with closing(sqlite3.connect(project / "mlflow.db")) as database:
+        (location,) = database.execute("SELECT artifact_location FROM experiments WHERE name = 'e'").fetchone()
+        return {location, *(uri for (uri,) in database.execute("SELECT artifact_uri FROM runs"))}
+
+
+def _logged(project: Path) -> str:
+    """A run with an artifact in the project's store; its id."""
+    client, _, experiment = open_store(f"sqlite:///{project}/mlflow.db", "e")
+    run = client.create_run(experiment).info.run_id
+    client.log_text(run, "text", "file.txt")
+    return run
+
+
+@pytest.mark.parametrize("how", ["moved", "copied", "the database alone"])
+def test_files_stay_beside_a_store_that_is_moved_with_them(how: str, tmp_path: Path) -> None:
+    old, new = tmp_path / "a project", tmp_path / "somewhere" / "else"
+    first = _logged(old)
+    if how == "the database alone":
+        new.mkdir(parents=True)
+        shutil.move(old / "mlflow.db", new)
+    else:
+        shutil.copytree(old, new)
+        if how == "moved":
+            shutil.rmtree(old)
+    second = _logged(new)
+    home = old if how == "the database alone" else new
+    artifacts = (home / "mlartifacts").as_uri()
+    assert _artifact_paths(new) == {artifacts, *(f"{artifacts}/{run}/artifacts" for run in (first, second))}
+    client = open_store(f"sqlite:///{new}/mlflow.db", "e").client
+    assert [client.list_artifacts(run)[0].path for run in (first, second)] == ["file.txt", "file.txt"]
+    assert old.exists() == (how != "moved")
+    if how == "copied":
+        assert all(uri.startswith((old / "mlartifacts").as_uri()) for uri in _artifact_paths(old))
+        assert not (old / "mlartifacts" / second).exists()

@@ -20,10 +20,13 @@ from urllib.parse import unquote, urlsplit
 
 from resnet_exp.config.redact import redact
 from resnet_exp.run_dir.lock import locked
+from resnet_exp.tracking.mlflow_moved import artifacts_beside, follow_move
 from resnet_exp.tracking.mlflow_view import VIEW_TAG, compare_view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 5
 _ENVIRONMENT = {
@@ -81,7 +84,7 @@ def open_store(uri: str, experiment: str) -> Store:
         _check_database(uri)
         _create_database(sqlite_path(uri))
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        return Store(client, uri, _experiment_id(client, experiment, _default_artifacts(uri)))
+        return Store(client, uri, _experiment_id(client, experiment, sqlite_path(uri)))
 
 
 def absolute_uri(uri: str) -> str:
@@ -177,22 +180,20 @@ def _create_database(database: Path | None) -> None:
     aside.unlink()
 
 
-def _default_artifacts(uri: str) -> str | None:
-    database = sqlite_path(uri)
-    return (database.parent / "mlartifacts").as_uri() if database else None
-
-
-def _experiment_id(client: MlflowClient, name: str, artifact_location: str | None) -> str:
+def _experiment_id(client: MlflowClient, name: str, database: Path | None) -> str:
     from mlflow import MlflowException
 
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return client.create_experiment(name, artifact_location, tags={VIEW_TAG: compare_view()})
+            artifacts = artifacts_beside(database) if database else None
+            return client.create_experiment(name, artifacts, tags={VIEW_TAG: compare_view()})
         except MlflowException:  # another machine was faster
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise
     if found.lifecycle_stage != "active":
         raise OSError(f"the MLflow experiment {name!r} was deleted: restore it, or choose another name")
+    if database and follow_move(database, found.artifact_location):
+        log.info("%s was moved: MLflow's files are looked for beside it now", database)
     return found.experiment_id
