@@ -25,7 +25,7 @@ from resnet_exp.sweeps.ledger import Ledger
 
 # Before anything imports matplotlib, which raises if this names a backend that is not there, as a notebook's may be
 # outside it. Workers of a sweep inherit it.
-os.environ["MPLBACKEND"] = "agg"
+os.environ |= {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
 # What Hydra itself may instantiate from a config: `hydra.callbacks`, `hydra.job_logging`. Launchers, sweepers and our
 # plug-ins have lists of their own.
 _TARGETS = ("resnet_exp.sweeps.callback.SweepCallback", "logging.*")

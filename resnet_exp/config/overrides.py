@@ -165,11 +165,13 @@ def values_of(override: Override) -> Iterator[str] | None:
 
 def has_whole_values(override: Override) -> bool:
     """Whether all values of a swept key are whole numbers."""
-    from hydra.core.override_parser.types import IntervalSweep
+    from hydra.core.override_parser.types import IntervalSweep, RangeSweep
 
     sweep = override.value()
     if isinstance(sweep, IntervalSweep):
         values: list[Any] = [sweep.start, sweep.end]
+    elif isinstance(sweep, RangeSweep):  # of which there may be more than anybody could list
+        values = [sweep.start, sweep.step]
     else:
         values = [] if values_of(override) is None else list(override.sweep_iterator())
     return bool(values) and all(isinstance(value, int) and not isinstance(value, bool) for value in values)
