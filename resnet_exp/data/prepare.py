@@ -11,6 +11,7 @@ import torch
 from resnet_exp.config.schema import SplitConfig
 from resnet_exp.data.bank import ImageBank, Normalisation
 from resnet_exp.data.memory import memory_told
+from resnet_exp.data.repeats import note_of_repeats
 from resnet_exp.data.split import check_fit, digest, split
 from resnet_exp.interfaces import DatasetInfo, DataSize, DataSource, Progress
 
@@ -33,6 +34,7 @@ class Data(EvaluationData):
 
     train: ImageBank
     val: ImageBank | None
+    note: str | None = None  # what must be known of the images to judge an accuracy on them
 
 
 @_TOLD
@@ -74,7 +76,8 @@ def prepare(
         for which, images in splits.items()
     }
     digests = {which: digest(images) for which, images in splits.items()}
-    return Data(info, normalisation, digests, banks["test"], banks["train"], banks.get("val"))
+    note = note_of_repeats(train, {"test": loaded.test} | ({"held-out": val} if val is not None else {}))
+    return Data(info, normalisation, digests, banks["test"], banks["train"], banks.get("val"), note)
 
 
 @_TOLD

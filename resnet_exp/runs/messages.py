@@ -97,8 +97,8 @@ def _shown(config: Config, group: str) -> str:
     return " ".join([config.short_names[group], *shown_settings(config.plugins[group])])
 
 
-def print_data(info: DatasetInfo, validation: Validation, console: Console) -> None:
-    """Prints how the images are split."""
+def print_data(info: DatasetInfo, notes: Sequence[str | None], console: Console) -> None:
+    """Prints how the images are split, and what must be known to judge an accuracy on them."""
     held = f"{info.num_val:,} held out for validation, " if info.num_val else ""
     colour = {1: "grey", 3: "colour"}.get(info.in_channels, f"{info.in_channels}-channel")
     console.facts(
@@ -107,8 +107,8 @@ def print_data(info: DatasetInfo, validation: Validation, console: Console) -> N
             f"{info.image_size}x{info.image_size}, {colour}"
         }
     )
-    if validation.note:
-        console.warn(validation.note)
+    for note in filter(None, notes):
+        console.warn(note)
 
 
 def print_waiting(console: Console) -> None:

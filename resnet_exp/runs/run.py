@@ -75,7 +75,7 @@ def run(config: Config, command: str, part: SweepPart = ALONE) -> float | None:
         training = _train(this, plugins, data, learner)
         tested = _test(this, data, learner.model)
         outputs.save_model(config, data, learner.model, this.record, export=part.export_model)
-        outcome = result.of_training(config, data.info, found, schedule, training, tested)
+        outcome = result.of_training(config, data.info, found, schedule, training, tested, data.note)
         this.finish(outcome, data, learner.model, plugins.augmentation)
         return this.objective
 
@@ -129,7 +129,7 @@ def _prepare(this: OpenRun, plugins: build.Plugins) -> Data:
     # Tried before, but by the listed files: where unreadable ones were left out, a part may have one image now.
     _try_network(config, plugins, this.runtime, len(data.train))
     this.record.data(data.info, data.digests)
-    messages.print_data(data.info, VALIDATION[config.split.validation], this.console)
+    messages.print_data(data.info, (VALIDATION[config.split.validation].note, data.note), this.console)
     return data
 
 

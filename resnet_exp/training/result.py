@@ -33,8 +33,9 @@ def of_training(
     schedule: Schedule,
     training: Training,
     tested: Evaluation,
+    note: str | None,
 ) -> dict[str, Any]:
-    """The result of a training run."""
+    """The result of a training run; the note is on its images."""
     validation = VALIDATION[config.split.validation]
     accuracies = {"best validation": training.best_val_accuracy, "test": tested.accuracy, None: None}
     return {
@@ -42,7 +43,7 @@ def of_training(
         "objective": accuracies[validation.objective],
         "data": info.name,
         "validation": config.split.validation,
-        "note": validation.note,
+        "note": "; ".join(filter(None, (validation.note, note))) or None,
         "max_lr": schedule.max_lr,
         "min_lr": schedule.min_lr,
         "max_lr_source": found.source,

@@ -6,12 +6,14 @@ import itertools
 import json
 import math
 import random
+import shutil
 from typing import get_type_hints
 
 import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from PIL import Image
 from torch import nn
 
 from resnet_exp.augmentation.crop_flip_mix import CropFlipMix
@@ -225,3 +227,27 @@ def test_a_clock_that_is_set_back_makes_no_time_negative(tmp_path, monkeypatch):
     measured = json.loads(result.read_text())
     assert 0 < measured["seconds"] < 600
     assert measured["history"][0]["perf/epoch_s"] > 0
+
+
+def test_test_images_that_are_trained_on_are_told(tmp_path, capsys):
+    """stefyste/RIAWELC#2: all test images were also training images, and the accuracies published from it too good."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 12), ("test", 4)):
+        for name in ("cat", "dog"):
+            (tmp_path / "data" / part / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "data" / part / name / f"{number}.png")
+    for number in range(3):
+        shutil.copy(tmp_path / "data/train/cat" / f"{number}.png", tmp_path / "data/test/cat" / f"copy {number}.png")
+    overrides = [
+        "data=image_folder", f"data.root={tmp_path}/data", "data.image_size=8", "data.validation=none",
+        "augmentation=none", "model.width=4", "train.epochs=1", "train.batch_size=8", "scheduler=constant",
+        "scheduler.max_lr=0.05", "tracker=none", "report=none", f"output_dir={tmp_path}/outputs",
+    ]  # fmt: skip
+    with initialize_config_dir(str(CONF)):
+        run(typed(compose("config", overrides=overrides), overrides), "the command")
+    told = "3 of 11 test images are trained on too"
+    assert capsys.readouterr().out.count(told) == 2  # with the data and in the headline
+    (result,) = tmp_path.glob("outputs/*/result.json")
+    assert told in json.loads(result.read_text())["note"]
