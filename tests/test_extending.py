@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from resnet_exp.run_dir.journal import metric_history
+from resnet_exp.sweeps.ledger import Ledger
 
 ROOT = Path(__file__).parents[1]
 TINY = (
@@ -282,9 +283,9 @@ def test_a_sweeper_runs_a_sweep(folder: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (root,) = (path for path in (tmp_path / "multirun").iterdir() if path.is_dir())
-    jobs = [json.loads(path.read_text()) for path in sorted((root / "jobs").glob("*.json"))]
-    assert [job["point"]["scheduler.peak_epoch"] for job in jobs] == ["2", "1"]
-    assert {job["status"] for job in jobs} == {"finished"}
+    jobs = Ledger(root).jobs()
+    assert [job.point["scheduler.peak_epoch"] for job in jobs] == ["2", "1"]
+    assert {job.status for job in jobs} == {"finished"}
     assert "peak_epoch=2" in (root / "leaderboard.csv").read_text()
     assert "peak_epoch=2" in (root / "sweep.html").read_text()
 

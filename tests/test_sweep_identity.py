@@ -392,7 +392,9 @@ def test_a_run_that_goes_on_elsewhere_is_not_marked_as_failed(tmp_path: Path) ->
     with Journal(tmp_path / "journal.jsonl") as journal:
         journal.status("RUNNING")
     lost = Job(0, {"seed": "0"}, "command", "lost", runs=(SeedRun(0, str(tmp_path), "running"),))
-    config: Any = OmegaConf.create({"tracker": {"_target_": "resnet_exp.tracking.none.NoTracker"}, "plugins": None})
+    config: Any = OmegaConf.create(
+        {"tracker": {"_target_": "resnet_exp.tracking.none.NoTracker"}, "plugins": None, "sweep": {"seeds": None}}
+    )
     with try_lock(tmp_path / ".lock") or pytest.fail("nobody holds it"):
         _end_runs(lost, config)
         assert last_status(tmp_path / "journal.jsonl") == "RUNNING"

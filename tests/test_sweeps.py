@@ -187,7 +187,7 @@ def test_values_that_differ_have_labels_that_differ(tmp_path: Path, values: list
     ledger = Ledger(tmp_path)
     ledger.plan([Job(n, {"key": value}, "command") for n, value in enumerate(values)])
     assert [one.label for one in ledger.jobs()] == [f"key={text}" for text in shown]
-    assert [ledger.label(one.key) for one in ledger.jobs()] == [one.label for one in ledger.jobs()]
+    assert [ledger.run_label(one.key, 0, None) for one in ledger.jobs()] == [one.label for one in ledger.jobs()]
 
 
 def test_no_two_of_many_close_numbers_look_alike() -> None:
@@ -498,10 +498,10 @@ def test_the_parents_journal_names_the_runs_that_have_ended(tmp_path: Path, swep
     (ledger.root / "sweep.json").write_text(json.dumps(facts))
     root = str(tmp_path / "outputs" / "run")
     ended = SeedRun(0, f"{root}-0", "finished", 0.5)
-    ledger.write(Job(0, {swept: "1"}, "", "running", runs=(ended, SeedRun(1, f"{root}-1", "running"))))
+    running = ledger.write(Job(0, {swept: "1"}, "", "running", runs=(ended, SeedRun(1, f"{root}-1", "running"))))
     ledger.write(Job(1, {swept: "2"}, "", "planned"))
     parent = Parent(ledger, Mirror(), {}, "maximize")
-    with ledger.held(0):
+    with ledger.held(running.key):
         for _ in range(2):
             parent._record_children(ledger.jobs())
     parent._journal.close()

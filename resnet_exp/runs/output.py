@@ -13,6 +13,10 @@ class Output(io.TextIOBase):
     A terminal is closed, the program behind a pipe ends, the disk of a log is full: none of these is worth a run.
     """
 
+    def __init__(self) -> None:
+        if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+            sys.stdout.reconfigure(errors="replace")  # a name that the terminal cannot show costs no run
+
     @property
     def encoding(self) -> str:  # type: ignore[override]  # rich asks which characters can be shown
         return getattr(sys.stdout, "encoding", None) or "utf-8"
@@ -31,14 +35,10 @@ class Output(io.TextIOBase):
         """Writes the text, or drops it; returns its length."""
         try:
             if sys.stdout is not None:
-                sys.stdout.write(self._writable(text))
+                sys.stdout.write(text)
         except OSError:
             _drop_the_rest()
         return len(text)
-
-    def _writable(self, text: str) -> str:
-        """The text with question marks for what the output's encoding has not: a name costs no run."""
-        return text.encode(self.encoding, "replace").decode(self.encoding)
 
     def flush(self) -> None:
         """Writes what is buffered, or drops it."""

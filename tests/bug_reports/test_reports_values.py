@@ -103,12 +103,12 @@ def test_no_option_of_a_group_is_not_written_null() -> None:
         check(["experiment=null,quickstart"])
     with pytest.raises(ConfigError, match="optimizer=null: an option is needed; known are adam"):
         check(["optimizer=null"])
-    check(["experiment=[],quickstart", "data=digits", "tracker=none"])
+    check(["--multirun", "experiment=[],quickstart", "data=digits", "tracker=none"])
 
 
 def test_options_in_quotes_are_the_options() -> None:
     """Valentyn1997/CausalTransformer#3: options that look like numbers have to be quoted, in a sweep each of them."""
-    check(["optimizer='sgd','adam'", "tracker=none"])
+    check(["--multirun", "optimizer='sgd','adam'", "tracker=none"])
     planner = checked("optimizer='sgd','adam'")
     assert planner.plan(0, {"optimizer": "'sgd'"}).config.short_names["optimizer"] == "sgd"
 
