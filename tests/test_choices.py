@@ -79,6 +79,7 @@ def test_a_choice_outside_ascii_is_read(folder: Path) -> None:
         (("hydra.swepeer=1",), "hydra.swepeer is no key; did you mean hydra.sweeper?"),
         (("hydra/sweeper=grd",), "hydra/sweeper=grd is no option of hydra/sweeper; did you mean grid?"),
         (("+model=resnet18",), "+model: the group exists already"),
+        (("--multirun", "--cfg", "job", "seed=1,2"), "--multirun and --cfg cannot be given together"),
         (("experiment=null",), "experiment=null: for none of them write experiment=[]"),
     ],
     ids=str,

@@ -46,6 +46,8 @@ def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run
     (tmp_path / "my plugins" / "conf" / "experiment").mkdir(parents=True)
     (tmp_path / "my plugins" / "conf" / "experiment" / "two.yaml").write_text("# @package _global_\nseed: 6\n")
     (tmp_path / "copy").symlink_to(CONF)
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "D").symlink_to(tmp_path / "D")  # a folder that looks like a key
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     runs: Runs = []
@@ -78,6 +80,7 @@ def typed_by_a_shell(command: str) -> list[str]:
     [
         (*T, "seed=5"),
         ("--config-dir", "D", "--config-name", "mine", "seed=5"),
+        ("--config-dir", "sweep/D", "--config-name", "mine", "seed=5"),
         ("-cd", "D", "-cn", "mine.yaml", "optimizer.betas=[0.7,0.9]"),
         ("--config-dir=D", "seed=5", "--config-name=mine"),
         ("--config-dir", "D", "experiment=grp/one", *T[1:]),

@@ -252,6 +252,8 @@ def test_hydras_functions_give_a_study_the_values_that_they_give_a_grid(values: 
         (("hydra.sweeper.params=[seed]", SWEPT), "hydra.sweeper.params=['seed']: values by key are needed"),
         ((*OPTUNA, "hydra.sweeper.storage=sqlite:////dev/null/x.db", SWEPT), "x.db: Optuna cannot open it"),
         (("seed=range(0,1000000000)",), "seed=range(0,1000000000): a grid takes 10,000 jobs at most"),
+        (("seed=range(0,1" + 400 * "0" + ")",), "finite numbers are needed"),
+        (("hydra.sweeper=null", SWEPT), "hydra.sweeper=None: choose one with hydra/sweeper=..."),
         (("seed=range(0,1000)", "train.batch_size=range(2,100)"), "seed train.batch_size: 98,000 jobs are too many"),
         ((BASIC, "hydra.sweeper.max_batch_size=0", SWEPT), "hydra.sweeper.max_batch_size=0: a whole number"),
         ((BASIC, "~scheduler.min_lr", SWEPT), "~scheduler.min_lr: hydra/sweeper=basic takes nothing out"),

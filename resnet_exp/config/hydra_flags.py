@@ -17,6 +17,9 @@ from resnet_exp.config.conf import CONF, PACKAGE, PRIMARY
 from resnet_exp.config.overrides import key_of, name_and_value
 from resnet_exp.interfaces import ConfigError
 
+# What a command does: Hydra takes one of them.
+_WAYS = ("run", "multirun", "cfg", "info", "shell_completion")
+
 
 @dataclass(frozen=True)
 class CommandLine:
@@ -41,6 +44,9 @@ class CommandLine:
         flags = get_args_parser().parse_intermixed_args(list(arguments))
         if flags.experimental_rerun is not None:
             raise ConfigError("--experimental-rerun finds nothing here: a run's own command, in its result.json, does")
+        if len(chosen := [name for name in _WAYS if getattr(flags, name)]) > 1:
+            given = " and ".join(f"--{name.replace('_', '-')}" for name in chosen)
+            raise ConfigError(f"{given} cannot be given together; take one")
         return cls(
             overrides=tuple(flags.overrides),
             config_name=flags.config_name or PRIMARY,

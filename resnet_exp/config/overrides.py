@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,9 @@ def command_of(overrides: Sequence[str], hydra: Sequence[str] = ()) -> str:
     """
     own = of_the_run(overrides)
     mode = ["hydra.mode=RUN"] if "sweep" in map(key_of, own) and "hydra.mode=RUN" not in hydra else []
-    return redacted_command([*of_the_run(hydra), *mode, *own])
+    # A flag's value is no override, though `--config-dir sweep/conf` looks like one.
+    flags = [text for before, text in itertools.pairwise(("", *hydra)) if "--" in (before[:2], text[:2])]
+    return redacted_command([*flags, *of_the_run([text for text in hydra if text not in flags]), *mode, *own])
 
 
 def _is_of_the_user(text: str) -> bool:

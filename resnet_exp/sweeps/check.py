@@ -45,7 +45,7 @@ def find_sweeper(config: DictConfig) -> type[Sweeper]:
     Raises:
         ConfigError: it names something else.
     """
-    target = str(config.hydra.sweeper._target_)
+    target = _target_of(config, "sweeper")
     modules = open_folders(plugin_folders(config))
     installed: Any = Plugins.instance().discover(Sweeper)
     known = {f"{one.__module__}.{one.__qualname__}": one for one in installed}
@@ -61,6 +61,13 @@ def find_sweeper(config: DictConfig) -> type[Sweeper]:
     sweeper = _imported(target)
     Plugins.instance().register(sweeper)
     return sweeper
+
+
+def _target_of(config: DictConfig, group: str) -> str:
+    section = config.hydra[group]
+    if not isinstance(section, DictConfig) or "_target_" not in section:
+        raise ConfigError(f"hydra.{group}={section}: choose one with hydra/{group}=...")
+    return str(section._target_)
 
 
 def _imported(target: str) -> type[PlanningSweeper]:
@@ -97,14 +104,13 @@ def check_sweep(config: DictConfig, sweeper: type[Sweeper]) -> None:
     _check_keys_of_the_whole(config)
     _check_seeds(config, takes_seed=getattr(sweeper, "takes_seed", False))
     _refuse_ignored(config)
-    if not sweep.dry_run:
-        _check_folder(config)
+    _check_folder(config)
     tracker_of(config)
 
 
 def check_launcher_settings(config: DictConfig) -> None:
     """Raises ConfigError for a launcher that is not installed, and for settings that it does not have."""
-    target = str(config.hydra.launcher._target_)
+    target = _target_of(config, "launcher")
     installed: Any = Plugins.instance().discover(Launcher)
     known = {f"{one.__module__}.{one.__qualname__}": one for one in installed}
     if target not in known:

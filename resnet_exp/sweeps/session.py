@@ -82,7 +82,13 @@ class Session:
     def __init__(self, config: DictConfig, jobs: Sequence[Job]) -> None:
         self._config = config
         self.ledger, facts, code = ledger_of(config)
-        self.ledger.root.mkdir(parents=True, exist_ok=True)
+        try:
+            self.ledger.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"hydra.sweep.dir={config.hydra.sweep.dir}: {self.ledger.root} cannot be made ({error.strerror}); "
+                "choose another folder"
+            ) from error
         self._held = ExitStack()
         self._held.enter_context(held(self.ledger.root))
         if not self.ledger.facts:

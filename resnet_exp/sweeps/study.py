@@ -161,8 +161,15 @@ def _trials(planner: Planner, ledger: Ledger) -> list[Job]:
 
 
 def _again(trial: Job, planner: Planner) -> PlannedJob:
-    """A trial of before, as it is planned now."""
-    return _planned(trial.number, trial.values, planner).repeated(trial.repeat)
+    """A trial of before, as it is planned now.
+
+    Raises:
+        ConfigError: its values compose something else than they did when the study was started.
+    """
+    planned = _planned(trial.number, trial.values, planner).repeated(trial.repeat)
+    if planned.job.key != trial.key:
+        raise ConfigError(f"trial {trial.number}, {trial.label}: a yaml was edited meanwhile; start the study again")
+    return planned
 
 
 def _proposed(number: int, first: int, planner: Planner, proposals: Proposals, ledger: Ledger) -> PlannedJob:

@@ -26,8 +26,11 @@ def check_swept(override: Override) -> None:
 
 def _reason(value: Any) -> str | None:
     """Why the arguments of an interval, a range or a tag cannot work; None where they can."""
-    numbers = _numbers(value)
-    if not all(map(math.isfinite, numbers)):
+    try:
+        is_finite = all(map(math.isfinite, _numbers(value)))
+    except OverflowError:  # of a whole number that is too large for a float
+        is_finite = False
+    if not is_finite:
         return "finite numbers are needed"
     if isinstance(value, RangeSweep) and value.step == 0:
         return "a step other than 0 is needed"
