@@ -458,14 +458,17 @@ def test_identity_names_no_path_and_is_that_of_a_copy(root, tmp_path):
 
 
 def test_identity_changes_with_the_images_their_classes_and_their_decoding(root):
-    found = {ImageFolder(str(root), **arguments).identity() for arguments in ({}, {"image_size": 8}, {"channels": 3})}
+    skip = {"unreadable": "skip"}
+    settings = ({}, {"image_size": 8}, {"channels": 3}, skip, {**skip, "max_megapixels": 1})
+    found = {ImageFolder(str(root), **arguments).identity() for arguments in settings}
+    assert ImageFolder(str(root), max_megapixels=1).identity() in found, "with unreadable=error nothing is left out"
     _save(root / "train" / "cat" / "3.png")
     found.add(ImageFolder(str(root)).identity())
     (root / "train" / "cat" / "3.png").rename(root / "train" / "dog" / "3.png")
     found.add(ImageFolder(str(root)).identity())
     (root / "train" / "dog" / "3.png").write_bytes(b"of another length")
     found.add(ImageFolder(str(root)).identity())
-    assert len(found) == 6
+    assert len(found) == 8
 
 
 def test_nothing_is_logged_where_all_is_well(root, caplog):

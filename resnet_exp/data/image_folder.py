@@ -71,7 +71,7 @@ class ImageFolder:
         self._content = ""  # a hash of names and digests
 
     def identity(self) -> str:
-        """A hash of all images' relative names and bytes, of `image_size` and of `channels`.
+        """A hash of all images' relative names and bytes, of `image_size`, `channels`, and what is left out.
 
         A file is read once; from then on it is asked for its inode, size and times, which change when it does.
 
@@ -80,7 +80,9 @@ class ImageFolder:
         """
         if self._digests is None:
             self.read_content(_no_progress)
-        return f"image_folder-{self._content[:16]}-{self.image_size}-{self.channels}"
+        # With `error` nothing is left out: an image that is too large ends the run.
+        left_out = f"-skip-{self.max_megapixels}" if self.unreadable == "skip" else ""
+        return f"image_folder-{self._content[:16]}-{self.image_size}-{self.channels}{left_out}"
 
     def read_content(self, progress: Progress, *, verify: bool = False) -> None:
         """Reads the files that have changed since they were last read; with `verify` all, but once a process.

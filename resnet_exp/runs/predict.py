@@ -70,7 +70,8 @@ def _images(root: Path) -> tuple[dict[Path, str], Counter[str]]:
     if root.is_file():
         return {root: root.name}, Counter()
     if not root.is_dir():
-        raise ConfigError(f"images={root}: there is no such file or folder; an image, or a folder of images, is needed")
+        what = "that is neither a file nor a folder" if root.exists() else "there is no such file or folder"
+        raise ConfigError(f"images={root}: {what}; an image, or a folder of images, is needed")
     found = images_in(root, "images")
     if not found.names:
         there = f", but {shown_left_out(found.left_out)}" if found.left_out else ""

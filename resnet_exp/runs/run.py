@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from torch import nn
@@ -16,7 +17,7 @@ from resnet_exp.data.bank import in_order, num_batches, shuffled
 from resnet_exp.data.memory import memory_told
 from resnet_exp.data.prepare import Data, prepare, resident
 from resnet_exp.data.split import check_fit, part_of_one
-from resnet_exp.interfaces import ConfigError, Metric, RunError, Schedule
+from resnet_exp.interfaces import ConfigError, DatasetInfo, Metric, RunError, Schedule
 from resnet_exp.run_dir.checkpoint import Checkpoints
 from resnet_exp.run_dir.signature import signature
 from resnet_exp.runs import messages, outputs
@@ -92,14 +93,14 @@ def _check(config: Config, plugins: build.Plugins, runtime: Runtime) -> tuple[Me
     if config.task == "train":
         plugins.scheduler.check(config.train.epochs, num_batches(images, config.train.batch_size))
         outputs.check_report(config.report, lambda: build.model(config, build.expected(plugins)))
-    _try_network(config, plugins, runtime, images)
+    _try_network(config, plugins, build.expected(plugins), runtime, images)
     return metrics_for(size.num_classes, build.metrics(config), runtime.device)
 
 
-def _try_network(config: Config, plugins: build.Plugins, runtime: Runtime, images: int) -> None:
+def _try_network(config: Config, plugins: build.Plugins, info: DatasetInfo, runtime: Runtime, images: int) -> None:
     """Raises ConfigError where the network cannot be trained on parts of so many images, saved and loaded."""
     one_image = part_of_one(images, config.train.batch_size, config.train.grad_accum_steps)
-    info, settings = build.expected(plugins), (config.plugins["model"], config.plugins["optimizer"])
+    settings = config.plugins["model"], config.plugins["optimizer"]
     key = repr((settings, config.plugin_folders, info, config.train, runtime, one_image))
     if key in _tried:
         return
@@ -122,12 +123,12 @@ def _prepare(this: OpenRun, plugins: build.Plugins) -> Data:
         device=this.runtime.device,
         progress=this.console.progress,
     )
-    if (
-        data.info.in_channels != plugins.in_channels
-    ):  # those that the model was checked with, before the images were read
+    # The model was checked with the expected channels, before the images were read.
+    if data.info.in_channels != plugins.in_channels:
         build.check_model(config, data.info.image_size, data.info.in_channels, data.info.num_classes)
     # Tried before, but by the listed files: where unreadable ones were left out, a part may have one image now.
-    _try_network(config, plugins, this.runtime, len(data.train))
+    info = replace(build.expected(plugins), in_channels=data.info.in_channels)
+    _try_network(config, plugins, info, this.runtime, len(data.train))
     this.record.data(data.info, data.digests)
     messages.print_data(data.info, (VALIDATION[config.split.validation].note, data.note), this.console)
     return data
