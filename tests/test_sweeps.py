@@ -181,6 +181,8 @@ def test_labels_say_what_differs_and_no_more_than_can_be_read() -> None:
         (["0.1", "0.10000000000000002"], ["0.1", "0.10000000000000002"]),
         (["a" * 200 + "b", "a" * 200 + "c"], ["a" * 200 + "b", "a" * 200 + "c"]),
         (["null", "1e-05", "0.1234567890"], ["null", "1e-05", "0.1235"]),
+        (["'nan'", "'1e5'", '"a b"'], ["nan", "1e5", "a b"]),
+        (["'1'", "1", "'2'"], ["'1'", "1", "2"]),  # a text and a number
     ],
 )  # fmt: skip
 def test_values_that_differ_have_labels_that_differ(tmp_path: Path, values: list[str], shown: list[str]) -> None:

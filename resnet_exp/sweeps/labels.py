@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _DIGITS = range(4, 16)  # of a shortened number; with more, 0.05 would be 0.050000000000000003
+_QUOTED = r"""'[^'\\]+'|"[^"\\]+\""""  # without quotes or backslashes inside
 _LONG = 8  # characters: shorter numbers stay as they were written
 
 
@@ -39,7 +41,9 @@ def short_values(values: Iterable[str]) -> dict[str, str]:
 
 
 def _rounded(value: str, digits: int) -> str:
-    """A long number with so many digits; anything else unchanged."""
+    """A long number with so many digits, a text without its quotes; anything else unchanged."""
+    if re.fullmatch(_QUOTED, value):
+        return value[1:-1]
     try:
         return f"{float(value):.{digits}g}" if len(value) > _LONG else value
     except ValueError:
