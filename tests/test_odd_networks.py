@@ -207,10 +207,11 @@ def test_a_model_that_no_memory_holds_is_told_in_words(config_of: Callable[..., 
 def test_a_network_is_tried_once_in_a_process(
     config_of: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried: list[str | None] = []
+    """With the channels that are expected, and with those of the images where these turn out to have others."""
+    tried: list[int] = []
     monkeypatch.setattr(way, "_tried", set())
-    monkeypatch.setattr(way, "try_network", lambda *how: tried.append(how[-1]))
+    monkeypatch.setattr(way, "try_network", lambda make, optimizer, info, *how: tried.append(info.in_channels))
     config = config_of(*TRAINING, "model=normed", "train.epochs=1", "output_dir=runs")
     for seed in (1, 2):
         run(replace(config, seed=seed, tree={**config.tree, "seed": seed}), "")
-    assert tried == [None]
+    assert tried == [3, 1]
