@@ -31,6 +31,12 @@ class RunError(RuntimeError):
     """A run that cannot go on; the message gives the reason, on which the user can act."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type if the message is empty."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 @dataclass(frozen=True)
 class DatasetInfo:
     """The facts about a data set that models and reports need, so that neither hard-codes 10 classes or 32 pixels."""

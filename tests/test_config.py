@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from resnet_exp.config.conf import CONF
 from resnet_exp.config.config import Config, as_recorded, flat, typed
+from resnet_exp.config.overrides import HydraArguments
 from resnet_exp.config.redact import redacted_command, without_secrets
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.run_dir.signature import range_test_signature, signature
@@ -455,6 +456,6 @@ def test_an_own_primary_config_says_which_images_are_measured() -> None:
     with initialize_config_dir(str(CONF)):
         cfg = compose("config", overrides=["data=digits", "task=evaluate", "checkpoint=x"])
     overrides = ("task=evaluate", "checkpoint=x")
-    assert typed(cfg, overrides, hydra=("--config-name", "mine")).task == "evaluate"
+    assert typed(cfg, overrides, hydra=HydraArguments(flags=("--config-name", "mine"))).task == "evaluate"
     with pytest.raises(ConfigError, match="needs data"):
         typed(cfg, overrides)

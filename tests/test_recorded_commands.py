@@ -15,7 +15,7 @@ import yaml
 from resnet_exp.__main__ import main
 from resnet_exp.config.conf import CONF
 from resnet_exp.config.config import Config
-from resnet_exp.config.overrides import command_of
+from resnet_exp.config.overrides import HydraArguments, command_of
 from resnet_exp.interfaces import RunError
 from resnet_exp.run_dir.digest import digest_of
 from resnet_exp.sweeps.ledger import Ledger
@@ -146,15 +146,19 @@ def test_the_commands_of_a_sweep_compose_its_jobs_and_itself(
 
 def test_what_only_shows_or_launches_is_no_part_of_a_jobs_command() -> None:
     """A sweep that the user has named stays: it may set keys of the jobs. Ours, which is seen here, do not."""
-    flags = ("--config-name", "mine", "hydra/launcher=joblib", "hydra.sweeper.n_trials=3", "hydra.searchpath=[x]")
+    of_hydra = HydraArguments(
+        flags=("--config-name", "mine"),
+        overrides=("hydra/launcher=joblib", "hydra.sweeper.n_trials=3", "hydra.searchpath=[x]"),
+    )
     recorded = "python -m resnet_exp --config-name mine 'hydra.searchpath=[x]'"
-    assert command_of(["sweep=peak_epoch", "sweep.job=3", "seed=1"], flags) == f"{recorded} seed=1"
-    assert command_of(["sweep=own", "seed=1"], flags) == f"{recorded} hydra.mode=RUN sweep=own seed=1"
+    assert command_of(["sweep=peak_epoch", "sweep.job=3", "seed=1"], of_hydra) == f"{recorded} seed=1"
+    assert command_of(["sweep=own", "seed=1"], of_hydra) == f"{recorded} hydra.mode=RUN sweep=own seed=1"
     for path in (CONF / "sweep").glob("*.yaml"):
         assert {*yaml.safe_load(path.read_text())} <= {"defaults", "hydra", "sweep"}
 
 
 def test_a_secret_in_the_environment_of_the_jobs_is_struck_out() -> None:
-    flags = ("+hydra.job.env_set.AWS_SECRET_ACCESS_KEY=hush", "+hydra.job.env_set={MY_TOKEN: hush, A: b}")
-    assert "hush" not in command_of(["seed=1"], flags)
-    assert "A: b" in command_of(["seed=1"], flags)
+    secrets = ("+hydra.job.env_set.AWS_SECRET_ACCESS_KEY=hush", "+hydra.job.env_set={MY_TOKEN: hush, A: b}")
+    of_hydra = HydraArguments(overrides=secrets)
+    assert "hush" not in command_of(["seed=1"], of_hydra)
+    assert "A: b" in command_of(["seed=1"], of_hydra)

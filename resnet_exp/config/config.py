@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from resnet_exp.config.overrides import command_of, is_within, key_of
+from resnet_exp.config.overrides import NOTHING_OF_HYDRA, HydraArguments, command_of, is_within, key_of
 from resnet_exp.config.plugin_args import checked_settings
 from resnet_exp.config.plugin_folders import folders_of, open_folders
 from resnet_exp.config.redact import redact, without_secrets
@@ -26,7 +26,7 @@ from resnet_exp.config.schema import (
 )
 from resnet_exp.config.suggest import UnknownKey
 from resnet_exp.config.unused import refuse_unused
-from resnet_exp.interfaces import ConfigError
+from resnet_exp.interfaces import ConfigError, first_line
 
 # The package of each group's plug-ins, `<package>.<module>.<name>`. Never torch.* or the like: a config could then run
 # anything.
@@ -71,7 +71,7 @@ class Config:
     plugin_modules: tuple[str, ...]  # in these folders; a `_target_` may name them besides our packages
     short_names: dict[str, str]  # by group; the name of the chosen option
     overrides: tuple[str, ...]  # of the command line
-    hydra: tuple[str, ...]  # what Hydra itself read besides: flags and overrides, see `hydra_flags.hydra_arguments`
+    hydra: HydraArguments  # what Hydra itself read besides
     tree: dict[str, Any]  # the whole resolved config as it is saved; passwords replaced by ***
 
     @property
@@ -102,7 +102,7 @@ def typed(
     cfg: DictConfig,
     overrides: Sequence[str] = (),
     choices: Mapping[str, Any] | None = None,
-    hydra: Sequence[str] = (),
+    hydra: HydraArguments = NOTHING_OF_HYDRA,
 ) -> Config:
     """The composed config, checked; from here on the modules of the user's plug-in folders can be imported.
 
@@ -147,12 +147,12 @@ def typed(
         plugin_modules=modules,
         short_names=_short_names(plugins, choices or {}),
         overrides=tuple(overrides),
-        hydra=tuple(hydra),
+        hydra=hydra,
         tree=_redacted({**tree, "tracker": without_secrets(tree["tracker"])}),
     )
     refuse_unused(config.task, overrides, plugins, vars(config.report))
     # Without it the checkpoint would be measured on the default data set, CIFAR-10.
-    names_data = config.is_set("data", "experiment") or "--config-name" in hydra or "--config-path" in hydra
+    names_data = config.is_set("data", "experiment") or "--config-name" in hydra.flags or "--config-path" in hydra.flags
     if config.task == "evaluate" and overrides and not names_data:
         raise ConfigError("task=evaluate needs data=...: the data set whose test images are measured")
     return config
@@ -216,7 +216,7 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
             raise ConfigError(f"{missing[0]} has no default and must be given: {missing[0]}=...")
         tree: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
+        raise ConfigError(first_line(error)) from error
     assert isinstance(tree, dict)
     return tree
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from resnet_exp.config.conf import CONF, PACKAGE, PRIMARY
-from resnet_exp.config.overrides import key_of, name_and_value
+from resnet_exp.config.overrides import HydraArguments, key_of, name_and_value
 from resnet_exp.interfaces import ConfigError
 
 # What a command does: Hydra takes one of them.
@@ -114,25 +114,26 @@ def _config_dir(given: str | None) -> Path | None:
     return Path(given).absolute()
 
 
-def hydra_arguments(hydra: Any) -> tuple[str, ...]:
+def hydra_arguments(hydra: Any) -> HydraArguments:
     """Returns what a command needs besides its overrides to compose the config whose `hydra` section this is.
 
-    These are Hydra's flags that name configs, and the overrides of Hydra itself, but for its mode. They are taken from
-    the composed config, which a job has too that is launched in another process.
+    It is taken from the composed config, which a job has too that is launched in another process. Hydra's mode is left
+    out.
     """
     sources = {source.provider: source for source in hydra.runtime.config_sources}
     main = sources["main"]
-    arguments: list[str] = []
+    flags: list[str] = []
     if main.path != str(CONF):
-        arguments += ["--config-path", main.path if main.schema == "file" else f"{main.schema}://{main.path}"]
+        flags += ["--config-path", main.path if main.schema == "file" else f"{main.schema}://{main.path}"]
     if (name := hydra.job.config_name) != PRIMARY:
-        arguments += ["--config-name", str(name)]
+        flags += ["--config-name", str(name)]
     if "command-line" in sources:
-        arguments += ["--config-dir", _as_seen_from(hydra.runtime.cwd, sources["command-line"].path)]
-    overrides = list(hydra.overrides.hydra)
-    if hydra.mode == RunMode.MULTIRUN and "hydra.mode" not in map(key_of, overrides):
-        arguments.append("hydra.mode=RUN")  # the primary config itself says that it is a sweep
-    return (*arguments, *(text for text in overrides if key_of(text) != "hydra.mode"))
+        flags += ["--config-dir", _as_seen_from(hydra.runtime.cwd, sources["command-line"].path)]
+    given = list(hydra.overrides.hydra)
+    overrides = [text for text in given if key_of(text) != "hydra.mode"]
+    if hydra.mode == RunMode.MULTIRUN and len(overrides) == len(given):
+        overrides.insert(0, "hydra.mode=RUN")  # the primary config itself says that it is a sweep
+    return HydraArguments(tuple(flags), tuple(overrides))
 
 
 def _as_seen_from(folder: str, path: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from resnet_exp.interfaces import ConfigError
+from resnet_exp.interfaces import ConfigError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -170,5 +170,4 @@ def _check_output(output: object, num_classes: int | None) -> None:
 
 def _words(error: Exception) -> str:
     """The first line of an error's message, or its type if the message is empty."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:_MAX_LETTERS] if lines else type(error).__name__
+    return first_line(error)[:_MAX_LETTERS]

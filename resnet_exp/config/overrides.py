@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resnet_exp.config.conf import CONF
 from resnet_exp.config.redact import redacted_command
-from resnet_exp.interfaces import ConfigError
+from resnet_exp.interfaces import ConfigError, first_line
 
 if TYPE_CHECKING:  # Hydra is imported inside functions: a config is checked with the texts alone
     from hydra.core.config_loader import ConfigLoader
@@ -34,7 +33,7 @@ def parsed(text: str, loader: ConfigLoader | None = None) -> Override:
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ConfigError(f"{text}: key=value is needed, and this cannot be read ({reason})") from error
     if _holds_sweep(override._value):
         raise ConfigError(
@@ -92,7 +91,17 @@ def of_the_run(overrides: Sequence[str]) -> list[str]:
     return [text for text in overrides if not is_within(key_of(text), *_OF_A_SWEEP) or _is_of_the_user(text)]
 
 
-def command_of(overrides: Sequence[str], hydra: Sequence[str] = ()) -> str:
+class HydraArguments(NamedTuple):
+    """What a command needs besides a run's overrides to compose the same config."""
+
+    flags: tuple[str, ...] = ()  # that name configs, each before its value
+    overrides: tuple[str, ...] = ()  # of Hydra itself
+
+
+NOTHING_OF_HYDRA = HydraArguments()
+
+
+def command_of(overrides: Sequence[str], hydra: HydraArguments = NOTHING_OF_HYDRA) -> str:
     """Returns the command that runs a job by itself; passwords are struck out, as in every command that is stored.
 
     Args:
@@ -100,10 +109,8 @@ def command_of(overrides: Sequence[str], hydra: Sequence[str] = ()) -> str:
         hydra: what Hydra itself reads besides, as `hydra_flags.hydra_arguments` gives it.
     """
     own = of_the_run(overrides)
-    mode = ["hydra.mode=RUN"] if "sweep" in map(key_of, own) and "hydra.mode=RUN" not in hydra else []
-    # A flag's value is no override, though `--config-dir sweep/conf` looks like one.
-    flags = [text for before, text in itertools.pairwise(("", *hydra)) if "--" in (before[:2], text[:2])]
-    return redacted_command([*flags, *of_the_run([text for text in hydra if text not in flags]), *mode, *own])
+    mode = ["hydra.mode=RUN"] if "sweep" in map(key_of, own) and "hydra.mode=RUN" not in hydra.overrides else []
+    return redacted_command([*hydra.flags, *of_the_run(hydra.overrides), *mode, *own])
 
 
 def _is_of_the_user(text: str) -> bool:

@@ -178,20 +178,15 @@ def _other_splits(root: Path, class_folders: dict[str, str]) -> list[str]:
 def _class_folders(root: Path, split: str, left_out: Counter[str]) -> dict[str, str]:
     """The folder of each class by its name in composed form, in the order of these; counts what is no class."""
     found: dict[str, str] = {}
-    with os.scandir(root / split) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.name.lower() in _SYSTEM_FOLDERS:
-                left_out[f"{entry.name}/"] += 1
-            elif not entry.is_dir():
-                left_out[f"outside the classes of {split}/"] += 1
-            elif found.setdefault(_composed(entry.name), entry.name) != entry.name:
-                one, other = sorted(map(ascii, (entry.name, found[_composed(entry.name)])))
-                raise ConfigError(
-                    f"data.root={root}: two folders in {split}/ have the name {_composed(entry.name)}, "
-                    f"in two Unicode forms ({one} and {other}); merge them, or rename one"
-                )
+    for entry in _entries(root / split, left_out):
+        if not entry.is_dir():
+            left_out[f"outside the classes of {split}/"] += 1
+        elif found.setdefault(_composed(entry.name), entry.name) != entry.name:
+            one, other = sorted(map(ascii, (entry.name, found[_composed(entry.name)])))
+            raise ConfigError(
+                f"data.root={root}: two folders in {split}/ have the name {_composed(entry.name)}, "
+                f"in two Unicode forms ({one} and {other}); merge them, or rename one"
+            )
     # Sorted: labels are the classes' positions, and scandir's order differs between file systems.
     return dict(sorted(found.items()))
 
@@ -261,22 +256,29 @@ def _walk(
             followed for ever.
         left_out: counts what is not yielded, but for hidden files and folders.
     """
+    for entry in _entries(folder, left_out):
+        if not entry.is_dir():
+            if stamp := _stamp_of_image(entry, left_out):
+                yield prefix + entry.name, stamp
+        elif not entry.is_symlink():
+            below = os.path.join(real, entry.name)
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", below, came_from, left_out)
+        elif _holds(target := os.path.realpath(entry.path), (*came_from, real)):
+            left_out["links to a folder above"] += 1
+        else:
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", target, (*came_from, real), left_out)
+
+
+def _entries(folder: str | Path, left_out: Counter[str]) -> Iterator[os.DirEntry[str]]:
+    """Yields what is in a folder, but for hidden entries and, counted, the folders of systems."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             if entry.name.lower() in _SYSTEM_FOLDERS:
                 left_out[f"{entry.name}/"] += 1
-            elif not entry.is_dir():
-                if stamp := _stamp_of_image(entry, left_out):
-                    yield prefix + entry.name, stamp
-            elif not entry.is_symlink():
-                below = os.path.join(real, entry.name)
-                yield from _walk(entry.path, f"{prefix}{entry.name}/", below, came_from, left_out)
-            elif _holds(target := os.path.realpath(entry.path), (*came_from, real)):
-                left_out["links to a folder above"] += 1
             else:
-                yield from _walk(entry.path, f"{prefix}{entry.name}/", target, (*came_from, real), left_out)
+                yield entry
 
 
 def _holds(folder: str, others: tuple[str, ...]) -> bool:

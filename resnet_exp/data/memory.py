@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from resnet_exp.interfaces import RunError
+from resnet_exp.interfaces import RunError, first_line
 
 # torch.OutOfMemoryError, cuBLAS and cuDNN on a GPU; torch's plain RuntimeError on the CPU.
 _SAID = ("out of memory", "can't allocate memory", "not enough memory", "_STATUS_ALLOC_FAILED")
@@ -37,5 +37,4 @@ def memory_told(what: str, smaller: str) -> Iterator[None]:
 
 def first_words(error: BaseException) -> str:
     """The first line of an error's message, or its type if the message is empty."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:_MAX_LETTERS] if lines else type(error).__name__
+    return first_line(error)[:_MAX_LETTERS]

@@ -11,7 +11,7 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from resnet_exp.interfaces import ConfigError
+from resnet_exp.interfaces import ConfigError, first_line
 from resnet_exp.sweeps.check import check_launcher_settings, check_sweep, check_values, find_sweeper
 from resnet_exp.sweeps.launchers import check_launcher
 from resnet_exp.sweeps.session import Session, exit_on_error, open_sweep
@@ -53,5 +53,5 @@ def _checked(config: DictConfig) -> type[Sweeper]:
         if not issubclass(sweeper, PlanningSweeper):
             check_values(config, sweeper, GlobalHydra.instance().config_loader())
     except OmegaConfBaseException as error:  # a setting of Hydra's that refers to what is not there
-        raise ConfigError(f"{error.full_key or 'hydra'}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{error.full_key or 'hydra'}: {first_line(error)}") from error
     return sweeper

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from resnet_exp.config.overrides import in_turn, is_within, key_of, name_of, sweep_overrides, values_of
 from resnet_exp.config.plugin_folders import open_folders
-from resnet_exp.interfaces import ConfigError
+from resnet_exp.interfaces import ConfigError, first_line
 from resnet_exp.sweeps.objective import Objective, check_task, direction_of
 from resnet_exp.sweeps.plan import plugin_folders, settings, space_of, texts_of, tracker_of
 from resnet_exp.sweeps.planner import compose_job
@@ -47,11 +47,8 @@ def find_sweeper(config: DictConfig) -> type[Sweeper]:
     """
     target = _target_of(config, "sweeper")
     modules = open_folders(plugin_folders(config))
-    installed: Any = Plugins.instance().discover(Sweeper)
-    known = {f"{one.__module__}.{one.__qualname__}": one for one in installed}
-    if target in known:
-        sweeper: type[Sweeper] = known[target]
-        return sweeper
+    if installed := _installed(Sweeper).get(target):
+        return installed
     if not re.fullmatch(_OURS, target) and target.rpartition(".")[0] not in modules:
         raise ConfigError(
             f"hydra.sweeper._target_={target}: a sweeper that is installed, or a class in "
@@ -68,6 +65,12 @@ def _target_of(config: DictConfig, group: str) -> str:
     if not isinstance(section, DictConfig) or "_target_" not in section:
         raise ConfigError(f"hydra.{group}={section}: choose one with hydra/{group}=...")
     return str(section._target_)
+
+
+def _installed(kind: Any) -> dict[str, type[Any]]:
+    """The classes of this kind that Hydra finds in installed packages, by their dotted names."""
+    found: Any = Plugins.instance().discover(kind)
+    return {f"{one.__module__}.{one.__qualname__}": one for one in found}
 
 
 def _imported(target: str) -> type[PlanningSweeper]:
@@ -111,11 +114,10 @@ def check_sweep(config: DictConfig, sweeper: type[Sweeper]) -> None:
 def check_launcher_settings(config: DictConfig) -> None:
     """Raises ConfigError for a launcher that is not installed, and for settings that it does not have."""
     target = _target_of(config, "launcher")
-    installed: Any = Plugins.instance().discover(Launcher)
-    known = {f"{one.__module__}.{one.__qualname__}": one for one in installed}
-    if target not in known:
+    launcher = _installed(Launcher).get(target)
+    if launcher is None:
         raise ConfigError(f"hydra.launcher._target_={target}: no such launcher is installed; choose hydra/launcher=...")
-    _check_arguments(config, "launcher", known[target])
+    _check_arguments(config, "launcher", launcher)
 
 
 def _check_params(config: DictConfig) -> None:
@@ -178,7 +180,7 @@ def _check_folder(config: DictConfig) -> None:
         folder = Path(str(config.hydra.sweep.dir)).absolute()
         above = next(path for path in (folder, *folder.parents) if path.exists())
     except (OmegaConfBaseException, OSError, ValueError) as error:
-        raise ConfigError(f"hydra.sweep.dir: a folder is needed ({str(error).splitlines()[0]})") from error
+        raise ConfigError(f"hydra.sweep.dir: a folder is needed ({first_line(error)})") from error
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         what = "cannot be written to" if above.is_dir() else "is no folder"
         raise ConfigError(

@@ -142,8 +142,9 @@ def tracker_of(config: DictConfig) -> Tracker:
 
 
 def _of_the_command(config: DictConfig) -> list[str]:
-    hydra = [text for text in hydra_arguments(config.hydra) if key_of(text) != "hydra.mode"]
-    return [*hydra, *config.hydra.overrides.task]
+    hydra = hydra_arguments(config.hydra)
+    of_hydra = [text for text in hydra.overrides if key_of(text) != "hydra.mode"]
+    return [*hydra.flags, *of_hydra, *config.hydra.overrides.task]
 
 
 def _base(config: DictConfig) -> Config:

@@ -18,7 +18,7 @@ from resnet_exp.config.config import Config, typed
 from resnet_exp.config.hydra_flags import hydra_arguments
 from resnet_exp.config.overrides import sweep_overrides, with_point
 from resnet_exp.data.identity import read_identity
-from resnet_exp.interfaces import ConfigError
+from resnet_exp.interfaces import ConfigError, first_line
 from resnet_exp.run_dir.digest import digest_of
 from resnet_exp.runs.console import Console
 from resnet_exp.sweeps.ledger import Job
@@ -134,7 +134,7 @@ def compose_job(config: DictConfig, loader: ConfigLoader, overrides: Sequence[st
     try:
         cfg = loader.load_sweep_config(config, list(overrides))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
+        raise ConfigError(first_line(error)) from error
     choices, with_job, of_hydra = cfg.hydra.runtime.choices, list(cfg.hydra.overrides.task), hydra_arguments(cfg.hydra)
     del cfg.hydra
     checked = typed(cfg, with_job, choices, of_hydra)

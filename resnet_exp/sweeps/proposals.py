@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from resnet_exp.data.randomness import mix
-from resnet_exp.interfaces import ConfigError
+from resnet_exp.interfaces import ConfigError, first_line
 from resnet_exp.sweeps.ledger import Job
 
 _PROPOSAL = 0x5EED  # keeps these draws apart from those of runs with the same seed
@@ -43,8 +43,9 @@ def _distribution(override: Override) -> BaseDistribution:
             return CategoricalDistribution(list(override.sweep_string_iterator()))
         distribution: BaseDistribution = create_optuna_distribution_from_override(override)
     except (ArithmeticError, AssertionError, HydraException, NotImplementedError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"{override.input_line}: Optuna cannot draw from these values ({reason})") from error
+        raise ConfigError(
+            f"{override.input_line}: Optuna cannot draw from these values ({first_line(error)})"
+        ) from error
     return distribution
 
 

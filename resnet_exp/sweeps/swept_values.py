@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from resnet_exp.config.overrides import values_of
-from resnet_exp.interfaces import ConfigError
+from resnet_exp.interfaces import ConfigError, first_line
 
 
 def check_swept(override: Override) -> None:
@@ -67,7 +67,7 @@ def _reason_of_a_list(override: Override) -> str | None:
         if values is None or list(itertools.islice(values, 1)):
             return None
     except (HydraException, OmegaConfBaseException, ArithmeticError, TypeError, ValueError) as error:
-        return f"Hydra cannot list these values ({str(error).splitlines()[0]})"
+        return f"Hydra cannot list these values ({first_line(error)})"
     if isinstance(override.value(), Glob):
         return f"no option of {override.key_or_group} matches"
     return "there are no values in it: a range goes from its first number up to, and without, its second"
