@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from hydra import initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
+from omegaconf import DictConfig
 from PIL import Image
 
 from resnet_exp.config.conf import CONF
@@ -37,8 +40,42 @@ def grid(*arguments: str, conf: Path = CONF) -> list[PlannedJob]:
         return plans.plan_all(GridSweeper().points(plans.space))
 
 
+@contextmanager
+def composed_sweep(*arguments: str) -> Iterator[tuple[DictConfig, ConfigLoader]]:
+    """The config of a sweep with these arguments and no others, and what composes its jobs."""
+    with initialize_config_dir(str(CONF)):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        yield (
+            hydra.compose_config("config", list(arguments), RunMode.MULTIRUN, with_log_configuration=False),
+            hydra.config_loader,
+        )
+
+
 def keys(*arguments: str, conf: Path = CONF) -> list[str]:
     return [one.job.key for one in grid(*arguments, conf=conf)]
+
+
+def order_of_two(first: AbstractContextManager, second: Callable[[Callable[..., None]], AbstractContextManager]):
+    """The order in which two get what only one can have: the second asks, in a thread, while the first has it.
+
+    Args:
+        first: a block that has it.
+        second: makes another one, which calls what it is given before it waits.
+    """
+    waits, order = threading.Event(), []
+
+    def ask() -> None:
+        with second(lambda *_: waits.set()):
+            order.append("second")
+
+    with first:
+        thread = threading.Thread(target=ask)
+        thread.start()
+        assert waits.wait(5)
+        order.append("first")
+    thread.join()
+    return order
 
 
 def picture_folder(root: Path, side: int) -> Path:

@@ -9,16 +9,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from resnet_exp.config.conf import CONF
 from resnet_exp.config.overrides import parsed, values_of
@@ -31,6 +29,7 @@ from resnet_exp.sweeps.planner import Planner
 from resnet_exp.sweeps.proposals import distributions, ends
 from resnet_exp.sweeps.sweeper import PlanningSweeper
 from resnet_exp.sweeps.swept_values import check_swept
+from tests.planned import composed_sweep
 
 TINY = (
     "experiment=quickstart", "train.epochs=1", "scheduler.peak_epoch=1", "data.limit_train=60", "model.width=4",
@@ -40,15 +39,7 @@ OPTUNA = ("hydra/sweeper=optuna", "hydra.sweeper.direction=maximize", "hydra.swe
 BASIC, STUDY = "hydra/sweeper=basic", "hydra/sweeper=study"
 SWEPT = "train.batch_size=16,32"
 
-
-@contextmanager
-def composed(*arguments: str) -> Iterator[tuple[DictConfig, Any]]:
-    """The config of a sweep, and what composes its jobs."""
-    with initialize_config_dir(str(CONF)):
-        hydra = GlobalHydra.instance().hydra
-        assert hydra is not None
-        config = hydra.compose_config("config", [*TINY, *arguments], RunMode.MULTIRUN, with_log_configuration=False)
-        yield config, hydra.config_loader
+composed = partial(composed_sweep, *TINY)
 
 
 def planned(*arguments: str) -> list[dict[str, str]]:

@@ -21,7 +21,7 @@ from resnet_exp.run_dir.range_test_cache import cached_range_test
 from resnet_exp.sweeps.labels import short_values
 from resnet_exp.sweeps.leaderboard import COLUMNS, best_of, compare_best, deviation, ranked, rows
 from resnet_exp.sweeps.ledger import Job, Ledger, SeedRun
-from tests.planned import with_runs
+from tests.planned import order_of_two, with_runs
 
 EPOCHS = 4
 
@@ -53,18 +53,8 @@ def test_a_running_job_is_lost_when_nobody_holds_it(tmp_path: Path) -> None:
 
 
 def test_a_job_is_worked_on_by_one_at_a_time(tmp_path: Path) -> None:
-    ledger, order, waits = Ledger(tmp_path), [], threading.Event()
-
-    def second() -> None:
-        with ledger.held("key", waits.set):
-            order.append("second")
-
-    with ledger.held("key", pytest.fail):
-        thread = threading.Thread(target=second)
-        thread.start()
-        assert waits.wait(5)
-        order.append("first")
-    thread.join()
+    ledger = Ledger(tmp_path)
+    order = order_of_two(ledger.held("key", pytest.fail), lambda on_wait: ledger.held("key", on_wait))
     assert order == ["first", "second"]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from resnet_exp.config.conf import CONF
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.run_dir.directory import open_run_directory
 from resnet_exp.sweeps.ledger import Job, Ledger
-from tests.planned import grid, keys, study, with_runs
+from tests.planned import grid, keys, order_of_two, study, with_runs
 
 
 def test_a_sweep_that_goes_on_does_not_count_its_jobs_anew() -> None:
@@ -85,18 +84,8 @@ def test_a_setting_that_was_edited_is_not_answered_from_before(tmp_path: Path) -
 
 def test_runs_that_two_start_at_once_do_not_overwrite_each_other(tmp_path: Path) -> None:
     """VMarsocci/pangaea-bench#104: runs that start at the same time share a directory and overwrite its files."""
-    waits, order = threading.Event(), []
-
-    def second() -> None:
-        with open_run_directory(str(tmp_path), "x", "1", False, "code", lambda root: waits.set()):
-            order.append("second")
-
-    with open_run_directory(str(tmp_path), "x", "1", False, "code"):
-        thread = threading.Thread(target=second)
-        thread.start()
-        assert waits.wait(5)
-        order.append("first")
-    thread.join()
+    which = (str(tmp_path), "x", "1", False, "code")
+    order = order_of_two(open_run_directory(*which), lambda on_wait: open_run_directory(*which, on_wait))
     assert order == ["first", "second"]
 
 

@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.types import RunMode
-from omegaconf import DictConfig
 
 from resnet_exp.config.command_line import check
-from resnet_exp.config.conf import CONF
 from resnet_exp.config.overrides import parsed, sweep_overrides, with_point
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.sweeps.check import check_sweep, check_values, find_sweeper
 from resnet_exp.sweeps.objective import direction_of
 from resnet_exp.sweeps.planner import Planner
+from tests.planned import composed_sweep
 
 TINY = ("experiment=quickstart", "scheduler.max_lr=0.05", "report=none", "tracker=none", "device=cpu")
 
-
-@contextmanager
-def sweep(*arguments: str) -> Iterator[tuple[DictConfig, Any]]:
-    """The config of a sweep, and what composes its jobs."""
-    with initialize_config_dir(str(CONF)):
-        hydra = GlobalHydra.instance().hydra
-        assert hydra is not None
-        config = hydra.compose_config("config", [*TINY, *arguments], RunMode.MULTIRUN, with_log_configuration=False)
-        yield config, hydra.config_loader
+sweep = partial(composed_sweep, *TINY)
 
 
 def checked(*arguments: str) -> Planner:
