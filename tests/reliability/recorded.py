@@ -13,8 +13,8 @@ _ROOT = Path(__file__).parents[2]
 _RESULTS = _ROOT / "results" / "reliability"
 _HEAD = """# What was tried
 
-Written by `make reliability`; rows alone: `make reliability ROWS="R1 P1"`. Seconds are those of all trials added up, two
-at once on two CPU cores. A trial that was skipped, or not finished in its time, counts as not held.
+Written by `make reliability`; rows alone: `make reliability ROWS="R1 P1"`. Seconds are those of all trials added up,
+two at once on two CPU cores. A trial that was skipped, or not finished in its time, counts as not held.
 
 | row | fault | must hold | trials run | held | seconds | commit |
 |---|---|---|---|---|---|---|
