@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from resnet_exp.config.config import Config
+from resnet_exp.data.memory import SMALLER, memory_told
 from resnet_exp.data.prepare import EvaluationData
 from resnet_exp.interfaces import Augmentation, Metric, Tracker
 from resnet_exp.report.section import Section
@@ -116,7 +117,7 @@ def open_run(
             mirror.begin()  # completes what is missing after an outage of the tracker
             messages.print_finished(directory, metrics, mirror.end(), console)
             return
-        with recorded(directory.paths, mirror) as record:
+        with recorded(directory.paths, mirror) as record, memory_told("working on the run", SMALLER):
             record.begin(config, environment, command, directory.is_new, part.parent)
             this._record = record
             yield this
