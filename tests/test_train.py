@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import math
 import os
 import random
@@ -22,15 +24,23 @@ from resnet_exp.interfaces import RunError
 from resnet_exp.run_dir.checkpoint import Checkpoints
 from resnet_exp.schedulers.onecycle import OneCycle
 from resnet_exp.training.evaluate import Evaluation, evaluate
+from resnet_exp.training.keeping import Keeping
 from resnet_exp.training.learner import NonFinite, infer
-from resnet_exp.training.train import LOOP_METRICS, Epoch, train
+from resnet_exp.training.train import LOOP_METRICS, Epoch, resume, train
 
 EPOCHS, STEPS = 5, 3
 SCHEDULE = OneCycle(peak_epoch=2).plan(0.05, EPOCHS, STEPS)
 
 
-class Interrupted(Exception):
+RUN = "0123456789ab"
+
+
+class Interrupted(KeyboardInterrupt):
     pass
+
+
+def stop():
+    raise Interrupted
 
 
 def weights(learner):
@@ -55,18 +65,27 @@ def start(tiny_learner, bank, cpu, tmp_path):
     """Trains a fresh learner for 5 epochs of 3 steps, with checkpoints in a folder of that name; goes on there."""
 
     def go(
-        name="run", *, batches=None, measure="images", validation="holdout", on_epoch=lambda epoch, best: None, **more
+        name="run",
+        *,
+        batches=None,
+        measure="images",
+        validation="holdout",
+        on_epoch=lambda epoch, best: None,
+        checkpoint_interval=0.0,
+        before_save=lambda: None,
+        should_stop=lambda: False,
     ):
         learner = tiny_learner(SCHEDULE)
+        checkpoints = Checkpoints(tmp_path / name, RUN)
         training = train(
             learner,
-            batches or (lambda epoch: shuffled(bank, CropFlipCutout(cutout=4), 16, 0, epoch)),
+            resume(learner, checkpoints),
+            batches or (lambda epoch, first: shuffled(bank, CropFlipCutout(cutout=4), 16, 0, epoch, first=first)),
             (lambda model: evaluate(*infer(model, in_order(bank, 16), cpu))) if measure == "images" else measure,
             steps_per_epoch=STEPS,
             epochs=EPOCHS,
             validation=VALIDATION[validation],
-            checkpoints=Checkpoints(tmp_path / name),
-            checkpoint_interval=more.pop("checkpoint_interval", 0.0),
+            keeping=Keeping(checkpoints, checkpoint_interval, before_save, should_stop, stop),
             advance=lambda n=1: None,
             on_epoch=on_epoch,
         )
@@ -131,15 +150,12 @@ def test_an_interrupted_training_remembers_the_steps_before_it_too(start):
     assert torch.equal(resumed.steps, whole.steps)
 
 
-def test_a_checkpoint_of_an_older_version_is_not_mistaken_for_a_damaged_one(start, tmp_path, cpu):
-    start()
-    checkpoints = Checkpoints(tmp_path / "run")
-    state = checkpoints.latest(cpu.device)
-    del state["version"]  # as it was before the content had one
-    checkpoints.save(EPOCHS, state)
-    for path in (tmp_path / "run").glob("epoch-*"):
-        if "version" in torch.load(path, weights_only=True):
-            path.unlink()
+def test_a_checkpoint_of_an_older_version_is_not_mistaken_for_a_damaged_one(start, tmp_path):
+    (tmp_path / "run").mkdir()
+    content = io.BytesIO()
+    torch.save({"version": 2, "learner": {}, "history": [], "steps": torch.zeros(0, 3), "best": {}}, content)
+    checksum = hashlib.sha256(content.getvalue()).hexdigest()[:16]
+    (tmp_path / "run" / f"epoch-00005-{checksum}.pt").write_bytes(content.getvalue())
     with pytest.raises(RunError, match=r"written by another version.*name=\.\.\."):
         start()
 
@@ -231,15 +247,15 @@ def test_the_history_says_what_was_trained(start):
 
 
 def test_no_checkpoint_holds_what_came_after_a_broken_step(start, bank, tmp_path):
-    def batches(epoch):
-        for step, batch in enumerate(shuffled(bank, CropFlipCutout(cutout=4), 16, 0, epoch)):
+    def batches(epoch, first):
+        for step, batch in enumerate(shuffled(bank, CropFlipCutout(cutout=4), 16, 0, epoch, first=first), first):
             yield Batch(batch.images * math.nan, batch.labels) if (epoch, step) == (3, 1) else batch
 
     with pytest.raises(NonFinite, match="the loss of step 7 is not finite"):
         start(batches=batches)
-    checkpoints = Checkpoints(tmp_path / "run")
+    checkpoints = Checkpoints(tmp_path / "run", RUN)
     assert checkpoints.latest_epoch() == 2
-    state = checkpoints.latest(torch.device("cpu"))
+    state = checkpoints.latest(torch.device("cpu")).state
     assert all(bool(value.isfinite().all()) for value in state["learner"]["model"].values())
     # Once its cause is removed, the run goes on from there and ends as one that never broke.
     whole, expected = start("whole")
@@ -250,7 +266,7 @@ def test_no_checkpoint_holds_what_came_after_a_broken_step(start, bank, tmp_path
 
 def test_a_long_interval_writes_only_the_last_epochs_checkpoint(start, tmp_path, monkeypatch):
     saved = []
-    monkeypatch.setattr(Checkpoints, "save", lambda self, epoch, state: saved.append(epoch))
+    monkeypatch.setattr(Checkpoints, "save", lambda self, epoch, step, state: saved.append(epoch) or True)
     start("rarely", checkpoint_interval=3600.0)
     assert saved == [EPOCHS]
     start("always", checkpoint_interval=0.0)
@@ -267,6 +283,7 @@ from resnet_exp.run_dir.checkpoint import Checkpoints
 from resnet_exp.config.schema import TrainConfig
 from resnet_exp.config.validation import VALIDATION
 from resnet_exp.data.bank import ImageBank, Normalisation, in_order, shuffled
+from resnet_exp.training.keeping import Keeping
 from resnet_exp.training.learner import Learner, infer
 from resnet_exp.interfaces import LabelledImages
 from resnet_exp.models.custom_resnet import CustomResNet
@@ -274,7 +291,7 @@ from resnet_exp.optimizers.sgd import sgd
 from resnet_exp.training.device import Runtime
 from resnet_exp.schedulers.onecycle import OneCycle
 from resnet_exp.training.evaluate import evaluate
-from resnet_exp.training.train import train
+from resnet_exp.training.train import resume, train
 
 folder, epochs = Path(sys.argv[1]), 40
 rng = np.random.default_rng(0)
@@ -287,11 +304,13 @@ model = CustomResNet(num_classes=4, in_channels=3, image_size=16, width=4)
 settings = TrainConfig(epochs, 16, "fp32", True, 0.0, None, 1, False, 0.0)
 learner = Learner(model, sgd(), schedule, settings, cpu, 0)
 print("started", flush=True)
+checkpoints = Checkpoints(folder, "run")
 training = train(
-    learner, lambda epoch: shuffled(bank, CropFlipCutout(), 16, 0, epoch),
+    learner, resume(learner, checkpoints),
+    lambda epoch, first: shuffled(bank, CropFlipCutout(), 16, 0, epoch, first=first),
     lambda model: evaluate(*infer(model, in_order(bank, 48), cpu)), epochs=epochs, steps_per_epoch=3,
     validation=VALIDATION["holdout"],
-    checkpoints=Checkpoints(folder), checkpoint_interval=0.0, advance=lambda n=1: None,
+    keeping=Keeping(checkpoints, 0.0, lambda: None, lambda: False, sys.exit), advance=lambda n=1: None,
     on_epoch=lambda epoch, best: print(epoch.epoch, flush=True),
 )
 history = [{k: v for k, v in e.metrics.items() if not k.startswith("perf/")} for e in training.history]
@@ -319,7 +338,7 @@ def test_killed_three_times_it_ends_as_if_never_killed(tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         assert not (broken / "end").exists()
-    assert Checkpoints(broken).latest_epoch() >= 6
+    assert Checkpoints(broken, "run").latest_epoch() >= 6
     assert begin(broken).wait(timeout=200) == 0
     expected, found = (torch.load(Path(folder) / "end", weights_only=True) for folder in (whole, broken))
     assert equal(found[0], expected[0])

@@ -52,6 +52,16 @@ class Steps:
     def images(self) -> int:
         return sum(self.sizes)
 
+    def and_then(self, later: Steps) -> Steps:
+        """The record of these steps and of those made after them."""
+        return Steps(
+            torch.cat([self.losses, later.losses]),
+            torch.cat([self.lrs, later.lrs]),
+            self.momenta + later.momenta,
+            self.sizes + later.sizes,
+            self.correct + later.correct,
+        )
+
     def table(self) -> Tensor:
         """LR, momentum and loss of each step, `[S, 3], float64`, in host memory; waits for the device."""
         momenta = torch.tensor(self.momenta, dtype=torch.float64)
@@ -78,9 +88,9 @@ class Learner:
 
     The host never waits for the device within an epoch. A step that must not count (a non-finite loss or gradient)
     becomes a no-op on the device, and so do all steps after one that left something non-finite behind: a weight, a
-    running statistic, the optimizer's state; `check()` reports it afterwards. The one exception is an optimizer without a fused
-    kernel under fp16, which skips steps as a matter of course: a no-op would still decay its state, such as momentum,
-    so the host waits and skips the step.
+    running statistic, the optimizer's state; `check()` reports it afterwards. The one exception is an optimizer without
+    a fused kernel under fp16, which skips steps as a matter of course: a no-op would still decay its state, such as
+    momentum, so the host waits and skips the step.
     """
 
     def __init__(
@@ -169,7 +179,7 @@ class Learner:
     def _held(self) -> Iterator[tuple[str, Tensor]]:
         """All tensors that a checkpoint has of this learner, by what a user calls them."""
         yield from self.model.state_dict().items()
-        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
         for parameter, state in self.optimizer.state.items():
             for key, value in state.items():
                 if isinstance(value, Tensor):
