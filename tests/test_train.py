@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import itertools
 import math
 import os
 import random
@@ -124,6 +126,201 @@ def test_interrupted_after_any_epoch_and_resumed_it_ends_as_if_never_interrupted
     assert reported == list(range(after, EPOCHS + 1))
     assert without_times(found) == without_times(expected)
     assert equal(weights(resumed), weights(whole))
+
+
+# Stopped within an epoch
+
+
+def everything(value):
+    """A state as plain values, for comparison."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype, value.tolist()
+    if isinstance(value, dict):
+        return {key: everything(item) for key, item in value.items()}
+    return [everything(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+class Stop:
+    """Asks to stop after so many steps."""
+
+    def __init__(self, steps):
+        self.left = steps
+
+    def batches(self, batches):
+        def counted(epoch, first):
+            for batch in batches(epoch, first):
+                self.left -= 1  # the step of this batch follows
+                yield batch
+
+        return counted
+
+    def __call__(self):
+        return self.left <= 0
+
+
+@pytest.fixture
+def batches(bank):
+    return lambda epoch, first: shuffled(bank, CropFlipCutout(cutout=4), 16, 0, epoch, first=first)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 8, 13, 15])
+def test_stopped_after_any_step_it_is_saved_there_and_ends_as_if_never_stopped(start, batches, tmp_path, steps):
+    whole, expected = start("whole")
+    asked = Stop(steps)
+    with pytest.raises(Interrupted):
+        start("broken", batches=asked.batches(batches), should_stop=asked, checkpoint_interval=3600.0)
+    checkpoint = Checkpoints(tmp_path / "broken", RUN).latest(torch.device("cpu"))
+    assert (checkpoint.epoch, checkpoint.step) == ((steps - 1) // STEPS, steps)
+    redone = Stop(EPOCHS * STEPS)
+    resumed, found = start("broken", batches=redone.batches(batches))
+    assert EPOCHS * STEPS - redone.left == EPOCHS * STEPS - steps, "no batch is computed again"
+    assert without_times(found) == without_times(expected)
+    assert torch.equal(found.steps, expected.steps)
+    assert everything(resumed.state_dict()) == everything(whole.state_dict())
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_stopped_again_and_again_within_epochs_it_still_ends_the_same(start, batches, seed):
+    whole, expected = start("whole")
+    steps = random.Random(seed)
+    for _ in range(6):
+        asked = Stop(steps.randrange(1, 4))
+        with contextlib.suppress(Interrupted):
+            start("broken", batches=asked.batches(batches), should_stop=asked)
+    resumed, found = start("broken")
+    assert without_times(found) == without_times(expected)
+    assert torch.equal(found.steps, expected.steps)
+    assert everything(resumed.state_dict()) == everything(whole.state_dict())
+
+
+@pytest.mark.parametrize("epoch", [1, 3, EPOCHS])
+def test_stopped_while_an_epoch_is_measured_it_is_measured_anew_and_not_trained(start, bank, cpu, tmp_path, epoch):
+    def measure(model):
+        measured = evaluate(*infer(model, in_order(bank, 16), cpu))
+        if next(calls) == epoch:
+            raise Interrupted
+        return measured
+
+    whole, expected = start("whole")
+    calls = itertools.count(1)
+    with pytest.raises(Interrupted):
+        start("broken", measure=measure, checkpoint_interval=3600.0)
+    checkpoint = Checkpoints(tmp_path / "broken", RUN).latest(torch.device("cpu"))
+    assert (checkpoint.epoch, checkpoint.step) == (epoch - 1, epoch * STEPS)
+    firsts = []
+    resumed, found = start(
+        "broken",
+        batches=lambda *place: firsts.append(place) or shuffled(bank, CropFlipCutout(cutout=4), 16, 0, place[0]),
+    )
+    assert firsts == [(later, 0) for later in range(epoch + 1, EPOCHS + 1)] or firsts[0] == (epoch, STEPS)
+    assert without_times(found) == without_times(expected)
+    assert equal(weights(resumed), weights(whole))
+
+
+def test_asked_to_stop_while_an_epoch_is_measured_it_stops_after_the_epoch(start, tmp_path):
+    measured = []
+    measure, _ = scripted([0.3, 0.6, 0.5, 0.6, 0.4])
+    reported = []
+    with pytest.raises(Interrupted):
+        start(
+            measure=lambda model: measured.append(1) or measure(model),
+            should_stop=lambda: len(measured) == 2,
+            checkpoint_interval=3600.0,
+            on_epoch=lambda epoch, best: reported.append(epoch.epoch),
+        )
+    assert reported == [1, 2]
+    assert Checkpoints(tmp_path / "run", RUN).latest_epoch() == 2
+
+
+def test_the_interval_counts_within_epochs_too(start, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(Checkpoints, "save", lambda self, epoch, step, state: saved.append((epoch, step)) or True)
+    ticks = itertools.count()  # a second each time that the clock is read: by each step, at least
+    monkeypatch.setattr("resnet_exp.training.keeping.time.monotonic", lambda: float(next(ticks)))
+    start(checkpoint_interval=2.0)
+    assert len(saved) > EPOCHS
+    assert any(step % STEPS for _, step in saved)
+    assert saved == sorted(set(saved))
+    assert saved[-1] == (EPOCHS, EPOCHS * STEPS)
+
+
+def test_before_each_checkpoint_what_is_recorded_elsewhere_is_made_durable(start, monkeypatch):
+    happened = []
+    monkeypatch.setattr(Checkpoints, "save", lambda self, epoch, step, state: happened.append("saved") or True)
+    start(before_save=lambda: happened.append("flushed"))
+    assert happened == ["flushed", "saved"] * EPOCHS
+
+
+def test_the_seconds_of_an_epoch_are_those_of_all_its_sittings(start, batches, tmp_path):
+    asked = Stop(2)
+    with pytest.raises(Interrupted):
+        start(batches=asked.batches(batches), should_stop=asked)
+    path = tmp_path / "run"
+    before = Checkpoints(path, RUN).latest(torch.device("cpu"))
+    assert before.state["seconds"] > 0
+    Checkpoints(path, RUN).save(before.epoch, before.step, before.state | {"seconds": 1000.0})
+    for file in path.glob("*.pt"):
+        if file.name == before.path.name:
+            file.unlink()
+    _, training = start()
+    first, second, *_ = training.history
+    assert 1000 < first.metrics["perf/epoch_s"] < 1100 > second.metrics["perf/epoch_s"]
+    assert first.metrics["perf/images_per_s"] == pytest.approx(48 / first.metrics["perf/epoch_s"])
+
+
+def test_a_stop_whose_checkpoint_does_not_fit_is_said(start, batches, monkeypatch, caplog):
+    monkeypatch.setattr(Checkpoints, "save", lambda *_: False)
+    asked = Stop(2)
+    with pytest.raises(Interrupted):
+        start(batches=asked.batches(batches), should_stop=asked)
+    assert "what was done since the last checkpoint is lost: the same command does it again" in caplog.text
+
+
+def replaced(state, *place, value):
+    """A copy of a state in which the value at this place is another; without `value` there is none."""
+    copy = dict(state)
+    copy[place[0]] = replaced(copy[place[0]], *place[1:], value=value) if place[1:] else value
+    return copy
+
+
+NAN = torch.tensor(math.nan)
+
+
+@pytest.mark.parametrize(("place", "value"), [
+    (("learner",), None),
+    (("learner", "model"), {}),
+    (("learner", "model", "1.0.weight"), torch.zeros(2)),
+    (("learner", "model", "1.1.running_var"), NAN.expand(4).clone()),
+    (("learner", "optimizer"), {"state": {}, "param_groups": []}),
+    (("learner", "scale"), torch.zeros(3)),
+    (("history",), [{"epoch": 1}]),
+    (("history",), []),
+    (("history",), [{"epoch": number, "metrics": {"loss/train": "0.1"}} for number in (1, 2)]),
+    (("steps",), None),
+    (("steps",), "none"),
+    (("best",), {"epoch": 1}),
+    (("best", "accuracy"), "0.9"),
+    (("best", "weights"), {"1.0.weight": torch.zeros(2)}),
+    (("begun",), {"losses": 3}),
+    (("seconds",), None),
+])  # fmt: skip
+def test_a_checkpoint_of_another_content_is_refused_by_its_name(start, tmp_path, place, value):
+    """Its checksum, run and place are right: another program may have written it, or an enemy."""
+    with pytest.raises(Interrupted):
+        start(on_epoch=lambda epoch, best: stop() if epoch.epoch == 3 else None)
+    checkpoints = Checkpoints(tmp_path / "run", RUN)
+    found = checkpoints.latest(torch.device("cpu"))
+    found.path.unlink()
+    checkpoints.save(found.epoch, found.step, replaced(found.state, *place, value=value))
+    path = checkpoints.latest(torch.device("cpu")).path
+    with pytest.raises(RunError) as caught:
+        start()
+    message = str(caught.value)
+    assert message.startswith(f"{path} has another content than this run can go on from (")
+    assert "delete it, and the same command goes on from the checkpoint before it" in message
+    assert "\n" not in message
+    path.unlink()
+    assert start()[1].history[-1].epoch == EPOCHS
 
 
 @pytest.mark.parametrize("cycled", [False, True])

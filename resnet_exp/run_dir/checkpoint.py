@@ -164,11 +164,10 @@ class Checkpoints:
 
     def _warn(self, path: Path, error: OSError, size: int) -> None:
         if not self._could_not_save:
+            kept = self._good[-1].name if self._good else "none"
             _log.warning(
-                "%s could not be saved (%s; it needs %.1f MB); the run goes on, its last checkpoint is that of %s, and "
-                "the next is tried after train.checkpoint_interval",
-                *(path, error.strerror or first_line(error), size / 1e6),
-                self._good[-1].name if self._good else "none",
+                f"{path} could not be saved ({error.strerror or first_line(error)}; it needs {size:,} bytes); the run "
+                f"goes on, its last checkpoint is {kept}, and the next is tried after train.checkpoint_interval"
             )
         self._could_not_save = True
 

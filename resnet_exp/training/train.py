@@ -138,11 +138,11 @@ def resume(learner: Learner, checkpoints: Checkpoints) -> Trained:
         trained = Trained(
             [Epoch(**epoch) for epoch in state["history"]],
             [state["steps"].cpu()] if state["steps"] is not None else [],
-            _Best(**state["best"]),
+            _Best(*(state["best"][key] for key in ("epoch", "accuracy", "loss", "weights"))),
             Steps(**state["begun"]) if state["begun"] else None,
             state["seconds"],
         )
-        _check(trained, checkpoint)
+        _check(trained, checkpoint, learner.model)
     except NonFinite as error:
         raise checkpoint.unfit(ValueError("a weight or statistic is not finite")) from error
     except RunError:
@@ -152,16 +152,23 @@ def resume(learner: Learner, checkpoints: Checkpoints) -> Trained:
     return trained
 
 
-def _check(trained: Trained, checkpoint: Checkpoint) -> None:
-    """Raises ValueError where the content is not of the types, or not of the place, that it should be of."""
+def _check(trained: Trained, checkpoint: Checkpoint, model: nn.Module) -> None:
+    """Raises ValueError where the content is not of the types, shapes and place that it should be of."""
     numbers = [value for epoch in trained.history for value in epoch.metrics.values()]
     numbers += [trained.seconds, trained.best.epoch, trained.best.accuracy, trained.best.loss]
     if not all(isinstance(number, int | float) for number in numbers):
         raise ValueError("a metric is no number")
     if [epoch.epoch for epoch in trained.history] != [*range(1, checkpoint.epoch + 1)]:
         raise ValueError("other epochs than its name says")
-    if trained.steps != checkpoint.step:
+    if trained.steps != checkpoint.step or any(part.shape[1:] != (3,) for part in trained.table):
         raise ValueError("other steps than its name says")
+    begun, count = trained.begun, trained.begun_steps
+    if begun and not (begun.losses.shape == begun.lrs.shape == (count,) and len(begun.momenta) == count):
+        raise ValueError("another number of losses than of steps")
+    if trained.best.weights is not None:
+        of_best, own = ([(k, v.shape) for k, v in w.items()] for w in (trained.best.weights, model.state_dict()))
+        if of_best != own:
+            raise ValueError("the best epoch's weights are of another network")
 
 
 def train(
