@@ -296,8 +296,8 @@ def test_a_learner_goes_on_from_a_checkpoint_bit_for_bit(tiny_learner, tmp_path,
     batches = random_batches(12)
     whole.train(batches, 0, ignore)
     first.train(batches[:5], 0, ignore)
-    Checkpoints(tmp_path).save(1, first.state_dict())
-    second.load_state_dict(Checkpoints(tmp_path).latest(torch.device("cpu")))
+    Checkpoints(tmp_path, "run").save(1, 5, first.state_dict())
+    second.load_state_dict(Checkpoints(tmp_path, "run").latest(torch.device("cpu")).state)
     assert equal(state_of(second.optimizer), state_of(first.optimizer))
     assert [v.dtype for v in state_of(second.optimizer)] == [v.dtype for v in state_of(first.optimizer)]
     second.train(batches[5:], 5, ignore)

@@ -231,8 +231,10 @@ def interrupt_in(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
         return wrapped
 
-    def half_an_epoch(bank: Any, augmentation: Any, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
-        batches = list(shuffled(bank, augmentation, batch_size, seed, epoch))
+    def half_an_epoch(
+        bank: Any, augmentation: Any, batch_size: int, seed: int, epoch: int, first: int
+    ) -> Iterator[Batch]:
+        batches = list(shuffled(bank, augmentation, batch_size, seed, epoch, first=first))
         # The range test's batches have seeds of their own.
         for number, batch in enumerate(batches):
             if seed == 0 and epoch == 2 and number == len(batches) // 2:
@@ -283,9 +285,9 @@ def test_a_run_that_goes_on_keeps_what_it_had_done(go: Callable[..., Done]) -> N
             go(GIVEN)
     epochs = []
 
-    def counted(*args: Any) -> Iterator[Batch]:
+    def counted(*args: Any, first: int) -> Iterator[Batch]:
         epochs.append(args[-1])
-        return original(*args)
+        return original(*args, first=first)
 
     original = way.shuffled
     with pytest.MonkeyPatch.context() as patch:
@@ -521,8 +523,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_step(go: Callable[..., 
     """What came before stays; the same command goes on from there, and here the fault does not come back."""
     original = way.shuffled
 
-    def poisoned(*args: Any) -> Iterator[Batch]:
-        for number, batch in enumerate(original(*args)):
+    def poisoned(*args: Any, first: int) -> Iterator[Batch]:
+        for number, batch in enumerate(original(*args, first=first), first):
             yield replace(batch, images=batch.images * math.nan) if args[-1] == 2 and number == 1 else batch
 
     with pytest.MonkeyPatch.context() as patch:

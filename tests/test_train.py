@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import io
+import itertools
 import math
 import os
 import random
@@ -22,15 +26,23 @@ from resnet_exp.interfaces import RunError
 from resnet_exp.run_dir.checkpoint import Checkpoints
 from resnet_exp.schedulers.onecycle import OneCycle
 from resnet_exp.training.evaluate import Evaluation, evaluate
+from resnet_exp.training.keeping import Keeping
 from resnet_exp.training.learner import NonFinite, infer
-from resnet_exp.training.train import LOOP_METRICS, Epoch, train
+from resnet_exp.training.train import LOOP_METRICS, Epoch, resume, train
 
 EPOCHS, STEPS = 5, 3
 SCHEDULE = OneCycle(peak_epoch=2).plan(0.05, EPOCHS, STEPS)
 
 
-class Interrupted(Exception):
+RUN = "0123456789ab"
+
+
+class Interrupted(KeyboardInterrupt):
     pass
+
+
+def stop():
+    raise Interrupted
 
 
 def weights(learner):
@@ -55,18 +67,27 @@ def start(tiny_learner, bank, cpu, tmp_path):
     """Trains a fresh learner for 5 epochs of 3 steps, with checkpoints in a folder of that name; goes on there."""
 
     def go(
-        name="run", *, batches=None, measure="images", validation="holdout", on_epoch=lambda epoch, best: None, **more
+        name="run",
+        *,
+        batches=None,
+        measure="images",
+        validation="holdout",
+        on_epoch=lambda epoch, best: None,
+        checkpoint_interval=0.0,
+        before_save=lambda: None,
+        should_stop=lambda: False,
     ):
         learner = tiny_learner(SCHEDULE)
+        checkpoints = Checkpoints(tmp_path / name, RUN)
         training = train(
             learner,
-            batches or (lambda epoch: shuffled(bank, CropFlipCutout(cutout=4), 16, 0, epoch)),
+            resume(learner, checkpoints),
+            batches or (lambda epoch, first: shuffled(bank, CropFlipCutout(cutout=4), 16, 0, epoch, first=first)),
             (lambda model: evaluate(*infer(model, in_order(bank, 16), cpu))) if measure == "images" else measure,
             steps_per_epoch=STEPS,
             epochs=EPOCHS,
             validation=VALIDATION[validation],
-            checkpoints=Checkpoints(tmp_path / name),
-            checkpoint_interval=more.pop("checkpoint_interval", 0.0),
+            keeping=Keeping(checkpoints, checkpoint_interval, before_save, should_stop, stop),
             advance=lambda n=1: None,
             on_epoch=on_epoch,
         )
@@ -107,6 +128,201 @@ def test_interrupted_after_any_epoch_and_resumed_it_ends_as_if_never_interrupted
     assert equal(weights(resumed), weights(whole))
 
 
+# Stopped within an epoch
+
+
+def everything(value):
+    """A state as plain values, for comparison."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype, value.tolist()
+    if isinstance(value, dict):
+        return {key: everything(item) for key, item in value.items()}
+    return [everything(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+class Stop:
+    """Asks to stop after so many steps."""
+
+    def __init__(self, steps):
+        self.left = steps
+
+    def batches(self, batches):
+        def counted(epoch, first):
+            for batch in batches(epoch, first):
+                self.left -= 1  # the step of this batch follows
+                yield batch
+
+        return counted
+
+    def __call__(self):
+        return self.left <= 0
+
+
+@pytest.fixture
+def batches(bank):
+    return lambda epoch, first: shuffled(bank, CropFlipCutout(cutout=4), 16, 0, epoch, first=first)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 8, 13, 15])
+def test_stopped_after_any_step_it_is_saved_there_and_ends_as_if_never_stopped(start, batches, tmp_path, steps):
+    whole, expected = start("whole")
+    asked = Stop(steps)
+    with pytest.raises(Interrupted):
+        start("broken", batches=asked.batches(batches), should_stop=asked, checkpoint_interval=3600.0)
+    checkpoint = Checkpoints(tmp_path / "broken", RUN).latest(torch.device("cpu"))
+    assert (checkpoint.epoch, checkpoint.step) == ((steps - 1) // STEPS, steps)
+    redone = Stop(EPOCHS * STEPS)
+    resumed, found = start("broken", batches=redone.batches(batches))
+    assert EPOCHS * STEPS - redone.left == EPOCHS * STEPS - steps, "no batch is computed again"
+    assert without_times(found) == without_times(expected)
+    assert torch.equal(found.steps, expected.steps)
+    assert everything(resumed.state_dict()) == everything(whole.state_dict())
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_stopped_again_and_again_within_epochs_it_still_ends_the_same(start, batches, seed):
+    whole, expected = start("whole")
+    steps = random.Random(seed)
+    for _ in range(6):
+        asked = Stop(steps.randrange(1, 4))
+        with contextlib.suppress(Interrupted):
+            start("broken", batches=asked.batches(batches), should_stop=asked)
+    resumed, found = start("broken")
+    assert without_times(found) == without_times(expected)
+    assert torch.equal(found.steps, expected.steps)
+    assert everything(resumed.state_dict()) == everything(whole.state_dict())
+
+
+@pytest.mark.parametrize("epoch", [1, 3, EPOCHS])
+def test_stopped_while_an_epoch_is_measured_it_is_measured_anew_and_not_trained(start, bank, cpu, tmp_path, epoch):
+    def measure(model):
+        measured = evaluate(*infer(model, in_order(bank, 16), cpu))
+        if next(calls) == epoch:
+            raise Interrupted
+        return measured
+
+    whole, expected = start("whole")
+    calls = itertools.count(1)
+    with pytest.raises(Interrupted):
+        start("broken", measure=measure, checkpoint_interval=3600.0)
+    checkpoint = Checkpoints(tmp_path / "broken", RUN).latest(torch.device("cpu"))
+    assert (checkpoint.epoch, checkpoint.step) == (epoch - 1, epoch * STEPS)
+    firsts = []
+    resumed, found = start(
+        "broken",
+        batches=lambda *place: firsts.append(place) or shuffled(bank, CropFlipCutout(cutout=4), 16, 0, place[0]),
+    )
+    assert firsts == [(later, 0) for later in range(epoch + 1, EPOCHS + 1)] or firsts[0] == (epoch, STEPS)
+    assert without_times(found) == without_times(expected)
+    assert equal(weights(resumed), weights(whole))
+
+
+def test_asked_to_stop_while_an_epoch_is_measured_it_stops_after_the_epoch(start, tmp_path):
+    measured = []
+    measure, _ = scripted([0.3, 0.6, 0.5, 0.6, 0.4])
+    reported = []
+    with pytest.raises(Interrupted):
+        start(
+            measure=lambda model: measured.append(1) or measure(model),
+            should_stop=lambda: len(measured) == 2,
+            checkpoint_interval=3600.0,
+            on_epoch=lambda epoch, best: reported.append(epoch.epoch),
+        )
+    assert reported == [1, 2]
+    assert Checkpoints(tmp_path / "run", RUN).latest_epoch() == 2
+
+
+def test_the_interval_counts_within_epochs_too(start, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(Checkpoints, "save", lambda self, epoch, step, state: saved.append((epoch, step)) or True)
+    ticks = itertools.count()  # a second each time that the clock is read: by each step, at least
+    monkeypatch.setattr("resnet_exp.training.keeping.time.monotonic", lambda: float(next(ticks)))
+    start(checkpoint_interval=2.0)
+    assert len(saved) > EPOCHS
+    assert any(step % STEPS for _, step in saved)
+    assert saved == sorted(set(saved))
+    assert saved[-1] == (EPOCHS, EPOCHS * STEPS)
+
+
+def test_before_each_checkpoint_what_is_recorded_elsewhere_is_made_durable(start, monkeypatch):
+    happened = []
+    monkeypatch.setattr(Checkpoints, "save", lambda self, epoch, step, state: happened.append("saved") or True)
+    start(before_save=lambda: happened.append("flushed"))
+    assert happened == ["flushed", "saved"] * EPOCHS
+
+
+def test_the_seconds_of_an_epoch_are_those_of_all_its_sittings(start, batches, tmp_path):
+    asked = Stop(2)
+    with pytest.raises(Interrupted):
+        start(batches=asked.batches(batches), should_stop=asked)
+    path = tmp_path / "run"
+    before = Checkpoints(path, RUN).latest(torch.device("cpu"))
+    assert before.state["seconds"] > 0
+    Checkpoints(path, RUN).save(before.epoch, before.step, before.state | {"seconds": 1000.0})
+    for file in path.glob("*.pt"):
+        if file.name == before.path.name:
+            file.unlink()
+    _, training = start()
+    first, second, *_ = training.history
+    assert 1000 < first.metrics["perf/epoch_s"] < 1100 > second.metrics["perf/epoch_s"]
+    assert first.metrics["perf/images_per_s"] == pytest.approx(48 / first.metrics["perf/epoch_s"])
+
+
+def test_a_stop_whose_checkpoint_does_not_fit_is_said(start, batches, monkeypatch, caplog):
+    monkeypatch.setattr(Checkpoints, "save", lambda *_: False)
+    asked = Stop(2)
+    with pytest.raises(Interrupted):
+        start(batches=asked.batches(batches), should_stop=asked)
+    assert "what was done since the last checkpoint is lost: the same command does it again" in caplog.text
+
+
+def replaced(state, *place, value):
+    """A copy of a state in which the value at this place is another; without `value` there is none."""
+    copy = dict(state)
+    copy[place[0]] = replaced(copy[place[0]], *place[1:], value=value) if place[1:] else value
+    return copy
+
+
+NAN = torch.tensor(math.nan)
+
+
+@pytest.mark.parametrize(("place", "value"), [
+    (("learner",), None),
+    (("learner", "model"), {}),
+    (("learner", "model", "1.0.weight"), torch.zeros(2)),
+    (("learner", "model", "1.1.running_var"), NAN.expand(4).clone()),
+    (("learner", "optimizer"), {"state": {}, "param_groups": []}),
+    (("learner", "scale"), torch.zeros(3)),
+    (("history",), [{"epoch": 1}]),
+    (("history",), []),
+    (("history",), [{"epoch": number, "metrics": {"loss/train": "0.1"}} for number in (1, 2)]),
+    (("steps",), None),
+    (("steps",), "none"),
+    (("best",), {"epoch": 1}),
+    (("best", "accuracy"), "0.9"),
+    (("best", "weights"), {"1.0.weight": torch.zeros(2)}),
+    (("begun",), {"losses": 3}),
+    (("seconds",), None),
+])  # fmt: skip
+def test_a_checkpoint_of_another_content_is_refused_by_its_name(start, tmp_path, place, value):
+    """Its checksum, run and place are right: another program may have written it, or an enemy."""
+    with pytest.raises(Interrupted):
+        start(on_epoch=lambda epoch, best: stop() if epoch.epoch == 3 else None)
+    checkpoints = Checkpoints(tmp_path / "run", RUN)
+    found = checkpoints.latest(torch.device("cpu"))
+    found.path.unlink()
+    checkpoints.save(found.epoch, found.step, replaced(found.state, *place, value=value))
+    path = checkpoints.latest(torch.device("cpu")).path
+    with pytest.raises(RunError) as caught:
+        start()
+    message = str(caught.value)
+    assert message.startswith(f"{path} has another content than this run can go on from (")
+    assert "delete it, and the same command goes on from the checkpoint before it" in message
+    assert "\n" not in message
+    path.unlink()
+    assert start()[1].history[-1].epoch == EPOCHS
+
+
 @pytest.mark.parametrize("cycled", [False, True])
 def test_each_step_is_remembered_as_it_was_applied(tiny_learner, bank, cycled):
     schedule = OneCycle(peak_epoch=2, cycle_momentum=cycled).plan(0.05, EPOCHS, STEPS)
@@ -131,15 +347,12 @@ def test_an_interrupted_training_remembers_the_steps_before_it_too(start):
     assert torch.equal(resumed.steps, whole.steps)
 
 
-def test_a_checkpoint_of_an_older_version_is_not_mistaken_for_a_damaged_one(start, tmp_path, cpu):
-    start()
-    checkpoints = Checkpoints(tmp_path / "run")
-    state = checkpoints.latest(cpu.device)
-    del state["version"]  # as it was before the content had one
-    checkpoints.save(EPOCHS, state)
-    for path in (tmp_path / "run").glob("epoch-*"):
-        if "version" in torch.load(path, weights_only=True):
-            path.unlink()
+def test_a_checkpoint_of_an_older_version_is_not_mistaken_for_a_damaged_one(start, tmp_path):
+    (tmp_path / "run").mkdir()
+    content = io.BytesIO()
+    torch.save({"version": 2, "learner": {}, "history": [], "steps": torch.zeros(0, 3), "best": {}}, content)
+    checksum = hashlib.sha256(content.getvalue()).hexdigest()[:16]
+    (tmp_path / "run" / f"epoch-00005-{checksum}.pt").write_bytes(content.getvalue())
     with pytest.raises(RunError, match=r"written by another version.*name=\.\.\."):
         start()
 
@@ -231,15 +444,15 @@ def test_the_history_says_what_was_trained(start):
 
 
 def test_no_checkpoint_holds_what_came_after_a_broken_step(start, bank, tmp_path):
-    def batches(epoch):
-        for step, batch in enumerate(shuffled(bank, CropFlipCutout(cutout=4), 16, 0, epoch)):
+    def batches(epoch, first):
+        for step, batch in enumerate(shuffled(bank, CropFlipCutout(cutout=4), 16, 0, epoch, first=first), first):
             yield Batch(batch.images * math.nan, batch.labels) if (epoch, step) == (3, 1) else batch
 
     with pytest.raises(NonFinite, match="the loss of step 7 is not finite"):
         start(batches=batches)
-    checkpoints = Checkpoints(tmp_path / "run")
+    checkpoints = Checkpoints(tmp_path / "run", RUN)
     assert checkpoints.latest_epoch() == 2
-    state = checkpoints.latest(torch.device("cpu"))
+    state = checkpoints.latest(torch.device("cpu")).state
     assert all(bool(value.isfinite().all()) for value in state["learner"]["model"].values())
     # Once its cause is removed, the run goes on from there and ends as one that never broke.
     whole, expected = start("whole")
@@ -250,7 +463,7 @@ def test_no_checkpoint_holds_what_came_after_a_broken_step(start, bank, tmp_path
 
 def test_a_long_interval_writes_only_the_last_epochs_checkpoint(start, tmp_path, monkeypatch):
     saved = []
-    monkeypatch.setattr(Checkpoints, "save", lambda self, epoch, state: saved.append(epoch))
+    monkeypatch.setattr(Checkpoints, "save", lambda self, epoch, step, state: saved.append(epoch) or True)
     start("rarely", checkpoint_interval=3600.0)
     assert saved == [EPOCHS]
     start("always", checkpoint_interval=0.0)
@@ -267,6 +480,7 @@ from resnet_exp.run_dir.checkpoint import Checkpoints
 from resnet_exp.config.schema import TrainConfig
 from resnet_exp.config.validation import VALIDATION
 from resnet_exp.data.bank import ImageBank, Normalisation, in_order, shuffled
+from resnet_exp.training.keeping import Keeping
 from resnet_exp.training.learner import Learner, infer
 from resnet_exp.interfaces import LabelledImages
 from resnet_exp.models.custom_resnet import CustomResNet
@@ -274,7 +488,7 @@ from resnet_exp.optimizers.sgd import sgd
 from resnet_exp.training.device import Runtime
 from resnet_exp.schedulers.onecycle import OneCycle
 from resnet_exp.training.evaluate import evaluate
-from resnet_exp.training.train import train
+from resnet_exp.training.train import resume, train
 
 folder, epochs = Path(sys.argv[1]), 40
 rng = np.random.default_rng(0)
@@ -287,11 +501,13 @@ model = CustomResNet(num_classes=4, in_channels=3, image_size=16, width=4)
 settings = TrainConfig(epochs, 16, "fp32", True, 0.0, None, 1, False, 0.0)
 learner = Learner(model, sgd(), schedule, settings, cpu, 0)
 print("started", flush=True)
+checkpoints = Checkpoints(folder, "run")
 training = train(
-    learner, lambda epoch: shuffled(bank, CropFlipCutout(), 16, 0, epoch),
+    learner, resume(learner, checkpoints),
+    lambda epoch, first: shuffled(bank, CropFlipCutout(), 16, 0, epoch, first=first),
     lambda model: evaluate(*infer(model, in_order(bank, 48), cpu)), epochs=epochs, steps_per_epoch=3,
     validation=VALIDATION["holdout"],
-    checkpoints=Checkpoints(folder), checkpoint_interval=0.0, advance=lambda n=1: None,
+    keeping=Keeping(checkpoints, 0.0, lambda: None, lambda: False, sys.exit), advance=lambda n=1: None,
     on_epoch=lambda epoch, best: print(epoch.epoch, flush=True),
 )
 history = [{k: v for k, v in e.metrics.items() if not k.startswith("perf/")} for e in training.history]
@@ -319,7 +535,7 @@ def test_killed_three_times_it_ends_as_if_never_killed(tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         assert not (broken / "end").exists()
-    assert Checkpoints(broken).latest_epoch() >= 6
+    assert Checkpoints(broken, "run").latest_epoch() >= 6
     assert begin(broken).wait(timeout=200) == 0
     expected, found = (torch.load(Path(folder) / "end", weights_only=True) for folder in (whole, broken))
     assert equal(found[0], expected[0])

@@ -150,10 +150,12 @@ def num_batches(images: int, batch_size: int) -> int:
     return -(-images // batch_size)
 
 
-def shuffled(bank: ImageBank, augmentation: Augmentation, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
-    """Yields the batches of one epoch, in the random order and the random views of (seed, epoch)."""
+def shuffled(
+    bank: ImageBank, augmentation: Augmentation, batch_size: int, seed: int, epoch: int, *, first: int = 0
+) -> Iterator[Batch]:
+    """Yields the batches of one epoch from number `first` on, in the random order and views of (seed, epoch)."""
     order = randomness.permutation(len(bank), seed, randomness.ORDER, epoch, device=bank.store)
-    for indices in order.split(batch_size):
+    for indices in order.split(batch_size)[first:]:  # those before it are not computed
         yield bank.batch(indices, augmentation, seed, randomness.VIEW, epoch)
 
 

@@ -17,7 +17,7 @@ from resnet_exp.runs.console import Console
 from resnet_exp.training.device import Runtime
 from resnet_exp.training.lr_range import FoundLR
 from resnet_exp.training.result import IN_HEADLINE, headline
-from resnet_exp.training.train import LOOP_METRICS, Epoch
+from resnet_exp.training.train import LOOP_METRICS, Epoch, Trained
 
 _MANY_CLASSES = 20
 _FORMS = {"nats": ">10.4f", "fraction": ">9.2%", "number": ">9.4g"}  # cells of the epochs' table, by a metric's unit
@@ -128,6 +128,15 @@ def print_range_test(found: FoundLR, console: Console) -> None:
     console.facts(facts)
     if verdict.status != "ok":
         console.warn(f"low confidence in this LR: {verdict.reason}")
+
+
+def print_going_on(trained: Trained, epochs: int, steps_per_epoch: int, console: Console) -> None:
+    """Prints where the training goes on, unless it begins."""
+    if trained.begun_steps:
+        place = f"step {trained.begun_steps} of {steps_per_epoch} in epoch {len(trained.history) + 1}"
+        console.line(f"  goes on after {place} of {epochs}")
+    elif trained.history:
+        console.line(f"  goes on after epoch {len(trained.history)} of {epochs}")
 
 
 def print_result(

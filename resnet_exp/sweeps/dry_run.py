@@ -72,7 +72,7 @@ def _progress(config: Config, seed: int, data_identity: str) -> _Progress:
     paths, result = find_run(config.output_dir, config.title, run_signature, config.rerun, code)
     if result is not None:
         return _done(result["objective"], result["seconds"])
-    epoch = Checkpoints(paths.checkpoints).latest_epoch() if paths.checkpoints.exists() else 0
+    epoch = Checkpoints(paths.checkpoints, run_signature).latest_epoch() if paths.checkpoints.exists() else 0
     if epoch:
         return _Progress(f"continues after epoch {epoch}", None, 1 - epoch / config.train.epochs)
     return _Progress("to be run", None, 1.0)

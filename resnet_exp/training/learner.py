@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,14 +21,17 @@ from resnet_exp.training.device import Runtime
 
 # fp16: the first loss scale, and how many good updates double it. Source: torch.amp.GradScaler's defaults.
 _FIRST_SCALE, _GROWTH_INTERVAL = 65536.0, 2000
-_LOSS, _GRADIENT = 1, 2
+# What was not finite in a step, as the device notes it.
+_LOSS, _GRADIENT, _UPDATE = range(3)
+_NAMES = ("loss", "gradient", "update")
 
 
 class NonFinite(RunError):
     """The loss, the gradient or the update of `step`, counted from 0, was not finite."""
 
-    def __init__(self, step: int, what: str) -> None:
-        super().__init__(f"the {what} of step {step} is not finite; nothing from that step on is saved")
+    def __init__(self, step: int, what: str, where: str = "") -> None:
+        where = f" ({where})" if where else ""
+        super().__init__(f"the {what} of step {step} is not finite{where}; nothing from that step on is saved")
         self.step, self.what = step, what
 
 
@@ -48,6 +51,16 @@ class Steps:
     @property
     def images(self) -> int:
         return sum(self.sizes)
+
+    def and_then(self, later: Steps) -> Steps:
+        """The record of these steps and of those made after them."""
+        return Steps(
+            torch.cat([self.losses, later.losses]),
+            torch.cat([self.lrs, later.lrs]),
+            self.momenta + later.momenta,
+            self.sizes + later.sizes,
+            self.correct + later.correct,
+        )
 
     def table(self) -> Tensor:
         """LR, momentum and loss of each step, `[S, 3], float64`, in host memory; waits for the device."""
@@ -74,9 +87,10 @@ class Learner:
     """A network with its optimizer and schedule: everything that an optimizer step reads or changes.
 
     The host never waits for the device within an epoch. A step that must not count (a non-finite loss or gradient)
-    becomes a no-op on the device; `check()` reports it afterwards. The one exception is an optimizer without a fused
-    kernel under fp16, which skips steps as a matter of course: a no-op would still decay its state, such as momentum,
-    so the host waits and skips the step.
+    becomes a no-op on the device, and so do all steps after one that left something non-finite behind: a weight, a
+    running statistic, the optimizer's state; `check()` reports it afterwards. The one exception is an optimizer without
+    a fused kernel under fp16, which skips steps as a matter of course: a no-op would still decay its state, such as
+    momentum, so the host waits and skips the step.
     """
 
     def __init__(
@@ -99,19 +113,36 @@ class Learner:
         # The device looks up the LR by the number of updates made so far: a skipped step does not advance the schedule.
         self._lrs = torch.tensor(schedule.lrs, device=device, dtype=_lr_dtype(device))
         self._updates = torch.zeros((), dtype=torch.int64, device=device)
-        # The first bad step, and what was bad: _LOSS or _GRADIENT.
+        # The first bad step, and what was bad: _LOSS, _GRADIENT or _UPDATE.
         self._fault = torch.full((2,), -1, dtype=torch.int64, device=device)
         self._scale = torch.tensor(_FIRST_SCALE if runtime.scales_loss else 1.0, device=device)
         self._good = torch.zeros((), dtype=torch.int64, device=device)  # updates since the scale last changed
+        self._one, self._updated = torch.ones((), device=device), torch.tensor(_UPDATE, device=device)
+        self._with_buffers = [module for module in self.model.modules() if any(True for _ in module.buffers(False))]
         self._last_step = -1
 
-    def train(self, batches: Iterable[Batch], first_step: int, advance: Advance) -> Steps:
-        """Makes one optimizer step for each batch and returns their record; steps are counted from `first_step` on."""
+    def train(
+        self,
+        batches: Iterable[Batch],
+        first_step: int,
+        advance: Advance,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Steps:
+        """Makes one optimizer step for each batch and returns their record.
+
+        Args:
+            batches: one a step; an iterator is left at the batch after the last step, from which it can go on.
+            first_step: steps are counted from this one on.
+            advance: called with the number of images trained on.
+            should_stop: asked after each step; the step after which it says so is the last.
+        """
         smaller = "take a smaller train.batch_size, or more train.grad_accum_steps, which compute a batch in parts"
         with memory_told(f"training at train.batch_size={self._train.batch_size}", smaller):
-            return self._steps(batches, first_step, advance)
+            return self._steps(batches, first_step, advance, should_stop)
 
-    def _steps(self, batches: Iterable[Batch], first_step: int, advance: Advance) -> Steps:
+    def _steps(
+        self, batches: Iterable[Batch], first_step: int, advance: Advance, should_stop: Callable[[], bool]
+    ) -> Steps:
         self.model.train()
         losses, lrs, momenta, sizes = [], [], [], []
         correct = torch.zeros((), dtype=torch.int64, device=self._runtime.device)
@@ -126,21 +157,34 @@ class Learner:
             correct += right
             self._last_step = step
             advance(len(batch.labels))
+            if should_stop():
+                break
         return Steps(torch.stack(losses), torch.stack(lrs), tuple(momenta), tuple(sizes), correct)
 
     def check(self) -> None:
-        """Waits for the device and returns if losses, gradients, weights and running statistics are all finite.
+        """Waits for the device; returns if losses, gradients, weights, statistics and optimizer state are all finite.
 
         Raises:
-            NonFinite: a loss or a gradient was not, and the updates stopped there; or an update overflowed a weight.
+            NonFinite: one is not, with the step that made it so; no update was made from then on.
         """
-        values = [value for value in self.model.state_dict().values() if value.is_floating_point()]
-        sound = torch.stack([torch.isfinite(value).all() for value in values]).all()
-        step, what, sound = torch.cat([self._fault, sound.long()[None]]).tolist()
-        if what != -1:
-            raise NonFinite(step, "loss" if what == _LOSS else "gradient")
-        if not sound:
-            raise NonFinite(self._last_step, "update")
+        held = {name: value for name, value in self._held() if value.is_floating_point() or value.is_complex()}
+        sound = torch.stack([torch.isfinite(value).all().to(self._runtime.device) for value in held.values()])
+        step, what, *sound_too = torch.cat([self._fault, sound.long()]).tolist()
+        where = next((name for name, is_sound in zip(held, sound_too, strict=True) if not is_sound), "")
+        if what in (_LOSS, _GRADIENT):
+            raise NonFinite(step, _NAMES[what])
+        if what == _UPDATE or where:
+            raise NonFinite(step if what == _UPDATE else self._last_step, _NAMES[_UPDATE], where)
+
+    def _held(self) -> Iterator[tuple[str, Tensor]]:
+        """All tensors that a checkpoint has of this learner, by what a user calls them."""
+        yield from self.model.state_dict().items()
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
+        for parameter, state in self.optimizer.state.items():
+            for key, value in state.items():
+                if isinstance(value, Tensor):
+                    yield f"the optimizer's {key} of {names.get(parameter, 'a parameter')}", value
+        yield "the loss scale", self._scale
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that resuming needs besides the number of the step."""
@@ -204,6 +248,7 @@ class Learner:
             torch._foreach_mul_(grads, (self._train.clip_grad_norm / (norm + 1e-6)).clamp(max=1.0))
         lr = self._lrs.take(self._updates)  # `[]` would read the index on the host, which waits for the device
         self._step(step, lr, grads, skip)
+        self._note_update(step)
         self.optimizer.zero_grad(set_to_none=True)
         self._updates += (~skip).long()
         return lr
@@ -222,9 +267,25 @@ class Learner:
         else:
             lost = broken | overflow
         what = torch.where(broken, _LOSS, _GRADIENT)
-        now = torch.stack([torch.full_like(what, step), what])
-        self._fault = torch.where((self._fault[1] == -1) & lost, now, self._fault)
+        self._note(step, lost, what)
         return overflow | (self._fault[1] != -1)
+
+    def _note(self, step: int, bad: Tensor, what: Tensor) -> None:
+        now = torch.stack([torch.full_like(what, step), what])
+        self._fault = torch.where((self._fault[1] == -1) & bad, now, self._fault)
+
+    @torch.no_grad()
+    def _note_update(self, step: int) -> None:
+        """Stores this step as the first bad one if it left something that is not finite."""
+        # Each step: BatchNorm's statistics, say, may be lost for good without a trace in the losses. The kernel that
+        # torch.amp.GradScaler divides gradients with looks at all tensors at once, in a tenth of isfinite's time.
+        changed = [p for group in self.optimizer.param_groups for p in group["params"]]
+        changed += [buffer for module in self._with_buffers for buffer in module.buffers(recurse=False)]
+        changed += [value for state in self.optimizer.state.values() for value in state.values()]
+        device, found = self._runtime.device, torch.zeros((), device=self._runtime.device)
+        plain = [v for v in changed if isinstance(v, Tensor) and v.dtype == torch.float32 and v.device == device]
+        torch._amp_foreach_non_finite_check_and_unscale_(plain, found, self._one)
+        self._note(step, found > 0, self._updated)
 
     def _step(self, step: int, lr: Tensor, grads: list[Tensor], skip: Tensor) -> None:
         fused = getattr(self.optimizer, "_step_supports_amp_scaling", False)

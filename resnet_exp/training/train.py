@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,12 +13,10 @@ from torch import Tensor, nn
 from resnet_exp.config.validation import Validation
 from resnet_exp.data.bank import Batch
 from resnet_exp.interfaces import Advance, RunError
-from resnet_exp.run_dir.checkpoint import Checkpoints
+from resnet_exp.run_dir.checkpoint import Checkpoint, Checkpoints
 from resnet_exp.training.evaluate import Evaluation
-from resnet_exp.training.learner import Learner, Steps
-
-# Of the checkpoints' content. 2: an epoch's metrics are stored under their names in the journal.
-_VERSION = 2
+from resnet_exp.training.keeping import Keeping
+from resnet_exp.training.learner import Learner, NonFinite, Steps
 
 
 @dataclass(frozen=True)
@@ -79,60 +77,166 @@ class _Best:
         return True
 
 
+@dataclass
+class Trained:
+    """What a run has trained so far, beside the learner's own state; with that, a checkpoint's content."""
+
+    history: list[Epoch] = field(default_factory=list)  # of the epochs that were measured
+    table: list[Tensor] = field(default_factory=list)  # of their steps
+    best: _Best = field(default_factory=_Best)
+    begun: Steps | None = None  # of the epoch after them
+    seconds: float = 0.0  # that these steps took
+
+    @property
+    def begun_steps(self) -> int:
+        """The number of steps made in the epoch that has begun."""
+        return len(self.begun.sizes) if self.begun else 0
+
+    @property
+    def begun_images(self) -> int:
+        """The number of images trained on in that epoch."""
+        return self.begun.images if self.begun else 0
+
+    @property
+    def steps(self) -> int:
+        """The number of steps made in all."""
+        return sum(map(len, self.table)) + self.begun_steps
+
+    def complete(self, measured: Evaluation | None, validation: Validation) -> None:
+        """Adds the epoch that has begun, all of whose steps are made, to the history."""
+        assert self.begun is not None
+        metrics = _metrics(self.begun, self.seconds, measured, validation)
+        self.history.append(Epoch(len(self.history) + 1, metrics))
+        self.table.append(self.begun.table())
+        self.begun, self.seconds = None, 0.0
+
+    def state_dict(self, learner: Learner) -> dict[str, Any]:
+        """The content of a checkpoint."""
+        return {
+            "learner": learner.state_dict(),
+            "history": [asdict(epoch) for epoch in self.history],
+            "steps": torch.cat(self.table) if self.table else None,
+            "best": vars(self.best),
+            "begun": vars(self.begun) if self.begun else None,
+            "seconds": self.seconds,
+        }
+
+
+def resume(learner: Learner, checkpoints: Checkpoints) -> Trained:
+    """What the newest checkpoint has, with the learner in its state; nothing, and the learner unchanged, without one.
+
+    Raises:
+        RunError: the checkpoint is of another version or precision, or has another content.
+    """
+    checkpoint = checkpoints.latest(next(learner.model.parameters()).device)
+    if checkpoint is None:
+        return Trained()
+    state = checkpoint.state
+    try:
+        learner.load_state_dict(state["learner"])
+        learner.check()
+        trained = Trained(
+            [Epoch(**epoch) for epoch in state["history"]],
+            [state["steps"].cpu()] if state["steps"] is not None else [],
+            _Best(*(state["best"][key] for key in ("epoch", "accuracy", "loss", "weights"))),
+            Steps(**state["begun"]) if state["begun"] else None,
+            state["seconds"],
+        )
+        _check(trained, checkpoint, learner.model)
+    except NonFinite as error:
+        raise checkpoint.unfit(ValueError("a weight or statistic is not finite")) from error
+    except RunError:
+        raise
+    except Exception as error:  # another program's, say: anything may be missing, or of another type or shape
+        raise checkpoint.unfit(error) from error
+    return trained
+
+
+def _check(trained: Trained, checkpoint: Checkpoint, model: nn.Module) -> None:
+    """Raises ValueError where the content is not of the types, shapes and place that it should be of."""
+    numbers = [value for epoch in trained.history for value in epoch.metrics.values()]
+    numbers += [trained.seconds, trained.best.epoch, trained.best.accuracy, trained.best.loss]
+    if not all(isinstance(number, int | float) for number in numbers):
+        raise ValueError("a metric is no number")
+    if [epoch.epoch for epoch in trained.history] != [*range(1, checkpoint.epoch + 1)]:
+        raise ValueError("other epochs than its name says")
+    if trained.steps != checkpoint.step or any(part.shape[1:] != (3,) for part in trained.table):
+        raise ValueError("other steps than its name says")
+    begun, count = trained.begun, trained.begun_steps
+    if begun and not (begun.losses.shape == begun.lrs.shape == (count,) and len(begun.momenta) == count):
+        raise ValueError("another number of losses than of steps")
+    if trained.best.weights is not None:
+        of_best, own = ([(k, v.shape) for k, v in w.items()] for w in (trained.best.weights, model.state_dict()))
+        if of_best != own:
+            raise ValueError("the best epoch's weights are of another network")
+
+
 def train(
     learner: Learner,
-    batches: Callable[[int], Iterable[Batch]],
+    trained: Trained,
+    batches: Callable[[int, int], Iterator[Batch]],
     measure: Callable[[nn.Module], Evaluation] | None,
     *,
     validation: Validation,
     epochs: int,
     steps_per_epoch: int,
-    checkpoints: Checkpoints,
-    checkpoint_interval: float,
+    keeping: Keeping,
     advance: Advance,
     on_epoch: Callable[[Epoch, bool], None],
 ) -> Training:
-    """Trains from the newest checkpoint to the last epoch; the learner's model ends with the chosen weights.
+    """Trains from where `resume` has brought the learner to the last epoch; its model ends with the chosen weights.
 
     Args:
-        learner: the network and its optimizer, untrained.
-        batches: the training batches of an epoch, counted from 1.
-        measure: measures the network after each epoch; None measures nothing.
+        learner: the network and its optimizer.
+        trained: as `resume` returned it; it is brought up to date.
+        batches: the training batches of an epoch, counted from 1, from a number on, counted from 0.
+        measure: measures the network after each epoch; None measures nothing. Where it raises KeyboardInterrupt, the
+            epoch's steps are saved, and measured when the run goes on.
         validation: the images measured, and whether they choose the weights; else those of the last epoch stay.
         epochs: of the whole run.
         steps_per_epoch: batches of each.
-        checkpoints: the run is resumed from these, and saved to them.
-        checkpoint_interval: least seconds between checkpoints; the last epoch's is always written.
+        keeping: when and where the run is saved; the last epoch's end always is.
         advance: called with the number of images trained on.
         on_epoch: called with each epoch trained here, and whether it is the best so far.
 
     Raises:
-        NonFinite: a loss or gradient was not finite; no checkpoint was written after it.
-        RunError: the checkpoint is of an older version.
+        NonFinite: something was not finite from a step on; no checkpoint was written after it.
     """
-    history, table, best = _resume(learner, checkpoints)
-    saved = time.monotonic()
-    for epoch in range(len(history) + 1, epochs + 1):
-        steps, seconds = _one_epoch(learner, batches(epoch), (epoch - 1) * steps_per_epoch, advance)
-        measured = measure(learner.model) if measure else None
-        better = validation.chooses and measured is not None and best.offer(epoch, measured, learner.model)
-        history.append(Epoch(epoch, _metrics(steps, seconds, measured, validation)))
-        table.append(steps.table())
-        on_epoch(history[-1], better)
-        if epoch == epochs or time.monotonic() - saved >= checkpoint_interval:
-            checkpoints.save(epoch, _state(learner, history, table, best))
-            saved = time.monotonic()
-    if validation.chooses and best.weights is not None:
-        learner.model.load_state_dict(best.weights)
-        return Training(tuple(history), torch.cat(table), best.epoch, best.accuracy)
-    return Training(tuple(history), torch.cat(table), epochs, None)
+
+    def save() -> None:
+        learner.check()
+        keeping.save(len(trained.history), trained.steps, trained.state_dict(learner))
+
+    for epoch in range(len(trained.history) + 1, epochs + 1):
+        rest = iter(batches(epoch, trained.begun_steps))
+        while trained.begun_steps < steps_per_epoch:
+            _go_on(learner, trained, rest, advance, keeping)
+            if keeping.after_step():
+                save()
+        try:
+            measured = measure(learner.model) if measure else None
+        except KeyboardInterrupt:
+            save()
+            raise
+        better = validation.chooses and measured is not None and trained.best.offer(epoch, measured, learner.model)
+        trained.complete(measured, validation)
+        on_epoch(trained.history[-1], better)
+        if epoch == epochs or keeping.after_epoch():
+            save()
+    table = torch.cat(trained.table)
+    if validation.chooses and trained.best.weights is not None:
+        learner.model.load_state_dict(trained.best.weights)
+        return Training(tuple(trained.history), table, trained.best.epoch, trained.best.accuracy)
+    return Training(tuple(trained.history), table, epochs, None)
 
 
-def _one_epoch(learner: Learner, batches: Iterable[Batch], first_step: int, advance: Advance) -> tuple[Steps, float]:
+def _go_on(learner: Learner, trained: Trained, batches: Iterator[Batch], advance: Advance, keeping: Keeping) -> None:
+    """Trains up to the epoch's end, or to the step after which to save."""
     start = time.perf_counter()
-    steps = learner.train(batches, first_step, advance)
-    learner.check()  # the host waits for the device here, once an epoch
-    return steps, time.perf_counter() - start
+    steps = learner.train(batches, trained.steps, advance, keeping.after_step)
+    learner.check()  # the host waits for the device here, once an epoch and before a save
+    trained.seconds += time.perf_counter() - start
+    trained.begun = trained.begun.and_then(steps) if trained.begun else steps
 
 
 def _metrics(steps: Steps, seconds: float, measured: Evaluation | None, validation: Validation) -> dict[str, float]:
@@ -140,26 +244,3 @@ def _metrics(steps: Steps, seconds: float, measured: Evaluation | None, validati
     of_loop = {metric.name: metric.value(steps, seconds) for metric in LOOP_METRICS}
     measurements = measured.metrics if measured else {}
     return of_loop | {f"{name}/{validation.images}": value for name, value in measurements.items()}
-
-
-def _state(learner: Learner, history: list[Epoch], table: list[Tensor], best: _Best) -> dict[str, Any]:
-    return {
-        "version": _VERSION,
-        "learner": learner.state_dict(),
-        "history": [asdict(epoch) for epoch in history],
-        "steps": torch.cat(table),
-        "best": vars(best),
-    }
-
-
-def _resume(learner: Learner, checkpoints: Checkpoints) -> tuple[list[Epoch], list[Tensor], _Best]:
-    state = checkpoints.latest(next(learner.model.parameters()).device)
-    if state is None:
-        return [], [], _Best()
-    if state.get("version") != _VERSION:
-        raise RunError(
-            "the run's checkpoint was written by another version of resnet_exp, whose records are not read here: go on "
-            "with that version, or start again under another name=..."
-        )
-    learner.load_state_dict(state["learner"])
-    return [Epoch(**epoch) for epoch in state["history"]], [state["steps"].cpu()], _Best(**state["best"])

@@ -72,7 +72,7 @@ def _try(
     first = make()
     if one_image and any(isinstance(module, _BatchNorm) for module in first.modules()):
         raise ConfigError(one_image)
-    weights_of(first)  # what cannot be saved is told by its name, before a step stumbles over it
+    _load(first, weights_of(first))  # what cannot be saved or loaded is told as that, before a step stumbles over it
     batch = _noise(1 if one_image else 2, info, runtime.device)
     try:
         learner = Learner(first, make_optimizer, _SCHEDULE, replace(train, grad_accum_steps=1), runtime, 0)

@@ -32,15 +32,18 @@ from resnet_exp.run_dir.checkpoint import Checkpoints
 from resnet_exp.runs import output
 from resnet_exp.runs.run import run
 from resnet_exp.training.evaluate import Evaluation, check_finite, evaluate
+from resnet_exp.training.keeping import Keeping
 from resnet_exp.training.learner import infer
-from resnet_exp.training.train import train
+from resnet_exp.training.train import resume, train
 from resnet_exp.training.trial import try_network
 
 
 def _train(learner, batches, measure, tmp_path, epochs):
+    checkpoints = Checkpoints(tmp_path, "run")
     return train(
-        learner, lambda epoch: batches, measure, validation=VALIDATION["holdout"], epochs=epochs,
-        steps_per_epoch=len(batches), checkpoints=Checkpoints(tmp_path), checkpoint_interval=0.0,
+        learner, resume(learner, checkpoints), lambda epoch, first: batches[first:], measure,
+        validation=VALIDATION["holdout"], epochs=epochs, steps_per_epoch=len(batches),
+        keeping=Keeping(checkpoints, 0.0, lambda: None, lambda: False, lambda: None),
         advance=lambda n=1: None, on_epoch=lambda epoch, best: None,
     )  # fmt: skip
 
