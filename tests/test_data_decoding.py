@@ -421,13 +421,13 @@ import sys
 from contextlib import closing
 from pathlib import Path
 from resnet_exp.data import decode_pool
-from resnet_exp.runs.signals import sigterm_as_ctrl_c
+from resnet_exp.runs.signals import handled
 
 if __name__ == "__main__":
     decode_pool.FILES_WORTH_PROCESSES = 1
     paths = sorted(Path(sys.argv[1]).glob("*.png"))
     try:
-        with sigterm_as_ctrl_c(), closing(decode_pool.decode_all(paths, 512, 3, 2)) as runs:
+        with handled(), closing(decode_pool.decode_all(paths, 512, 3, 2)) as runs:
             for _ in runs:
                 print("decoding", flush=True)
     except BaseException as error:
