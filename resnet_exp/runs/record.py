@@ -168,7 +168,7 @@ def opened_record(paths: RunPaths, mirror: Mirror) -> Iterator[Record]:
 
 @contextmanager
 def recorded(paths: RunPaths, mirror: Mirror) -> Iterator[Record]:
-    """A block with a record; at its end the status is FINISHED, or with a reason FAILED or KILLED (a signal, pruned)."""
+    """A block with a record; at its end the status is FINISHED, or FAILED or KILLED (a signal, pruned) and why."""
     with opened_record(paths, mirror) as record:
         status = record.journal.status
         status("RUNNING")
