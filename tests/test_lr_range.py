@@ -16,13 +16,14 @@ from torch import nn
 from resnet_exp.augmentation.crop_flip_cutout import CropFlipCutout
 from resnet_exp.config.schema import RangeTestConfig
 from resnet_exp.data import randomness
-from resnet_exp.data.bank import Batch, shuffled
+from resnet_exp.data.bank import Batch, endless, shuffled
 from resnet_exp.interfaces import Schedule
 from resnet_exp.models.custom_resnet import CustomResNet
+from resnet_exp.run_dir.checkpoint import Checkpoints
 from resnet_exp.schedulers.onecycle import OneCycle
 from resnet_exp.training.device import untouched_randomness
 from resnet_exp.training.learner import NonFinite, Steps
-from resnet_exp.training.lr_range import RangeTest, range_test
+from resnet_exp.training.lr_range import Keeping, RangeTest, range_test
 
 SETTINGS = RangeTestConfig(start_lr=1e-5, end_lr=10.0, num_steps=60, repeats=2)
 
@@ -53,13 +54,13 @@ class Counted:
 def real(tiny_learner, bank):
     """The range test of the tiny network on the learnable images."""
 
-    def go(settings=SETTINGS, make=tiny_learner, progress=silent):
-        def batches(repeat):
-            seed = randomness.mix(0, randomness.RANGE_TEST, repeat)
-            for epoch in itertools.count(1):
-                yield from shuffled(bank, CropFlipCutout(cutout=4), 16, seed, epoch)
+    def go(settings=SETTINGS, make=tiny_learner, progress=silent, keeping=None):
+        def batches(repeat, first):
+            return endless(
+                bank, CropFlipCutout(cutout=4), 16, randomness.mix(0, randomness.RANGE_TEST, repeat), first=first
+            )
 
-        return range_test(make, batches, settings, 4, progress)
+        return range_test(make, batches, settings, 4, progress, keeping)
 
     return go
 
@@ -156,8 +157,8 @@ def test_a_sweep_that_overflows_ends_with_nan_and_the_others_go_on(tiny_learner)
     labels = torch.randint(4, (64,), generator=generator)
     images = 3 * (torch.eye(4)[labels] + torch.randn(64, 4, generator=generator))
 
-    def batches(repeat):
-        for step in itertools.count():
+    def batches(repeat, first):
+        for step in itertools.count(first):
             yield Batch(images * (1e38 if (repeat, step) == (0, 47) else 1.0), labels)
 
     def make(schedule):
@@ -180,6 +181,51 @@ def test_a_sweep_that_overflows_ends_with_nan_and_the_others_go_on(tiny_learner)
     assert again.verdict == found.verdict
 
 
+class Stopped(Exception):
+    """What `stop` raises here."""
+
+
+def stop():
+    raise Stopped
+
+
+@pytest.mark.parametrize("patience", [6, 10])
+def test_one_that_is_stopped_again_and_again_goes_on_to_the_same_curves(real, tiny_learner, tmp_path, patience):
+    """After so many steps each time: within a chunk and at its end, within a repeat and at its end."""
+    settings = RangeTestConfig(start_lr=1e-4, end_lr=1e6, num_steps=34, repeats=2)
+    straight, made = real(settings), []
+    for _ in range(200):
+        steps = itertools.count(1)
+        keeping = Keeping(Checkpoints(tmp_path), 1e9, lambda steps=steps: next(steps) >= patience, stop)
+        try:
+            stopped = real(settings, keeping=keeping)
+            break
+        except Stopped:
+            made.append(len(list(tmp_path.glob("*.pt"))))
+    assert stopped == straight
+    assert len(made) >= sum(len(curve.losses) for curve in straight.curves) // (patience + 1) - 1
+    assert set(made) <= {1, 2}
+
+
+def test_one_that_is_killed_goes_on_from_what_it_kept_by_time(real, tiny_learner, tmp_path):
+    straight, learners = real(), []
+
+    def make(schedule):
+        learners.append(tiny_learner(schedule))
+        if len(learners) == 2:
+            learners[-1].train = killed
+        return learners[-1]
+
+    def killed(*_):
+        raise SystemExit
+
+    keeping = Keeping(Checkpoints(tmp_path), 0.0, lambda: False, stop)
+    with pytest.raises(SystemExit):
+        real(make=make, keeping=keeping)
+    assert real(make=make, keeping=keeping) == straight
+    assert len(learners) == 4  # the last chunk of the first repeat was its last; a curve is kept with the next one
+
+
 class Scripted:
     """A learner whose loss is a function of the LR; it breaks where that is not finite, and skips steps like fp16."""
 
@@ -187,7 +233,7 @@ class Scripted:
         self.lrs, self.loss, self.skipped, self.broken = schedule.lrs, loss, skipped, None
         self.updates = 0
 
-    def train(self, batches, first_step, advance):
+    def train(self, batches, first_step, advance, should_stop):
         losses, lrs = [], []
         for step, _ in enumerate(batches, first_step):
             lrs.append(self.lrs[self.updates])
@@ -211,7 +257,7 @@ def scripted(loss, settings=SETTINGS, skipped=()):
         sweeps.append((schedule.lrs[0], schedule.lrs[-1], len(schedule.lrs)))
         return Scripted(schedule, loss, skipped)
 
-    found = range_test(make, lambda repeat: itertools.count(), settings, 10, progress)
+    found = range_test(make, lambda repeat, first: itertools.count(first), settings, 10, progress)
     assert progress.advanced == progress.totals  # it ends full, however the sweeps ended
     return found, sweeps
 
@@ -292,7 +338,7 @@ def test_a_diverged_sweep_is_not_carried_on_to_the_end():
 def test_every_repeat_sees_batches_of_its_own():
     asked = []
 
-    def batches(repeat):
+    def batches(repeat, first):
         asked.append(repeat)
         return itertools.count()
 

@@ -150,17 +150,23 @@ def num_batches(images: int, batch_size: int) -> int:
     return -(-images // batch_size)
 
 
-def shuffled(bank: ImageBank, augmentation: Augmentation, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
-    """Yields the batches of one epoch, in the random order and the random views of (seed, epoch)."""
+def shuffled(
+    bank: ImageBank, augmentation: Augmentation, batch_size: int, seed: int, epoch: int, *, first: int = 0
+) -> Iterator[Batch]:
+    """Yields the batches of one epoch from number `first` on, in the random order and views of (seed, epoch)."""
     order = randomness.permutation(len(bank), seed, randomness.ORDER, epoch, device=bank.store)
-    for indices in order.split(batch_size):
+    for indices in order.split(batch_size)[first:]:  # those before it are not computed
         yield bank.batch(indices, augmentation, seed, randomness.VIEW, epoch)
 
 
-def endless(bank: ImageBank, augmentation: Augmentation, batch_size: int, seed: int) -> Iterator[Batch]:
-    """Yields batches without end: epoch 1, epoch 2 and so on, each in its own random order."""
-    for epoch in itertools.count(1):
-        yield from shuffled(bank, augmentation, batch_size, seed, epoch)
+def endless(
+    bank: ImageBank, augmentation: Augmentation, batch_size: int, seed: int, *, first: int = 0
+) -> Iterator[Batch]:
+    """Yields batches without end, from number `first` on: epoch 1, epoch 2 and so on, each in its own random order."""
+    before, first = divmod(first, num_batches(len(bank), batch_size))
+    for epoch in itertools.count(before + 1):
+        yield from shuffled(bank, augmentation, batch_size, seed, epoch, first=first)
+        first = 0
 
 
 def in_order(bank: ImageBank, batch_size: int) -> Iterator[Batch]:

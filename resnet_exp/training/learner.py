@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -105,13 +105,28 @@ class Learner:
         self._good = torch.zeros((), dtype=torch.int64, device=device)  # updates since the scale last changed
         self._last_step = -1
 
-    def train(self, batches: Iterable[Batch], first_step: int, advance: Advance) -> Steps:
-        """Makes one optimizer step for each batch and returns their record; steps are counted from `first_step` on."""
+    def train(
+        self,
+        batches: Iterable[Batch],
+        first_step: int,
+        advance: Advance,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Steps:
+        """Makes one optimizer step for each batch and returns their record.
+
+        Args:
+            batches: one a step; an iterator is left at the batch after the last step, from which it can go on.
+            first_step: steps are counted from this one on.
+            advance: called with the number of images trained on.
+            should_stop: asked after each step; the step after which it says so is the last.
+        """
         smaller = "take a smaller train.batch_size, or more train.grad_accum_steps, which compute a batch in parts"
         with memory_told(f"training at train.batch_size={self._train.batch_size}", smaller):
-            return self._steps(batches, first_step, advance)
+            return self._steps(batches, first_step, advance, should_stop)
 
-    def _steps(self, batches: Iterable[Batch], first_step: int, advance: Advance) -> Steps:
+    def _steps(
+        self, batches: Iterable[Batch], first_step: int, advance: Advance, should_stop: Callable[[], bool]
+    ) -> Steps:
         self.model.train()
         losses, lrs, momenta, sizes = [], [], [], []
         correct = torch.zeros((), dtype=torch.int64, device=self._runtime.device)
@@ -126,6 +141,8 @@ class Learner:
             correct += right
             self._last_step = step
             advance(len(batch.labels))
+            if should_stop():
+                break
         return Steps(torch.stack(losses), torch.stack(lrs), tuple(momenta), tuple(sizes), correct)
 
     def check(self) -> None:

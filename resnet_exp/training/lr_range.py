@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
+import torch
 
 from resnet_exp.config.schema import RangeTestConfig
 from resnet_exp.data.bank import Batch
 from resnet_exp.interfaces import Advance, Progress, Schedule
+from resnet_exp.run_dir.checkpoint import Checkpoints
 from resnet_exp.training.learner import Learner, NonFinite
 from resnet_exp.training.range_curve import Curve, curve_from_json, curve_to_json
 from resnet_exp.training.range_rules import (
@@ -75,32 +78,46 @@ class FoundLR:
         return f"range test: {verdict.status}, {self.max_lr / verdict.suggestion:g} x {verdict.suggestion:.4g}"
 
 
+@dataclass(frozen=True)
+class Keeping:
+    """Where a range test keeps what it has done, and when: by time, and where it is asked to stop."""
+
+    checkpoints: Checkpoints  # of this range test alone
+    interval: float  # least seconds between two
+    should_stop: Callable[[], bool]  # asked after each step
+    stop: Callable[[], NoReturn]  # called once all that was done is kept
+
+
 def range_test(
     make_learner: Callable[[Schedule], Learner],
-    batches: Callable[[int], Iterator[Batch]],
+    batches: Callable[[int, int], Iterator[Batch]],
     settings: RangeTestConfig,
     num_classes: int,
     progress: Progress,
+    keeping: Keeping | None = None,
 ) -> RangeTest:
     """The LR that the repeats on new networks suggest, with a status and the curves.
 
     If they diverge at once, they are run again from start_lr / 100; if the loss still falls at the last LR, up to
-    end_lr * 10; both with as many steps a decade as before.
+    end_lr * 10; both with as many steps a decade as before. One that was stopped goes on from its last step that was
+    kept, to the same curves.
 
     Args:
         make_learner: makes a new network, the same each time, with its optimizer, for a schedule.
-        batches: endless training batches of a repeat, counted from 0.
+        batches: endless training batches of a repeat, counted from 0, from a step on.
         settings: bounds, steps and repeats.
         num_classes: for ln C, the loss of guessing.
         progress: opens the progress display.
+        keeping: None keeps nothing.
     """
     start, end = settings.start_lr, settings.end_lr
     history: list[str] = []
+    repeats = _Repeats(make_learner, batches, keeping)
 
     def run_repeats() -> RangeTest:
         lrs = _exponential(start, end, _steps(settings, start, end))
         with progress("LR range test", settings.repeats * len(lrs)) as advance:
-            curves = tuple(_repeat(make_learner, batches(r), lrs, advance) for r in range(settings.repeats))
+            curves = tuple(repeats.curve(r, lrs, advance) for r in range(settings.repeats))
         return RangeTest(curves, judge(curves, num_classes), tuple(history))
 
     result = run_repeats()
@@ -115,33 +132,116 @@ def range_test(
     return result
 
 
-def _repeat(
-    make_learner: Callable[[Schedule], Learner], batches: Iterator[Batch], lrs: tuple[float, ...], advance: Advance
-) -> Curve:
-    """The curve of one repeat, up to where it diverged; a non-finite loss is the last.
+class _Repeats:
+    """Runs one repeat after another; those that a stopped process had done before are not run again.
 
-    A step that fp16 skipped is left out: the next step has the same LR again.
+    Which repeat follows is determined by the curves before it, so that these and the steps of the one that was under
+    way are all there is to keep.
     """
-    # Without cycled momenta: the optimizer's own momentum is used.
-    learner = make_learner(Schedule(lrs=lrs, momenta=None, max_lr=lrs[-1], min_lr=lrs[0]))
-    applied: list[float] = []
-    losses: list[float] = []
-    for first in range(0, len(lrs), _CHUNK):
-        chunk = itertools.islice(batches, min(_CHUNK, len(lrs) - first))
-        steps = learner.train(chunk, first, lambda n=1: None)  # progress counts the losses below instead
-        losses += steps.losses.tolist()
-        applied += steps.lrs.tolist()
-        advance(len(losses) - first)
-        try:
-            learner.check()
-        except NonFinite as fault:
-            advance(len(lrs) - len(losses))
-            return Curve(lrs, (*_once_each(applied, losses[: fault.step]), math.nan))
-        # Once a whole chunk is above the rule's cap it is diverging: the rule caps these losses, and all later ones.
-        if min(losses[first:]) > loss_ceiling(np.array(losses)):
-            advance(len(lrs) - len(losses))
-            break
-    return Curve(lrs, _once_each(applied, losses))
+
+    def __init__(
+        self,
+        make_learner: Callable[[Schedule], Learner],
+        batches: Callable[[int, int], Iterator[Batch]],
+        keeping: Keeping | None,
+    ) -> None:
+        self._make_learner, self._batches, self._keeping = make_learner, batches, keeping
+        kept = keeping.checkpoints.latest(torch.device("cpu")) if keeping else None
+        self._before = [curve_from_json(curve) for curve in kept["curves"]] if kept else []  # not asked for yet
+        self._half: dict[str, Any] | None = kept["half"] if kept else None
+        self._number = keeping.checkpoints.latest_epoch() if keeping else 0
+        self._done: list[Curve] = []
+        self._kept = time.monotonic()
+
+    def curve(self, repeat: int, lrs: tuple[float, ...], advance: Advance) -> Curve:
+        """The curve of one repeat, up to where it diverged; a non-finite loss is the last."""
+        if self._before:
+            curve = self._before.pop(0)
+            advance(len(lrs))
+        else:
+            curve = self._run(repeat, lrs, advance)
+        self._done.append(curve)
+        return curve
+
+    def _run(self, repeat: int, lrs: tuple[float, ...], advance: Advance) -> Curve:
+        """A step that fp16 skipped is left out of the curve: the next step has the same LR again."""
+        # Without cycled momenta: the optimizer's own momentum is used.
+        learner = self._make_learner(Schedule(lrs=lrs, momenta=None, max_lr=lrs[-1], min_lr=lrs[0]))
+        applied, losses = self._go_on(learner)
+        advance(len(losses))
+        batches = self._batches(repeat, len(losses))
+        while len(losses) < len(lrs):
+            first = len(losses) - len(losses) % _CHUNK
+            try:
+                self._finish_chunk(learner, batches, min(first + _CHUNK, len(lrs)), applied, losses, advance)
+            except NonFinite as fault:
+                advance(len(lrs) - len(losses))
+                return Curve(lrs, (*_once_each(applied, losses[: fault.step]), math.nan))
+            # Once a whole chunk is above the rule's cap it is diverging: the rule caps these losses, and all later ones.
+            if min(losses[first:]) > loss_ceiling(np.array(losses)):
+                advance(len(lrs) - len(losses))
+                break
+            self._keep(learner, applied, losses)
+        return Curve(lrs, _once_each(applied, losses))
+
+    def _finish_chunk(
+        self,
+        learner: Learner,
+        batches: Iterator[Batch],
+        last: int,
+        applied: list[float],
+        losses: list[float],
+        advance: Advance,
+    ) -> None:
+        """Adds the losses up to step `last`; keeps them and stops after any step where it is asked to.
+
+        Raises:
+            NonFinite: a step was not finite; the step named is the same wherever a process was stopped.
+        """
+        should_stop = self._keeping.should_stop if self._keeping else _never
+        while len(losses) < last:
+            done = len(losses)
+            chunk = itertools.islice(batches, last - done)
+            # Progress counts the losses below instead.
+            steps = learner.train(chunk, done, lambda n=1: None, should_stop)
+            losses += steps.losses.tolist()
+            applied += steps.lrs.tolist()
+            advance(len(losses) - done)
+            try:
+                learner.check()
+            except NonFinite:
+                if len(losses) == last:
+                    raise
+                should_stop = _never  # a few steps more, of which none changes anything
+            else:
+                if len(losses) < last:
+                    self._keep(learner, applied, losses)
+
+    def _go_on(self, learner: Learner) -> tuple[list[float], list[float]]:
+        """The LRs and losses of the steps that were done before, after which the learner is then."""
+        half, self._half = self._half, None
+        if half is None:
+            return [], []
+        learner.load_state_dict(half["learner"])
+        return half["applied"], half["losses"]
+
+    def _keep(self, learner: Learner, applied: list[float], losses: list[float]) -> None:
+        """Keeps what was done, if it is time or the process is asked to stop, and then stops."""
+        if self._keeping is None:
+            return
+        is_last = self._keeping.should_stop()
+        if is_last or time.monotonic() - self._kept >= self._keeping.interval:
+            half = {"learner": learner.state_dict(), "applied": applied, "losses": losses}
+            self._number += 1
+            curves = [curve_to_json(curve) for curve in self._done]
+            self._keeping.checkpoints.save(self._number, {"curves": curves, "half": half})
+            self._kept = time.monotonic()
+        if is_last:
+            self._keeping.stop()
+
+
+def _never() -> bool:
+    return False
 
 
 def _once_each(applied: list[float], losses: list[float]) -> tuple[float, ...]:
