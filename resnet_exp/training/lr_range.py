@@ -177,7 +177,7 @@ class _Repeats:
             except NonFinite as fault:
                 advance(len(lrs) - len(losses))
                 return Curve(lrs, (*_once_each(applied, losses[: fault.step]), math.nan))
-            # Once a whole chunk is above the rule's cap it is diverging: the rule caps these losses, and all later ones.
+            # Once a whole chunk is above the rule's cap it is diverging: the rule caps these losses and all later ones.
             if min(losses[first:]) > loss_ceiling(np.array(losses)):
                 advance(len(lrs) - len(losses))
                 break
