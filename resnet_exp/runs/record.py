@@ -17,7 +17,7 @@ from resnet_exp.run_dir.files import write_durably, write_json
 from resnet_exp.run_dir.journal import Journal, read
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.runs.hooks import Pruned
-from resnet_exp.runs.signals import last_words
+from resnet_exp.runs.signals import last_words, reason_of
 from resnet_exp.training.result import headline, once_metrics
 
 
@@ -176,7 +176,7 @@ def recorded(paths: RunPaths, mirror: Mirror) -> Iterator[Record]:
             with last_words(partial(status, "KILLED")):
                 yield record
         except KeyboardInterrupt as error:
-            status("KILLED", str(error) or "interrupted")
+            status("KILLED", reason_of(error))
             raise
         except Pruned as reason:
             status("KILLED", str(reason))

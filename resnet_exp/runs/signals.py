@@ -61,8 +61,12 @@ def handled(*, ends_at_second: bool = True) -> Iterator[None]:
             for number in before:
                 signal.signal(number, _on_signal)
             yield
-            if should_stop():  # where a library has swallowed the exception
+            if should_stop():  # a library has swallowed the exception
                 stop()
+        except KeyboardInterrupt:
+            if should_stop():  # a library, such as Ray, may have raised one of its own instead
+                stop()
+            raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -78,6 +82,11 @@ def stop() -> NoReturn:
     """Raises Interrupted, with the signal that `should_stop` tells of."""
     assert _state.first is not None, "asked for after should_stop"
     raise Interrupted(_state.first)
+
+
+def reason_of(error: KeyboardInterrupt) -> str:
+    """Why the process ends, such as `interrupted by SIGTERM`, even where a library raises an exception of its own."""
+    return str(Interrupted(_state.first) if _state.first else error) or "interrupted"
 
 
 @contextmanager
@@ -119,12 +128,12 @@ def _on_signal(number: int, _: object) -> None:
     if _state.first is not None:
         return  # an echo, or the second, which ends the process from the other thread
     _state.first = signal.Signals(number)
-    if _state.deferred:
-        _print(f"{_state.first.name}: saves after this step; once more ends at once")
-        return
-    for act in _state.before_stop:
-        act()
-    stop()
+    if _state.deferred or _state.before_stop:
+        _print(f"{_state.first.name}: what it is at is saved; once more ends at once")
+    if not _state.deferred:
+        for act in _state.before_stop:
+            act()
+        stop()
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from resnet_exp.run_dir.journal import metric_history
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.runs.console import Console
 from resnet_exp.runs.hooks import Pruned, SweepPart
-from resnet_exp.runs.signals import handled
+from resnet_exp.runs.signals import handled, reason_of
 from resnet_exp.sweeps.gpus import claimed_gpu
 from resnet_exp.sweeps.ledger import PROCESS_VARIABLE, Job, Ledger, SeedRun
 from resnet_exp.sweeps.plan import identity_of, shipped
@@ -100,7 +100,7 @@ def _run_seeds(config: Config, job: Job, ledger: Ledger) -> Exception | None:
         for seed in config.sweep.seeds or [config.seed]:
             job = _run_seed(config, seed, job, ledger)
     except KeyboardInterrupt as stopped:
-        ledger.write(replace(ledger.job(job.key), status="interrupted", reason=str(stopped) or "interrupted"))
+        ledger.write(replace(ledger.job(job.key), status="interrupted", reason=reason_of(stopped)))
         raise
     except Pruned as pruned:
         status, reason, error = "pruned", str(pruned), Pruned(str(pruned))
