@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 import json
 import math
@@ -19,11 +20,10 @@ from resnet_exp.data import randomness
 from resnet_exp.data.bank import Batch, endless, shuffled
 from resnet_exp.interfaces import Schedule
 from resnet_exp.models.custom_resnet import CustomResNet
-from resnet_exp.run_dir.checkpoint import Checkpoints
 from resnet_exp.schedulers.onecycle import OneCycle
 from resnet_exp.training.device import untouched_randomness
 from resnet_exp.training.learner import NonFinite, Steps
-from resnet_exp.training.lr_range import Keeping, RangeTest, range_test
+from resnet_exp.training.lr_range import RangeTest, range_test
 
 SETTINGS = RangeTestConfig(start_lr=1e-5, end_lr=10.0, num_steps=60, repeats=2)
 
@@ -54,13 +54,13 @@ class Counted:
 def real(tiny_learner, bank):
     """The range test of the tiny network on the learnable images."""
 
-    def go(settings=SETTINGS, make=tiny_learner, progress=silent, keeping=None):
+    def go(settings=SETTINGS, make=tiny_learner, progress=silent, **saving):
         def batches(repeat, first):
             return endless(
                 bank, CropFlipCutout(cutout=4), 16, randomness.mix(0, randomness.RANGE_TEST, repeat), first=first
             )
 
-        return range_test(make, batches, settings, 4, progress, keeping)
+        return range_test(make, batches, settings, 4, progress, **saving)
 
     return go
 
@@ -182,48 +182,52 @@ def test_a_sweep_that_overflows_ends_with_nan_and_the_others_go_on(tiny_learner)
 
 
 class Stopped(Exception):
-    """What `stop` raises here."""
+    """What stops the process here."""
 
 
-def stop():
-    raise Stopped
+class Keeping:
+    """Stops at every step of so many, and has what was saved."""
+
+    def __init__(self, patience):
+        self.patience, self.steps, self.saved, self.places = patience, 0, None, []
+
+    def after_step(self):
+        self.steps += 1
+        return self.steps >= self.patience
+
+    def save(self, epoch, step, state):
+        self.saved = copy.deepcopy(state)
+        self.places.append((epoch, step))
+        raise Stopped
 
 
 @pytest.mark.parametrize("patience", [6, 10])
-def test_one_that_is_stopped_again_and_again_goes_on_to_the_same_curves(real, tiny_learner, tmp_path, patience):
-    """After so many steps each time: within a chunk and at its end, within a repeat and at its end."""
+def test_one_that_is_stopped_again_and_again_goes_on_to_the_same_curves(real, patience):
+    """Within a chunk and at its end, within a repeat and at its end, where it diverges and where it is made again."""
     settings = RangeTestConfig(start_lr=1e-4, end_lr=1e6, num_steps=34, repeats=2)
-    straight, made = real(settings), []
-    for _ in range(200):
-        steps = itertools.count(1)
-        keeping = Keeping(Checkpoints(tmp_path), 1e9, lambda steps=steps: next(steps) >= patience, stop)
+    straight, keeping, stopped = real(settings), Keeping(patience), None
+    while stopped is None:
+        keeping.steps = 0
         try:
-            stopped = real(settings, keeping=keeping)
-            break
+            stopped = real(settings, keeping=keeping, saved=keeping.saved)
         except Stopped:
-            made.append(len(list(tmp_path.glob("*.pt"))))
-    assert stopped == straight
-    assert len(made) >= sum(len(curve.losses) for curve in straight.curves) // (patience + 1) - 1
-    assert set(made) <= {1, 2}
+            assert len(keeping.places) < 100
+    assert stopped == straight and stopped.history
+    assert len(keeping.places) > 5
+    assert keeping.places == sorted(set(keeping.places))
 
 
-def test_one_that_is_killed_goes_on_from_what_it_kept_by_time(real, tiny_learner, tmp_path):
-    straight, learners = real(), []
+def test_one_that_was_killed_goes_on_from_what_was_saved(real, tiny_learner):
+    straight, learners, keeping = real(), [], Keeping(75)  # steps: in the second repeat
+    with pytest.raises(Stopped):
+        real(keeping=keeping)
 
     def make(schedule):
         learners.append(tiny_learner(schedule))
-        if len(learners) == 2:
-            learners[-1].train = killed
         return learners[-1]
 
-    def killed(*_):
-        raise SystemExit
-
-    keeping = Keeping(Checkpoints(tmp_path), 0.0, lambda: False, stop)
-    with pytest.raises(SystemExit):
-        real(make=make, keeping=keeping)
-    assert real(make=make, keeping=keeping) == straight
-    assert len(learners) == 4  # the last chunk of the first repeat was its last; a curve is kept with the next one
+    assert real(make=make, saved=keeping.saved) == straight
+    assert len(learners) == 1
 
 
 class Scripted:

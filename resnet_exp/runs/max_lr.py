@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,7 +25,7 @@ from resnet_exp.runs.open_run import OpenRun
 from resnet_exp.runs.signals import deferred, should_stop, stop
 from resnet_exp.training.device import untouched_randomness
 from resnet_exp.training.learner import Learner
-from resnet_exp.training.lr_range import FoundLR, Keeping, RangeTest, range_test
+from resnet_exp.training.lr_range import FoundLR, RangeTest, range_test
 
 
 def find_max_lr(
@@ -74,11 +75,28 @@ def _range_test(
                 config.range_test,
                 data.info.num_classes,
                 this.console.progress,
-                Keeping(half, config.train.checkpoint_interval, should_stop, stop),
+                _Keeping(half, config.train.checkpoint_interval),
+                half.latest(this.runtime.device),
             )
         cached.store(tested.to_json())
         shutil.rmtree(half.folder, ignore_errors=True)
         return tested, False
+
+
+class _Keeping:
+    """Saves a range test by time, and where a signal asks the process to stop, which it then does."""
+
+    def __init__(self, checkpoints: Checkpoints, interval: float) -> None:
+        self._checkpoints, self._interval, self._saved = checkpoints, interval, time.monotonic()
+
+    def after_step(self) -> bool:
+        return should_stop() or time.monotonic() - self._saved >= self._interval > 0
+
+    def save(self, epoch: int, step: int, state: dict[str, Any]) -> None:
+        self._checkpoints.save(epoch * 10**6 + step, state)
+        self._saved = time.monotonic()
+        if should_stop():
+            stop()
 
 
 def _usable(known: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, NoReturn
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from resnet_exp.config.schema import RangeTestConfig
 from resnet_exp.data.bank import Batch
 from resnet_exp.interfaces import Advance, Progress, Schedule
-from resnet_exp.run_dir.checkpoint import Checkpoints
 from resnet_exp.training.learner import Learner, NonFinite
 from resnet_exp.training.range_curve import Curve, curve_from_json, curve_to_json
 from resnet_exp.training.range_rules import (
@@ -78,14 +75,16 @@ class FoundLR:
         return f"range test: {verdict.status}, {self.max_lr / verdict.suggestion:g} x {verdict.suggestion:.4g}"
 
 
-@dataclass(frozen=True)
-class Keeping:
-    """Where a range test keeps what it has done, and when: by time, and where it is asked to stop."""
+class Keeps(Protocol):
+    """Saves a range test by time, and where the process is asked to stop, which it then does."""
 
-    checkpoints: Checkpoints  # of this range test alone
-    interval: float  # least seconds between two
-    should_stop: Callable[[], bool]  # asked after each step
-    stop: Callable[[], NoReturn]  # called once all that was done is kept
+    def after_step(self) -> bool:
+        """Whether to save after this step."""
+        ...
+
+    def save(self, epoch: int, step: int, state: dict[str, Any]) -> None:
+        """Saves the state after so many repeats, and steps of the one after them; then stops if that is asked for."""
+        ...
 
 
 def range_test(
@@ -94,13 +93,14 @@ def range_test(
     settings: RangeTestConfig,
     num_classes: int,
     progress: Progress,
-    keeping: Keeping | None = None,
+    keeping: Keeps | None = None,
+    saved: dict[str, Any] | None = None,
 ) -> RangeTest:
     """The LR that the repeats on new networks suggest, with a status and the curves.
 
     If they diverge at once, they are run again from start_lr / 100; if the loss still falls at the last LR, up to
-    end_lr * 10; both with as many steps a decade as before. One that was stopped goes on from its last step that was
-    kept, to the same curves.
+    end_lr * 10; both with as many steps a decade as before. One that was stopped goes on from what it saved, to the
+    same curves.
 
     Args:
         make_learner: makes a new network, the same each time, with its optimizer, for a schedule.
@@ -108,11 +108,12 @@ def range_test(
         settings: bounds, steps and repeats.
         num_classes: for ln C, the loss of guessing.
         progress: opens the progress display.
-        keeping: None keeps nothing.
+        keeping: saves what was done; None saves nothing.
+        saved: the state that was saved last; None begins.
     """
     start, end = settings.start_lr, settings.end_lr
     history: list[str] = []
-    repeats = _Repeats(make_learner, batches, keeping)
+    repeats = _Repeats(make_learner, batches, keeping, saved)
 
     def run_repeats() -> RangeTest:
         lrs = _exponential(start, end, _steps(settings, start, end))
@@ -136,22 +137,20 @@ class _Repeats:
     """Runs one repeat after another; those that a stopped process had done before are not run again.
 
     Which repeat follows is determined by the curves before it, so that these and the steps of the one that was under
-    way are all there is to keep.
+    way are all there is to save.
     """
 
     def __init__(
         self,
         make_learner: Callable[[Schedule], Learner],
         batches: Callable[[int, int], Iterator[Batch]],
-        keeping: Keeping | None,
+        keeping: Keeps | None,
+        saved: dict[str, Any] | None,
     ) -> None:
         self._make_learner, self._batches, self._keeping = make_learner, batches, keeping
-        kept = keeping.checkpoints.latest(torch.device("cpu")) if keeping else None
-        self._before = [curve_from_json(curve) for curve in kept["curves"]] if kept else []  # not asked for yet
-        self._half: dict[str, Any] | None = kept["half"] if kept else None
-        self._number = keeping.checkpoints.latest_epoch() if keeping else 0
+        self._before = [curve_from_json(curve) for curve in saved["curves"]] if saved else []  # not asked for yet
+        self._half: dict[str, Any] | None = saved["half"] if saved else None
         self._done: list[Curve] = []
-        self._kept = time.monotonic()
 
     def curve(self, repeat: int, lrs: tuple[float, ...], advance: Advance) -> Curve:
         """The curve of one repeat, up to where it diverged; a non-finite loss is the last."""
@@ -198,12 +197,12 @@ class _Repeats:
         Raises:
             NonFinite: a step was not finite; the step named is the same wherever a process was stopped.
         """
-        should_stop = self._keeping.should_stop if self._keeping else _never
+        until = self._keeping.after_step if self._keeping else _never
         while len(losses) < last:
             done = len(losses)
             chunk = itertools.islice(batches, last - done)
             # Progress counts the losses below instead.
-            steps = learner.train(chunk, done, lambda n=1: None, should_stop)
+            steps = learner.train(chunk, done, lambda n=1: None, until)
             losses += steps.losses.tolist()
             applied += steps.lrs.tolist()
             advance(len(losses) - done)
@@ -212,7 +211,7 @@ class _Repeats:
             except NonFinite:
                 if len(losses) == last:
                     raise
-                should_stop = _never  # a few steps more, of which none changes anything
+                until = _never  # a few steps more, of which none changes anything
             else:
                 if len(losses) < last:
                     self._keep(learner, applied, losses)
@@ -226,18 +225,11 @@ class _Repeats:
         return half["applied"], half["losses"]
 
     def _keep(self, learner: Learner, applied: list[float], losses: list[float]) -> None:
-        """Keeps what was done, if it is time or the process is asked to stop, and then stops."""
-        if self._keeping is None:
-            return
-        is_last = self._keeping.should_stop()
-        if is_last or time.monotonic() - self._kept >= self._keeping.interval:
+        """Saves what was done, if it is time or the process is asked to stop."""
+        if self._keeping is not None and self._keeping.after_step():
             half = {"learner": learner.state_dict(), "applied": applied, "losses": losses}
-            self._number += 1
             curves = [curve_to_json(curve) for curve in self._done]
-            self._keeping.checkpoints.save(self._number, {"curves": curves, "half": half})
-            self._kept = time.monotonic()
-        if is_last:
-            self._keeping.stop()
+            self._keeping.save(len(curves), len(losses), {"curves": curves, "half": half})
 
 
 def _never() -> bool:
