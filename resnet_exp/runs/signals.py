@@ -31,6 +31,7 @@ class _State:
 
     is_handled: bool = False
     first: signal.Signals | None = None
+    asked: int = 0
     deferred: int = 0  # blocks that the process is in
     before_stop: list[Callable[[], object]] = field(default_factory=list)
     last_words: list[Callable[[str], object]] = field(default_factory=list)
@@ -75,7 +76,13 @@ def handled(*, ends_at_second: bool = True) -> Iterator[None]:
 
 def should_stop() -> bool:
     """Whether a signal has asked the process to end."""
+    _state.asked += 1
     return _state.first is not None
+
+
+def times_asked() -> int:
+    """How often `should_stop` was asked: as long as this changes, the process is at work."""
+    return _state.asked
 
 
 def stop() -> NoReturn:
