@@ -17,7 +17,7 @@ from resnet_exp.runs.signals import times_asked
 _FACTOR = 100  # times the usual step
 _LEAST = 10.0  # seconds that are never too long
 _FIRST = 600.0  # seconds that are too long where no step is usual yet
-_FEW = 5  # steps of which none is the usual one
+_FEW = 20  # steps of which none is the usual one; the parts of a report differ much, and are fewer
 _LOOK = 1.0  # seconds between looks
 _LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 
