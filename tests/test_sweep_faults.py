@@ -400,7 +400,7 @@ def interrupt(sweep: Sweep, number: signal.Signals) -> None:
         assert len(below) >= 2
         process.send_signal(number)
         assert until_gone(below, 10)
-        assert process.wait(10) == 130, said(sweep)
+        assert process.wait(10) == 128 + number, said(sweep)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
