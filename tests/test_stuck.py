@@ -39,8 +39,8 @@ def test_a_step_that_hangs_is_told_once_with_its_line() -> None:
         passed()
         steps(passed)
     (one,) = told
-    line = model.__code__.co_firstlineno + 1
-    assert "training: a step takes 0 s so far, and the usual step 0.00" in one
+    line = model.__code__.co_firstlineno + 3
+    assert one.startswith("training: a step takes ") and " s so far, and the usual step 0.0" in one
     assert f"{__file__}:{line}, in model" in one
     assert "the same command goes on" in one
 
