@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -17,9 +18,9 @@ from resnet_exp.config.conf import CONF, PRIMARY
 from resnet_exp.config.config import typed
 from resnet_exp.config.hydra_flags import CommandLine, hydra_arguments
 from resnet_exp.config.redact import redact
-from resnet_exp.interfaces import ConfigError, RunError
+from resnet_exp.interfaces import ConfigError, Interrupted, RunError
 from resnet_exp.runs.output import fill_closed_descriptors
-from resnet_exp.runs.signals import sigterm_as_ctrl_c
+from resnet_exp.runs.signals import handled
 from resnet_exp.sweeps.job import run_job
 from resnet_exp.sweeps.ledger import Ledger
 
@@ -73,18 +74,23 @@ def _run(cfg: DictConfig) -> float | None:
 
 
 def main() -> None:
-    """Runs the command line. Exit codes: 0; 1: the run failed; 2: a setting cannot work; 130: interrupted."""
+    """Runs the command line.
+
+    Exit codes: 0; 1: the run failed; 2: a setting cannot work; 128 + n: it was interrupted by signal n, such as 130 by
+    Ctrl-C and 143 by SIGTERM.
+    """
     fill_closed_descriptors()
     try:
-        with sigterm_as_ctrl_c():
+        with handled():
             sys.argv[1:] = check(sys.argv[1:])
             if CommandLine.of(sys.argv[1:]).is_named_sweep:
                 sys.argv.append("--multirun")
             _hydra_main()
     except ConfigError as error:
         _exit(str(error), 2)
-    except KeyboardInterrupt:
-        _exit("interrupted; the same command goes on from the last checkpoint", 130)
+    except KeyboardInterrupt as error:
+        stopped = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
+        _exit(f"{stopped}; the same command goes on from there", 128 + stopped.signal)
 
 
 def _exit(message: str, code: int) -> NoReturn:

@@ -5,6 +5,7 @@ Nothing here imports torch, which takes seconds: a wrong setting is refused befo
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
+# The signals that ask a process to end; each of them is caught, what was done is saved, and the process ends. Batch
+# systems send the last three before they kill.
+STOP_SIGNALS = (
+    *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT),
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),
+)
 # The figures and tables of the report that a tracker can show for several runs side by side, by name.
 COMPARED_IMAGES = ("examples", "gradcam", "misclassified", "class_accuracy", "confusion_matrix")
 COMPARED_TABLES = ("class_accuracy", "examples")
@@ -29,6 +36,17 @@ class ConfigError(ValueError):
 
 class RunError(RuntimeError):
     """A run that cannot go on; the message gives the reason, on which the user can act."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal has asked the process to end: Ctrl-C, a batch system, a terminal that was closed."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number)
+        self.signal = number
+
+    def __str__(self) -> str:
+        return f"interrupted by {self.signal.name}"
 
 
 def first_line(error: BaseException) -> str:

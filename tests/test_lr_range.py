@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 import json
 import math
@@ -16,7 +17,7 @@ from torch import nn
 from resnet_exp.augmentation.crop_flip_cutout import CropFlipCutout
 from resnet_exp.config.schema import RangeTestConfig
 from resnet_exp.data import randomness
-from resnet_exp.data.bank import Batch, shuffled
+from resnet_exp.data.bank import Batch, endless, shuffled
 from resnet_exp.interfaces import Schedule
 from resnet_exp.models.custom_resnet import CustomResNet
 from resnet_exp.schedulers.onecycle import OneCycle
@@ -53,13 +54,13 @@ class Counted:
 def real(tiny_learner, bank):
     """The range test of the tiny network on the learnable images."""
 
-    def go(settings=SETTINGS, make=tiny_learner, progress=silent):
-        def batches(repeat):
-            seed = randomness.mix(0, randomness.RANGE_TEST, repeat)
-            for epoch in itertools.count(1):
-                yield from shuffled(bank, CropFlipCutout(cutout=4), 16, seed, epoch)
+    def go(settings=SETTINGS, make=tiny_learner, progress=silent, **saving):
+        def batches(repeat, first):
+            return endless(
+                bank, CropFlipCutout(cutout=4), 16, randomness.mix(0, randomness.RANGE_TEST, repeat), first=first
+            )
 
-        return range_test(make, batches, settings, 4, progress)
+        return range_test(make, batches, settings, 4, progress, **saving)
 
     return go
 
@@ -156,8 +157,8 @@ def test_a_sweep_that_overflows_ends_with_nan_and_the_others_go_on(tiny_learner)
     labels = torch.randint(4, (64,), generator=generator)
     images = 3 * (torch.eye(4)[labels] + torch.randn(64, 4, generator=generator))
 
-    def batches(repeat):
-        for step in itertools.count():
+    def batches(repeat, first):
+        for step in itertools.count(first):
             yield Batch(images * (1e38 if (repeat, step) == (0, 47) else 1.0), labels)
 
     def make(schedule):
@@ -180,6 +181,55 @@ def test_a_sweep_that_overflows_ends_with_nan_and_the_others_go_on(tiny_learner)
     assert again.verdict == found.verdict
 
 
+class Stopped(Exception):
+    """What stops the process here."""
+
+
+class Keeping:
+    """Stops at every step of so many, and has what was saved."""
+
+    def __init__(self, patience):
+        self.patience, self.steps, self.saved, self.places = patience, 0, None, []
+
+    def after_step(self):
+        self.steps += 1
+        return self.steps >= self.patience
+
+    def save(self, epoch, step, state):
+        self.saved = copy.deepcopy(state)
+        self.places.append((epoch, step))
+        raise Stopped
+
+
+@pytest.mark.parametrize("patience", [6, 10])
+def test_one_that_is_stopped_again_and_again_goes_on_to_the_same_curves(real, patience):
+    """Within a chunk and at its end, within a repeat and at its end, where it diverges and where it is made again."""
+    settings = RangeTestConfig(start_lr=1e-4, end_lr=1e6, num_steps=34, repeats=2)
+    straight, keeping, stopped = real(settings), Keeping(patience), None
+    while stopped is None:
+        keeping.steps = 0
+        try:
+            stopped = real(settings, keeping=keeping, saved=keeping.saved)
+        except Stopped:
+            assert len(keeping.places) < 100
+    assert stopped == straight and stopped.history
+    assert len(keeping.places) > 5
+    assert keeping.places == sorted(set(keeping.places))
+
+
+def test_one_that_was_killed_goes_on_from_what_was_saved(real, tiny_learner):
+    straight, learners, keeping = real(), [], Keeping(75)  # steps: in the second repeat
+    with pytest.raises(Stopped):
+        real(keeping=keeping)
+
+    def make(schedule):
+        learners.append(tiny_learner(schedule))
+        return learners[-1]
+
+    assert real(make=make, saved=keeping.saved) == straight
+    assert len(learners) == 1
+
+
 class Scripted:
     """A learner whose loss is a function of the LR; it breaks where that is not finite, and skips steps like fp16."""
 
@@ -187,7 +237,7 @@ class Scripted:
         self.lrs, self.loss, self.skipped, self.broken = schedule.lrs, loss, skipped, None
         self.updates = 0
 
-    def train(self, batches, first_step, advance):
+    def train(self, batches, first_step, advance, should_stop):
         losses, lrs = [], []
         for step, _ in enumerate(batches, first_step):
             lrs.append(self.lrs[self.updates])
@@ -211,7 +261,7 @@ def scripted(loss, settings=SETTINGS, skipped=()):
         sweeps.append((schedule.lrs[0], schedule.lrs[-1], len(schedule.lrs)))
         return Scripted(schedule, loss, skipped)
 
-    found = range_test(make, lambda repeat: itertools.count(), settings, 10, progress)
+    found = range_test(make, lambda repeat, first: itertools.count(first), settings, 10, progress)
     assert progress.advanced == progress.totals  # it ends full, however the sweeps ended
     return found, sweeps
 
@@ -292,7 +342,7 @@ def test_a_diverged_sweep_is_not_carried_on_to_the_end():
 def test_every_repeat_sees_batches_of_its_own():
     asked = []
 
-    def batches(repeat):
+    def batches(repeat, first):
         asked.append(repeat)
         return itertools.count()
 

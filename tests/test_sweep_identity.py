@@ -361,7 +361,7 @@ def test_a_job_that_waits_is_interrupted_at_once(go: Callable[..., Said], tmp_pa
         thread = when_it_waits(tmp_path, lambda: os.kill(os.getpid(), number))
         done = go("scheduler.max_lr=0.05,0.06")
         thread.join()
-    assert done.code == 130
+    assert done.code == 128 + number
     (ledger,) = ledgers(tmp_path)
     assert [one.status for one in ledger.jobs()] == ["interrupted", "planned"]
 

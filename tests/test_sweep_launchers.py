@@ -212,37 +212,34 @@ class Pair(Sweeper):
             launchers.end_jobs()
 """
 APP = """
-import os, signal, time
+import os, sys, time
 from pathlib import Path
 import hydra
 from hydra.core.plugins import Plugins
 from resnet_exp.sweeps import launchers
+from resnet_exp.runs import signals
 from sweeper import Pair
-
-def as_ctrl_c(*_):
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # submitit sends it on: it comes twice
-    raise KeyboardInterrupt
 
 @hydra.main(config_path=".", config_name="config", execution_whitelist=["logging.*"])
 def job(cfg):
     import torch
-    signal.signal(signal.SIGTERM, as_ctrl_c)
     told = Path(f"job{cfg.number}")
     told.write_text(f"{os.environ['SWEEP']} {os.environ['OMP_NUM_THREADS']} {torch.get_num_threads()}")
     try:
-        time.sleep(cfg.seconds)
-    except KeyboardInterrupt:
-        time.sleep(2)  # longer than Ray itself would wait
-        told.write_text("interrupted")
-        os._exit(130)
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with signals.handled(ends_at_second=False):
+            time.sleep(cfg.seconds)
+    except KeyboardInterrupt as error:
+        time.sleep(2)  # longer than Ray itself would wait; submitit sends it on: it comes twice
+        told.write_text(str(error))
+        os._exit(143)
 
 if __name__ == "__main__":
     Plugins.instance().register(Pair)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, launchers.interrupt_sweep)
-    job()
+    try:
+        with signals.handled(), signals.before_stop(launchers.interrupt_jobs):
+            job()
+    except KeyboardInterrupt as error:
+        sys.exit(128 + error.signal)
 """
 
 
@@ -323,7 +320,8 @@ def test_an_interrupted_sweep_s_jobs_say_so_and_nothing_runs_on(sweep, tmp_path,
     time.sleep(0.3)
     process.send_signal(number)
     begun = time.monotonic()
-    process.communicate(timeout=30)
+    _, said = process.communicate(timeout=30)
     assert time.monotonic() - begun < 10
-    assert [path.read_text() for path in told] == ["interrupted", "interrupted"]
+    assert process.returncode == 128 + number, said.decode()
+    assert [path.read_text() for path in told] == ["interrupted by SIGTERM"] * 2
     assert left_of(process) == []

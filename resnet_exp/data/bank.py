@@ -159,10 +159,14 @@ def shuffled(
         yield bank.batch(indices, augmentation, seed, randomness.VIEW, epoch)
 
 
-def endless(bank: ImageBank, augmentation: Augmentation, batch_size: int, seed: int) -> Iterator[Batch]:
-    """Yields batches without end: epoch 1, epoch 2 and so on, each in its own random order."""
-    for epoch in itertools.count(1):
-        yield from shuffled(bank, augmentation, batch_size, seed, epoch)
+def endless(
+    bank: ImageBank, augmentation: Augmentation, batch_size: int, seed: int, *, first: int = 0
+) -> Iterator[Batch]:
+    """Yields batches without end, from number `first` on: epoch 1, epoch 2 and so on, each in its own random order."""
+    before, first = divmod(first, num_batches(len(bank), batch_size))
+    for epoch in itertools.count(before + 1):
+        yield from shuffled(bank, augmentation, batch_size, seed, epoch, first=first)
+        first = 0
 
 
 def in_order(bank: ImageBank, batch_size: int) -> Iterator[Batch]:

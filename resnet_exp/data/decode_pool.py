@@ -12,12 +12,13 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from resnet_exp.data.decoding import Decoded, decode_run
 from resnet_exp.data.image_file import MAX_MEGAPIXELS
-from resnet_exp.interfaces import RunError
+from resnet_exp.interfaces import STOP_SIGNALS, RunError
 
 # 30,000 JPEGs of 32×32 on 2 busy cores, median of 4: one after another 4.8 s, 2 threads 5.3 s (Pillow releases the GIL
 # only briefly), 2 processes 3.5 s. Starting processes takes half a second: for few files that costs more than it saves.
@@ -51,7 +52,7 @@ def decode_all(
     if len(paths) >= FILES_WORTH_PROCESSES and workers > 1 and not multiprocessing.current_process().daemon:
         with _processes(workers) as executor:
             if _can_start(executor):
-                yield from _in_order(partial(executor.submit, decode), runs, workers)
+                yield from _in_order(partial(_submit, executor, decode), runs, workers)
                 return
     with _threads(workers) as (executor, stopped):
         yield from _in_order(partial(executor.submit, decode, stopped=stopped), runs, workers)
@@ -97,7 +98,8 @@ def _processes(workers: int) -> Iterator[Executor]:
     """
     context = multiprocessing.get_context("spawn")
     read_end, write_end = context.Pipe(duplex=False)
-    executor = ProcessPoolExecutor(workers, context, _start_worker, (read_end,))
+    with _signals_are_ours():
+        executor = ProcessPoolExecutor(workers, context, _start_worker, (read_end,))
     try:
         yield executor
         executor.shutdown()
@@ -107,16 +109,38 @@ def _processes(workers: int) -> Iterator[Executor]:
         read_end.close()
 
 
+def _submit(executor: Executor, decode: Callable[[list[Path]], Decoded], run: list[Path]) -> Future[Decoded]:
+    with _signals_are_ours():  # the executor starts its processes one by one, as they are needed
+        return executor.submit(decode, run)
+
+
 def _can_start(executor: Executor) -> bool:
     """Whether the processes start: they cannot where the program's main file cannot be imported."""
     try:
-        return executor.submit(os.getpid).result() > 0
+        with _signals_are_ours():
+            first = executor.submit(os.getpid)
+        return first.result() > 0
     except BrokenProcessPool:
         return False
 
 
+@contextmanager
+def _signals_are_ours() -> Iterator[None]:
+    """A block in which processes are started that take none of the signals that ask to stop, from the first moment on.
+
+    A terminal or a batch system signals all processes of a group; this one handles that, and ends the others. A signal
+    that comes within the block is taken by another thread, or at its end.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        resource_tracker.ensure_running()  # lets two of the signals through again, the first time
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(read_end: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches workers too; the parent handles it and ends them
     threading.Thread(target=_end_with_the_pool, args=(read_end,), daemon=True).start()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from resnet_exp.interfaces import Advance
 from resnet_exp.runs.output import Output
+from resnet_exp.runs.signals import last_words
+from resnet_exp.runs.stuck import told_when_stuck
 
 _KEY_WIDTH = 13
 # Seconds between lines of progress where the output is not a terminal.
@@ -47,7 +50,20 @@ class Console:
 
     @contextmanager
     def progress(self, description: str, total: int, done: int = 0) -> Iterator[Advance]:
-        """Shows how many of `total` units are done, with an ETA; lines printed meanwhile appear above it."""
+        """Shows how many of `total` units are done, with an ETA; lines printed meanwhile appear above it.
+
+        Where the next unit takes far longer than usual, a warning tells where it stands.
+        """
+        with told_when_stuck(description, self.warn) as passed, self._shown(description, total, done) as show:
+
+            def advance(n: int = 1) -> None:
+                passed()
+                show(n)
+
+            yield advance
+
+    @contextmanager
+    def _shown(self, description: str, total: int, done: int) -> Iterator[Advance]:
         if not self._rich.is_terminal:
             yield self._plain_progress(description, total, done)
             return
@@ -57,13 +73,10 @@ class Console:
         )  # fmt: skip
         with Progress(*columns, console=self._rich, transient=True, refresh_per_second=4) as live:
             task = live.add_task(description, total=total, completed=done)
-
-            def advance(n: int = 1) -> None:
-                live.update(task, advance=n)
-
             self._live = live
             try:
-                yield advance
+                with last_words(_show_cursor):
+                    yield lambda n=1: live.update(task, advance=n)
             finally:
                 self._live = None
 
@@ -85,3 +98,8 @@ class Console:
                 self.line(f"  {description}: {done:,} of {total:,} ({done / total:.0%}), ETA {left:.0f} s")
 
         return advance
+
+
+def _show_cursor(_: str) -> None:
+    """Gives a terminal its cursor back, which a progress display hides, where the process is ended at once."""
+    os.write(1, b"\x1b[?25h")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from resnet_exp.run_dir.journal import Journal, read
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.runs.changed import machines, note_of_machines
 from resnet_exp.runs.hooks import Pruned
+from resnet_exp.runs.signals import last_words, reason_of
 from resnet_exp.training.result import headline, once_metrics
 
 
@@ -174,14 +176,15 @@ def opened_record(paths: RunPaths, mirror: Mirror) -> Iterator[Record]:
 
 @contextmanager
 def recorded(paths: RunPaths, mirror: Mirror) -> Iterator[Record]:
-    """A block with a record; at its end the status is FINISHED, FAILED with the reason, or KILLED (Ctrl-C, pruned)."""
+    """A block with a record; at its end the status is FINISHED, or FAILED or KILLED (a signal, pruned) and why."""
     with opened_record(paths, mirror) as record:
         status = record.journal.status
         status("RUNNING")
         try:
-            yield record
-        except KeyboardInterrupt:
-            status("KILLED", "interrupted")
+            with last_words(partial(status, "KILLED")):
+                yield record
+        except KeyboardInterrupt as error:
+            status("KILLED", reason_of(error))
             raise
         except Pruned as reason:
             status("KILLED", str(reason))

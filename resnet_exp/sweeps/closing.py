@@ -19,6 +19,7 @@ from resnet_exp.run_dir.lock import try_lock
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.runs.console import Console
 from resnet_exp.runs.messages import print_tracker, print_waiting_for_run
+from resnet_exp.runs.signals import reason_of
 from resnet_exp.sweeps.best_config import best_command
 from resnet_exp.sweeps.leaderboard import best_of, compare_best
 from resnet_exp.sweeps.ledger import Job, Ledger
@@ -50,7 +51,7 @@ def close(config: DictConfig, ledger: Ledger, parent: Parent, error: BaseExcepti
             error = RunError(f"the report of the best run cannot be drawn: {reason}")
             console.warn(str(error))
     if isinstance(error, KeyboardInterrupt):
-        parent.end("KILLED", "interrupted")
+        parent.end("KILLED", reason_of(error))
     elif failed or left or error is not None:
         parent.end(
             "FAILED", f"{len(failed)} of {len(jobs)} jobs failed" if failed else str(error or "not all jobs ran")

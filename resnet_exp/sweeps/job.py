@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -17,13 +18,13 @@ from resnet_exp.config.overrides import key_of, of_the_run, point_of
 from resnet_exp.config.redact import redact
 from resnet_exp.config.schema import ReportConfig, from_values
 from resnet_exp.config.validation import VALIDATION
-from resnet_exp.interfaces import ConfigError, RunError
+from resnet_exp.interfaces import ConfigError, Interrupted, RunError
 from resnet_exp.run_dir.files import read_json
 from resnet_exp.run_dir.journal import metric_history
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.runs.console import Console
 from resnet_exp.runs.hooks import Pruned, SweepPart
-from resnet_exp.runs.signals import sigterm_as_ctrl_c
+from resnet_exp.runs.signals import handled, reason_of
 from resnet_exp.sweeps.gpus import claimed_gpu
 from resnet_exp.sweeps.ledger import PROCESS_VARIABLE, Job, Ledger, SeedRun
 from resnet_exp.sweeps.plan import identity_of, shipped
@@ -39,13 +40,26 @@ def run_job(config: Config, ledger: Ledger) -> float | None:
         RunError: it failed; the message is the reason.
         Pruned: its sweep stopped it.
     """
-    with sigterm_as_ctrl_c():
-        try:
+    is_worker = os.environ.get(PROCESS_VARIABLE) != str(os.getpid())
+    try:
+        # The sweep ends its workers: a terminal and a launcher may signal them as well, while they save.
+        with handled(ends_at_second=not is_worker):
             return _run_job(config, ledger)
-        except KeyboardInterrupt:
-            if os.environ.get(PROCESS_VARIABLE) != str(os.getpid()):
-                os._exit(130)  # a worker: its launcher would take the interruption for a result, and start another job
-            raise
+    except Interrupted as stopped:
+        if is_worker:
+            _end_worker(stopped.signal)
+        raise
+
+
+def _end_worker(number: signal.Signals) -> None:
+    """Ends this process: its launcher would take the interruption for a result, and start another job in it.
+
+    Where the signal is the one by which submitit learns that a job is preempted, submitit queues it again.
+    """
+    handler: Any = signal.getsignal(number)
+    if getattr(handler, "__name__", "") == "checkpoint_and_try_requeue":
+        handler(number, None)
+    os._exit(128 + number)
 
 
 def _run_job(config: Config, ledger: Ledger) -> float | None:
@@ -85,8 +99,8 @@ def _run_seeds(config: Config, job: Job, ledger: Ledger) -> Exception | None:
         _check_planned(job, config, ledger)
         for seed in config.sweep.seeds or [config.seed]:
             job = _run_seed(config, seed, job, ledger)
-    except KeyboardInterrupt:
-        ledger.write(replace(ledger.job(job.key), status="interrupted", reason="interrupted"))
+    except KeyboardInterrupt as stopped:
+        ledger.write(replace(ledger.job(job.key), status="interrupted", reason=reason_of(stopped)))
         raise
     except Pruned as pruned:
         status, reason, error = "pruned", str(pruned), Pruned(str(pruned))

@@ -21,6 +21,7 @@ _EXTRAS = {
     **{"ray": "ray", "ray_aws": "ray"},
 }
 _RAY_JOB = "ray::_run_job"  # a worker's command line while it runs a job of hydra-ray-launcher
+TO_SAVE = 60.0  # seconds that a job has, at a signal, for the step it is at and its checkpoint
 _N_JOBS = "a whole number of at least 1 is needed, -1 for one job on each core, or null"
 
 
@@ -159,15 +160,17 @@ def end_jobs(grace: float = 5.0) -> list[int]:
     return killed + end_children(grace)
 
 
-def interrupt_sweep(*_: Any) -> None:
-    """Handles SIGINT and SIGTERM: ends the jobs, so that each can write how it ended, then raises KeyboardInterrupt.
+def interrupt_jobs() -> None:
+    """Ends the jobs at a signal to the sweep, before the launcher learns of it: joblib would kill its workers at once.
 
-    The other way round joblib would kill its workers at once. A second signal cuts the waiting short.
+    Each saves after the step it is at, and writes how it ended. Ray must not be shut down from within its own call:
+    `end_jobs` does it later.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
     ray = sys.modules.get("ray")
-    # Ray must not be shut down from within its own call: end_jobs does it later.
     if ray is None or not ray.is_initialized():
-        end_children()
-    raise KeyboardInterrupt
+        end_children(TO_SAVE)
+
+
+def kill_jobs(_: str) -> None:
+    """Ends at once whatever a launcher has started; a second signal has asked for it."""
+    end_children(0.0)

@@ -11,7 +11,7 @@ from typing import Any
 from resnet_exp.config.config import flat
 from resnet_exp.config.overrides import has_whole_values, is_within, key_of, parsed
 from resnet_exp.interfaces import Mirror
-from resnet_exp.run_dir.journal import Journal, metric_history
+from resnet_exp.run_dir.journal import Journal, last_status, metric_history
 from resnet_exp.sweeps import best_config
 from resnet_exp.sweeps.leaderboard import best_of, compare_best
 from resnet_exp.sweeps.ledger import Job, Ledger
@@ -85,6 +85,11 @@ class Parent:
         self._journal.status(status, reason)
         self.tracker_lines = self._mirror.end()
         self._journal.close()
+
+    def killed(self, reason: str) -> None:
+        """Records that the sweep was ended at once, unless it had ended."""
+        if last_status(self._ledger.paths.journal) == "RUNNING":
+            self._journal.status("KILLED", reason)
 
     def _follow(self) -> None:
         while not self._ending.wait(_LOOK):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,8 @@ from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.run_dir.directory import held
 from resnet_exp.run_dir.files import write_json
 from resnet_exp.runs.console import Console
-from resnet_exp.sweeps.launchers import end_jobs, interrupt_sweep
+from resnet_exp.runs.signals import before_stop, last_words
+from resnet_exp.sweeps.launchers import TO_SAVE, end_jobs, interrupt_jobs, kill_jobs
 from resnet_exp.sweeps.ledger import PROCESS_VARIABLE, SWEEP_VARIABLE, Job, Ledger
 from resnet_exp.sweeps.objective import direction_of
 from resnet_exp.sweeps.plan import data_identity, facts_of, plugin_folders, root_of, settings, tracker_of
@@ -96,9 +96,12 @@ class Session:
         self.ledger.plan(jobs)
         # For the jobs, which may run in other processes; nobody in this one reads them but a job.
         os.environ |= {SWEEP_VARIABLE: str(self.ledger.root), PROCESS_VARIABLE: str(os.getpid())}
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, interrupt_sweep)
+        self._launching = ExitStack()
+        if not str(config.hydra.launcher._target_).endswith(".BasicLauncher"):  # its jobs are this process's
+            self._launching.enter_context(before_stop(interrupt_jobs))
         self._parent = parent_of(config, self.ledger, code)
+        for word in (kill_jobs, self._parent.killed):
+            self._held.enter_context(last_words(word))
         self._parent.start()
 
     def __enter__(self) -> Session:
@@ -118,7 +121,8 @@ class Session:
         """
         from resnet_exp.sweeps.closing import close
 
-        end_jobs()
+        self._launching.close()
+        end_jobs(TO_SAVE if isinstance(error, KeyboardInterrupt) else 5.0)
         try:
             went_well = close(self._config, self.ledger, self._parent, error, Console())
         finally:

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -75,32 +75,50 @@ class FoundLR:
         return f"range test: {verdict.status}, {self.max_lr / verdict.suggestion:g} x {verdict.suggestion:.4g}"
 
 
+class Keeps(Protocol):
+    """Saves a range test by time, and where the process is asked to stop, which it then does."""
+
+    def after_step(self) -> bool:
+        """Whether to save after this step."""
+        ...
+
+    def save(self, epoch: int, step: int, state: dict[str, Any]) -> None:
+        """Saves the state after so many repeats, and steps of the one after them; then stops if that is asked for."""
+        ...
+
+
 def range_test(
     make_learner: Callable[[Schedule], Learner],
-    batches: Callable[[int], Iterator[Batch]],
+    batches: Callable[[int, int], Iterator[Batch]],
     settings: RangeTestConfig,
     num_classes: int,
     progress: Progress,
+    keeping: Keeps | None = None,
+    saved: dict[str, Any] | None = None,
 ) -> RangeTest:
     """The LR that the repeats on new networks suggest, with a status and the curves.
 
     If they diverge at once, they are run again from start_lr / 100; if the loss still falls at the last LR, up to
-    end_lr * 10; both with as many steps a decade as before.
+    end_lr * 10; both with as many steps a decade as before. One that was stopped goes on from what it saved, to the
+    same curves.
 
     Args:
         make_learner: makes a new network, the same each time, with its optimizer, for a schedule.
-        batches: endless training batches of a repeat, counted from 0.
+        batches: endless training batches of a repeat, counted from 0, from a step on.
         settings: bounds, steps and repeats.
         num_classes: for ln C, the loss of guessing.
         progress: opens the progress display.
+        keeping: saves what was done; None saves nothing.
+        saved: the state that was saved last; None begins.
     """
     start, end = settings.start_lr, settings.end_lr
     history: list[str] = []
+    repeats = _Repeats(make_learner, batches, keeping, saved)
 
     def run_repeats() -> RangeTest:
         lrs = _exponential(start, end, _steps(settings, start, end))
         with progress("LR range test", settings.repeats * len(lrs)) as advance:
-            curves = tuple(_repeat(make_learner, batches(r), lrs, advance) for r in range(settings.repeats))
+            curves = tuple(repeats.curve(r, lrs, advance) for r in range(settings.repeats))
         return RangeTest(curves, judge(curves, num_classes), tuple(history))
 
     result = run_repeats()
@@ -115,33 +133,107 @@ def range_test(
     return result
 
 
-def _repeat(
-    make_learner: Callable[[Schedule], Learner], batches: Iterator[Batch], lrs: tuple[float, ...], advance: Advance
-) -> Curve:
-    """The curve of one repeat, up to where it diverged; a non-finite loss is the last.
+class _Repeats:
+    """Runs one repeat after another; those that a stopped process had done before are not run again.
 
-    A step that fp16 skipped is left out: the next step has the same LR again.
+    Which repeat follows is determined by the curves before it, so that these and the steps of the one that was under
+    way are all there is to save.
     """
-    # Without cycled momenta: the optimizer's own momentum is used.
-    learner = make_learner(Schedule(lrs=lrs, momenta=None, max_lr=lrs[-1], min_lr=lrs[0]))
-    applied: list[float] = []
-    losses: list[float] = []
-    for first in range(0, len(lrs), _CHUNK):
-        chunk = itertools.islice(batches, min(_CHUNK, len(lrs) - first))
-        steps = learner.train(chunk, first, lambda n=1: None)  # progress counts the losses below instead
-        losses += steps.losses.tolist()
-        applied += steps.lrs.tolist()
-        advance(len(losses) - first)
-        try:
-            learner.check()
-        except NonFinite as fault:
-            advance(len(lrs) - len(losses))
-            return Curve(lrs, (*_once_each(applied, losses[: fault.step]), math.nan))
-        # Once a whole chunk is above the rule's cap it is diverging: the rule caps these losses, and all later ones.
-        if min(losses[first:]) > loss_ceiling(np.array(losses)):
-            advance(len(lrs) - len(losses))
-            break
-    return Curve(lrs, _once_each(applied, losses))
+
+    def __init__(
+        self,
+        make_learner: Callable[[Schedule], Learner],
+        batches: Callable[[int, int], Iterator[Batch]],
+        keeping: Keeps | None,
+        saved: dict[str, Any] | None,
+    ) -> None:
+        self._make_learner, self._batches, self._keeping = make_learner, batches, keeping
+        self._before = [curve_from_json(curve) for curve in saved["curves"]] if saved else []  # not asked for yet
+        self._half: dict[str, Any] | None = saved["half"] if saved else None
+        self._done: list[Curve] = []
+
+    def curve(self, repeat: int, lrs: tuple[float, ...], advance: Advance) -> Curve:
+        """The curve of one repeat, up to where it diverged; a non-finite loss is the last."""
+        if self._before:
+            curve = self._before.pop(0)
+            advance(len(lrs))
+        else:
+            curve = self._run(repeat, lrs, advance)
+        self._done.append(curve)
+        return curve
+
+    def _run(self, repeat: int, lrs: tuple[float, ...], advance: Advance) -> Curve:
+        """A step that fp16 skipped is left out of the curve: the next step has the same LR again."""
+        # Without cycled momenta: the optimizer's own momentum is used.
+        learner = self._make_learner(Schedule(lrs=lrs, momenta=None, max_lr=lrs[-1], min_lr=lrs[0]))
+        applied, losses = self._go_on(learner)
+        advance(len(losses))
+        batches = self._batches(repeat, len(losses))
+        while len(losses) < len(lrs):
+            first = len(losses) - len(losses) % _CHUNK
+            try:
+                self._finish_chunk(learner, batches, min(first + _CHUNK, len(lrs)), applied, losses, advance)
+            except NonFinite as fault:
+                advance(len(lrs) - len(losses))
+                return Curve(lrs, (*_once_each(applied, losses[: fault.step]), math.nan))
+            # Once a whole chunk is above the rule's cap it is diverging: the rule caps these losses and all later ones.
+            if min(losses[first:]) > loss_ceiling(np.array(losses)):
+                advance(len(lrs) - len(losses))
+                break
+            self._keep(learner, applied, losses)
+        return Curve(lrs, _once_each(applied, losses))
+
+    def _finish_chunk(
+        self,
+        learner: Learner,
+        batches: Iterator[Batch],
+        last: int,
+        applied: list[float],
+        losses: list[float],
+        advance: Advance,
+    ) -> None:
+        """Adds the losses up to step `last`; keeps them and stops after any step where it is asked to.
+
+        Raises:
+            NonFinite: a step was not finite; the step named is the same wherever a process was stopped.
+        """
+        until = self._keeping.after_step if self._keeping else _never
+        while len(losses) < last:
+            done = len(losses)
+            chunk = itertools.islice(batches, last - done)
+            # Progress counts the losses below instead.
+            steps = learner.train(chunk, done, lambda n=1: None, until)
+            losses += steps.losses.tolist()
+            applied += steps.lrs.tolist()
+            advance(len(losses) - done)
+            try:
+                learner.check()
+            except NonFinite:
+                if len(losses) == last:
+                    raise
+                until = _never  # a few steps more, of which none changes anything
+            else:
+                if len(losses) < last:
+                    self._keep(learner, applied, losses)
+
+    def _go_on(self, learner: Learner) -> tuple[list[float], list[float]]:
+        """The LRs and losses of the steps that were done before, after which the learner is then."""
+        half, self._half = self._half, None
+        if half is None:
+            return [], []
+        learner.load_state_dict(half["learner"])
+        return half["applied"], half["losses"]
+
+    def _keep(self, learner: Learner, applied: list[float], losses: list[float]) -> None:
+        """Saves what was done, if it is time or the process is asked to stop."""
+        if self._keeping is not None and self._keeping.after_step():
+            half = {"learner": learner.state_dict(), "applied": applied, "losses": losses}
+            curves = [curve_to_json(curve) for curve in self._done]
+            self._keeping.save(len(curves), len(losses), {"curves": curves, "half": half})
+
+
+def _never() -> bool:
+    return False
 
 
 def _once_each(applied: list[float], losses: list[float]) -> tuple[float, ...]:
