@@ -139,6 +139,10 @@ class Journal:
         if status not in STATUSES:
             raise ValueError(f"status={status!r}: one of {', '.join(STATUSES)} is needed")
         self._append("status", status=status, reason=reason)
+        self.flush()
+
+    def flush(self) -> None:
+        """Makes all that was recorded so far safe from a power cut, before anything is saved that relies on it."""
         os.fsync(self._file)
 
     def close(self) -> None:

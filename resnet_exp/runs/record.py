@@ -13,10 +13,11 @@ from torch import nn
 from resnet_exp.config.config import Config, flat
 from resnet_exp.interfaces import DatasetInfo, Mirror, RunError
 from resnet_exp.run_dir.files import write_durably, write_json
-from resnet_exp.run_dir.journal import Journal, read
+from resnet_exp.run_dir.journal import Journal, metric_history, read
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.runs.hooks import Pruned
 from resnet_exp.training.result import headline, once_metrics
+from resnet_exp.training.train import Epoch
 
 
 class Record:
@@ -86,10 +87,27 @@ class Record:
                 name=info.name, digest=digest, context=context, num_rows=rows[context], class_names=info.class_names
             )
 
-    def goes_on_after(self, epoch: int) -> None:
-        """Voids what a killed process recorded of epochs after this one, since they are trained again."""
+    def flush(self) -> None:
+        """Makes what was recorded so far safe from a power cut: before a checkpoint is saved, which relies on it."""
+        self.journal.flush()
+
+    def goes_on_after(self, epoch: int, history: Sequence[Epoch] = ()) -> None:
+        """Makes the journal that of a run which was trained up to this epoch and no further.
+
+        Later epochs, which a killed process recorded, are void, since they are trained again; earlier ones that the
+        journal lacks, as after a power cut or when it was deleted, are recorded again.
+
+        Args:
+            epoch: the last one that the checkpoint has.
+            history: the checkpoint's epochs.
+        """
         if not self._is_new:
             self.journal.rewind(epoch)
+        known = {(name, step) for name, points in metric_history(self.paths.journal).items() for step, *_ in points}
+        for past in history:
+            self.metrics(
+                {name: value for name, value in past.metrics.items() if (name, past.epoch) not in known}, past.epoch
+            )
 
     def metrics(self, values: dict[str, float], step: int = 0) -> None:
         """Records metrics of a step; those with one value a run are at step 0, where trackers draw bars across runs."""
