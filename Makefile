@@ -1,6 +1,7 @@
 # make quickstart   the whole way, a minute on two CPU cores, after the installation
 # make test         the default tests            make test-slow   those marked slow
 # make check        format, lint, types and the default tests, before every commit
+# make reliability  the table of trials at its full counts; parts: make reliability ROWS="R1 P1" COUNT=full (or ci, or 5)
 # make clean        removes the environment; runs (outputs/, mlflow.db) stay
 
 PYTHON ?= python3
@@ -8,7 +9,10 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 
-.PHONY: quickstart test test-slow check clean
+ROWS   ?=
+COUNT  ?= full
+
+.PHONY: quickstart test test-slow check reliability clean
 .DEFAULT_GOAL := quickstart
 
 # Made again only if the files it installs from have changed; the mark is set when the installation has finished.
@@ -33,6 +37,9 @@ check: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(RUN) -m pytest -q -m 'not slow'
+
+reliability: $(READY)
+	$(RUN) -m tests.reliability $(ROWS) --count $(COUNT)
 
 clean:
 	rm -rf $(VENV)

@@ -1,0 +1,1 @@
+"""The rows, one file an area; each file has `ROWS`."""
