@@ -55,7 +55,7 @@ def written_durably(path: Path) -> Iterator[Path]:
         _sync(partial)
         partial.replace(path)
         _sync(path.parent)  # the new name is an entry of the folder, which must reach the disk too
-    except BaseException as error:
+    except (Exception, KeyboardInterrupt) as error:
         size = _size(partial)
         with suppress(OSError):
             partial.unlink(missing_ok=True)

@@ -322,6 +322,11 @@ def last_status(source: Path | Iterable[dict[str, Any]]) -> str | None:
     return next((r["status"] for r in reversed(list(records)) if r["kind"] == "status"), None)
 
 
+def began_with(records: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
+    """The environment that a run began with, as environment.json has it."""
+    return next((one["fields"] for one in records if one["kind"] == "event" and one["name"] == "environment"), None)
+
+
 def _plain(value: Any) -> Any:
     """The value as JSON has it."""
     if isinstance(value, (list, tuple)):
@@ -376,7 +381,7 @@ def _damaged(path: Path, start: int, reason: object) -> Damaged:
         number = 1 + file.read(start).count(b"\n")
     return Damaged(
         f"{path}: line {number}, which begins at byte {start}, is damaged ({reason}). rerun=true makes a new run "
-        "beside this one; or move that file away: the run's command goes on from its last checkpoint, with a new journal"
+        "beside this one; or move that file away: the run's command goes on from its checkpoint, with a new journal"
     )
 
 

@@ -14,7 +14,7 @@ from resnet_exp.data import randomness
 from resnet_exp.data.bank import Batch, endless
 from resnet_exp.data.prepare import Data
 from resnet_exp.interfaces import DatasetInfo, Schedule
-from resnet_exp.run_dir.files import read_json
+from resnet_exp.run_dir.contents import read_recorded
 from resnet_exp.run_dir.range_test_cache import cached_range_test
 from resnet_exp.run_dir.signature import range_test_signature
 from resnet_exp.runs import messages
@@ -59,7 +59,7 @@ def _range_test(
     identity = f"{plugins.source.identity()} {data.digests['train']}"
     key = range_test_signature(config, identity, this.environment)
     with cached_range_test(config.output_dir, key, lambda: messages.print_waiting(this.console)) as cached:
-        known = _usable(read_json(this.record.paths.range_test)) or cached.value
+        known = _usable(read_recorded(this.record.paths.range_test)) or cached.value
         if known:
             return RangeTest.from_json(known), True
         with untouched_randomness():

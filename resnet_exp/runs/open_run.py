@@ -17,7 +17,6 @@ from resnet_exp.interfaces import Augmentation, Metric, Tracker
 from resnet_exp.report.section import Section
 from resnet_exp.report.subject import Subject
 from resnet_exp.run_dir.directory import RunDirectory, open_run_directory
-from resnet_exp.run_dir.files import read_json
 from resnet_exp.runs import messages, outputs
 from resnet_exp.runs.console import Console
 from resnet_exp.runs.environment import environment_of
@@ -103,7 +102,9 @@ def open_run(
     with open_run_directory(config.output_dir, config.title, run_signature, config.rerun, code, on_wait) as directory:
         mirror = open_mirror(tracker, directory.paths, part.label)
         part.started(directory.paths.root)
-        messages.print_changed(read_json(directory.paths.environment) or environment, environment, console)
+        for fault in directory.faults:
+            console.warn(fault)
+        messages.print_changed(directory.environment or environment, environment, console)
         this = OpenRun(
             config, runtime, environment, metrics, console, part, directory, started, result=directory.result
         )
@@ -112,7 +113,7 @@ def open_run(
             mirror.begin()  # completes what is missing after an outage of the tracker
             messages.print_finished(directory, metrics, mirror.end(), console)
             return
-        with recorded(directory.paths, mirror) as record:
+        with recorded(directory.paths, mirror, run_signature) as record:
             record.begin(config, environment, command, directory.is_new, part.parent)
             this._record = record
             yield this

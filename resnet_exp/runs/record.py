@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,15 @@ from torch import nn
 
 from resnet_exp.config.config import Config, flat
 from resnet_exp.interfaces import DatasetInfo, Mirror, RunError
-from resnet_exp.run_dir.files import write_durably, write_json
-from resnet_exp.run_dir.journal import Journal, metric_history, read
+from resnet_exp.run_dir.contents import is_whole
+from resnet_exp.run_dir.files import Unwritable, write_durably, write_json
+from resnet_exp.run_dir.journal import Journal, began_with, metric_history, read
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.runs.hooks import Pruned
 from resnet_exp.training.result import headline, once_metrics
 from resnet_exp.training.train import Epoch
+
+_log = logging.getLogger(__name__)
 
 
 class Record:
@@ -49,10 +54,8 @@ class Record:
         if is_new:
             # Settings of figures and sweeps do not change the result, and would hide the params in which runs differ.
             self.journal.params({k: v for k, v in flat(config.tree).items() if not k.startswith(("report.", "sweep."))})
-            write_durably(self.paths.config, yaml.safe_dump(config.tree, sort_keys=False).encode())
-            self.journal.artifact(self.paths.config)
-            self.file(self.paths.environment, environment)
         self.journal.event("environment", **environment)
+        self._write_start(config, environment)
         known = {
             "command": command,
             "device": environment["device"],
@@ -67,6 +70,15 @@ class Record:
         self.journal.tags({key: value for key, value in known.items() if value is not None})
         if not is_new:  # the tracker has this run already, and may still show it as running since it was killed
             self.mirror()
+
+    def _write_start(self, config: Config, environment: dict[str, Any]) -> None:
+        """Writes the files that a run starts with, unless it has them and they are whole."""
+        records = read(self.paths.journal)
+        if not is_whole(self.paths.config, records):
+            write_durably(self.paths.config, yaml.safe_dump(config.tree, sort_keys=False).encode())
+            self.journal.artifact(self.paths.config)
+        if not is_whole(self.paths.environment, records):
+            self.file(self.paths.environment, began_with(records) or environment)
 
     def mirror(self) -> None:
         """Starts the mirror, once. Runs call it when the data are loaded: one that gets none is not in the tracker."""
@@ -172,9 +184,15 @@ def _of_training(config: Config) -> dict[str, str]:
 
 
 @contextmanager
-def opened_record(paths: RunPaths, mirror: Mirror) -> Iterator[Record]:
-    """A block that records into a run, whose status it leaves alone; at its end the mirror is complete."""
-    with Journal(paths.journal) as journal:
+def opened_record(paths: RunPaths, mirror: Mirror, of: str = "") -> Iterator[Record]:
+    """A block that records into a run, whose status it leaves alone; at its end the mirror is complete.
+
+    Args:
+        paths: of the run.
+        mirror: of the run.
+        of: its signature, where it may be a new one.
+    """
+    with Journal(paths.journal, of) as journal:
         record = Record(paths, journal, mirror)
         try:
             yield record
@@ -183,11 +201,11 @@ def opened_record(paths: RunPaths, mirror: Mirror) -> Iterator[Record]:
 
 
 @contextmanager
-def recorded(paths: RunPaths, mirror: Mirror) -> Iterator[Record]:
+def recorded(paths: RunPaths, mirror: Mirror, of: str) -> Iterator[Record]:
     """A block with a record; at its end the status is FINISHED, FAILED with the reason, or KILLED (Ctrl-C, pruned)."""
-    with opened_record(paths, mirror) as record:
-        status = record.journal.status
-        status("RUNNING")
+    with opened_record(paths, mirror, of) as record:
+        record.journal.status("RUNNING")
+        status = partial(_record_end, record.journal)
         try:
             yield record
         except KeyboardInterrupt:
@@ -200,4 +218,12 @@ def recorded(paths: RunPaths, mirror: Mirror) -> Iterator[Record]:
             status("FAILED", f"{type(error).__name__}: {error}")
             raise
         else:
-            status("FINISHED")
+            record.journal.status("FINISHED")
+
+
+def _record_end(journal: Journal, status: str, reason: str) -> None:
+    """Records how a run ended early; where that cannot be written, the error that ended it is told all the same."""
+    try:
+        journal.status(status, reason)
+    except Unwritable as error:
+        _log.error("the run's end is not recorded: %s", error)
