@@ -14,7 +14,7 @@ from torch import nn
 
 from resnet_exp.config.config import Config, flat
 from resnet_exp.interfaces import DatasetInfo, Mirror, RunError
-from resnet_exp.run_dir.contents import is_whole
+from resnet_exp.run_dir.contents import faults_of, is_whole
 from resnet_exp.run_dir.files import Unwritable, write_durably, write_json
 from resnet_exp.run_dir.journal import Journal, began_with, metric_history, read
 from resnet_exp.run_dir.paths import RunPaths
@@ -74,6 +74,9 @@ class Record:
     def _write_start(self, config: Config, environment: dict[str, Any]) -> None:
         """Writes the files that a run starts with, unless it has them and they are whole."""
         records = read(self.paths.journal)
+        for name, fault in faults_of(self.paths.root, records).items():
+            if name in (self.paths.config.name, self.paths.environment.name):
+                _log.warning("%s %s; it is made anew", self.paths.root / name, fault)
         if not is_whole(self.paths.config, records):
             write_durably(self.paths.config, yaml.safe_dump(config.tree, sort_keys=False).encode())
             self.journal.artifact(self.paths.config)
