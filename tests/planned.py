@@ -134,7 +134,7 @@ def study(project: Path, *space: str, n_trials: int = 6, n_jobs: int = 1, dies_a
         found = distributions(plans.space)
         module._refuse_another_space(ledger, found)
         ledger.plan(module._trials(plans, ledger))
-        module.write_json(module._space_file(ledger), module._as_text(found))
+        module.write_json(module._space_file(ledger), module._as_text(found), "space")
         sweeper = module.StudySweeper(n_trials, n_jobs, "tpe", 2, "maximize")
         proposals = Proposals(found, "tpe", 2, "maximize", 0)
         with suppress(KeyboardInterrupt):

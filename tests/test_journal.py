@@ -73,10 +73,10 @@ def test_a_torn_last_line_is_ignored_by_readers_and_cut_by_the_next_writer(path:
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
         complete = whole[:length].count(b"\n")
-        assert len(read(path)) == complete
+        assert len(read(path)) == max(0, complete - 1)  # the first line is no record
         with Journal(path) as journal:
             journal.metrics({"loss": 3.0}, 2)
-        assert [r["step"] for r in read(path)] == [*range(complete), 2]
+        assert [r["step"] for r in read(path)] == [*range(complete - 1), 2]
 
 
 def test_a_torn_line_longer_than_a_block_is_cut(path: Path) -> None:
@@ -106,7 +106,8 @@ def test_values_come_back_exactly_in_strict_json(path: Path, value: float) -> No
     def refuse(name: str) -> float:
         raise AssertionError(f"{name} is no JSON")
 
-    json.loads(path.read_text(), parse_constant=refuse)
+    for line in path.read_text().splitlines():
+        json.loads(line, parse_constant=refuse)
     ((step, back, _),) = metric_history(path)["loss"]
     assert step == 3
     assert back == value or (math.isnan(back) and math.isnan(value))

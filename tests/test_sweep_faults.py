@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from resnet_exp.run_dir.files import write_json
 from resnet_exp.run_dir.journal import last_status
 from resnet_exp.sweeps.ledger import SWEEP_VARIABLE, Job, Ledger
 
@@ -488,7 +489,7 @@ def test_a_job_that_is_not_the_planned_one_any_more_is_refused(
     if changed == "images":
         monkeypatch.setattr(Digits, "identity", lambda self: "others")
     ledger = Ledger(tmp_path)
-    (tmp_path / "sweep.json").write_text(json.dumps({"space": {"scheduler.peak_epoch": "2,3"}}))
+    write_json(tmp_path / "sweep.json", {"space": {"scheduler.peak_epoch": "2,3"}}, "sweep")
     ledger.plan([one])
     with pytest.raises(RunError, match="a yaml was edited or images were changed meanwhile"):
         job.run_job(now, ledger)

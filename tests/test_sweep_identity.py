@@ -377,9 +377,8 @@ def test_who_waited_passes_over_what_has_finished_meanwhile_if_it_is_to_run_agai
         thread = threading.Thread(target=second)
         thread.start()
         assert waits.wait(5)
-        first.paths.environment.write_text('{"code_digest": "code"}')
-        first.paths.result.write_text("{}")
         with Journal(first.paths.journal) as journal:
+            journal.event("environment", code_digest="code")
             journal.status("FINISHED")
     thread.join()
     assert opened == [("x-1-2", True)]

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from resnet_exp.run_dir.files import write_json
 from resnet_exp.run_dir.journal import last_status
 from resnet_exp.run_dir.range_test_cache import cached_range_test
 from resnet_exp.sweeps.labels import short_values
@@ -454,7 +455,7 @@ def test_the_parents_objective_has_a_whole_swept_value_as_its_step(tmp_path: Pat
     from resnet_exp.interfaces import Mirror
     from resnet_exp.sweeps.parent_run import Parent
 
-    (tmp_path / "sweep.json").write_text(json.dumps({"space": space}))
+    write_json(tmp_path / "sweep.json", {"space": space}, "sweep")
     values = {"sgd": "sgd", "adam": "adam"}
     jobs = []
     for number, step in enumerate(steps):
@@ -470,7 +471,7 @@ def test_the_parents_params_have_names_that_mlflow_takes(tmp_path: Path) -> None
     from resnet_exp.sweeps.parent_run import Parent
 
     facts = {"space": {"+model.kwargs.dropout": "0.1,0.2"}, "config": {"seed": 0}, "command": "command"}
-    (tmp_path / "sweep.json").write_text(json.dumps(facts))
+    write_json(tmp_path / "sweep.json", facts, "sweep")
     parent = Parent(Ledger(tmp_path), Mirror(), {}, "maximize")
     parent.start()
     parent.end("FINISHED")
@@ -487,7 +488,7 @@ def test_the_parents_journal_names_the_runs_that_have_ended(tmp_path: Path, swep
     ledger = Ledger(tmp_path / "multirun" / "sweep")
     ledger.root.mkdir(parents=True)
     facts = {"space": {swept: "1,2"}, "config": {"seed": 0}, "command": "command", "seeds": [0, 1]}
-    (ledger.root / "sweep.json").write_text(json.dumps(facts))
+    write_json(ledger.root / "sweep.json", facts, "sweep")
     root = str(tmp_path / "outputs" / "run")
     ended = SeedRun(0, f"{root}-0", "finished", 0.5)
     running = ledger.write(Job(0, {swept: "1"}, "", "running", runs=(ended, SeedRun(1, f"{root}-1", "running"))))

@@ -19,6 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from resnet_exp.report import fonts
+from resnet_exp.run_dir.files import written_durably
 
 # Safe for red-green blindness. Source: Okabe & Ito 2008, "Color Universal Design".
 ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
@@ -83,14 +84,18 @@ def save(figure: Figure, path: Path, *, svg: bool = False) -> Path:
 
     Returns:
         The path of the SVG if there is one, else of the PNG.
+
+    Raises:
+        Unwritable: there is no room, say.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(_STYLE):
-        figure.savefig(path, format="png", dpi=DPI)
+        with written_durably(path) as partial:
+            figure.savefig(partial, format="png", dpi=DPI)
         if not svg:
             return path
         vector = path.with_suffix(".svg")
-        figure.savefig(vector, format="svg", metadata={"Date": None})
+        with written_durably(vector) as partial:
+            figure.savefig(partial, format="svg", metadata={"Date": None})
         return vector
 
 

@@ -11,14 +11,14 @@ from resnet_exp.interfaces import Metric
 from resnet_exp.report.html import Page
 from resnet_exp.report.section import Section
 from resnet_exp.report.subject import Subject
-from resnet_exp.run_dir.files import read_json
+from resnet_exp.run_dir.files import read_derived
 from resnet_exp.training.result import IN_HEADLINE, counts, headline
 
 
 def page_of(subject: Subject, sections: Sequence[Section]) -> Page:
     """The page of a run, read from its directory."""
     result, paths = subject.result, subject.paths
-    environment = read_json(paths.environment) or {}
+    environment = read_derived(paths.environment) or {}
     return Page(
         name=paths.root.name,
         headline=f"{headline(result)}; {result['seconds']:,.0f} s",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from resnet_exp.data.memory import first_words
 from resnet_exp.interfaces import ConfigError, RunError
+from resnet_exp.run_dir.files import Unwritable
 
 _log = logging.getLogger(__name__)
 
@@ -59,11 +60,16 @@ class Section:
 def drawn(title: str, draw: Callable[[], Section]) -> Section:
     """Returns what `draw` does, in our own style; a part that cannot be drawn is a section with a gap, and costs no
     other.
+
+    Raises:
+        Unwritable: its files do not fit on the disk.
     """
     try:
         from resnet_exp.report.drawing import in_own_style  # matplotlib: a broken one costs the figures alone
 
         return in_own_style(draw)
+    except Unwritable:  # nothing more will fit, and a report with gaps would pass for a whole one
+        raise
     except (Gap, ConfigError, RunError) as reason:
         return Section(title, gap=str(reason))
     except Exception as error:

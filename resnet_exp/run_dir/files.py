@@ -3,46 +3,156 @@
 from __future__ import annotations
 
 import csv
+import errno
+import hashlib
 import io
 import json
+import logging
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from resnet_exp.interfaces import RunError
+from resnet_exp.run_dir.digest import digest_of
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CHECKSUM = "checksum"  # the key of a JSON file that has one
+_log = logging.getLogger(__name__)
 
 # What a formula begins with. Source: OWASP, "CSV Injection"; the last four are taken for the first ones in East Asia.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|-inf")  # as Python writes numbers
 
 
-def write_durably(path: Path, content: bytes | memoryview) -> None:
-    """Writes the content to `path`, whole or not at all; it is on the disk when this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+class Damaged(RunError):
+    """A file that is not what was written into it; the message names the file and the place."""
+
+
+class Unwritable(RunError, OSError):
+    """A file that could not be written, and is as it was; the message names it, the reason and what to do."""
+
+
+@contextmanager
+def written_durably(path: Path) -> Iterator[Path]:
+    """A block that writes the file it gets; at its end that takes the place of `path`, whole and on the disk.
+
+    Whatever the block raises, `path` is as it was, and nothing else is left behind.
+
+    Raises:
+        Unwritable: the disk is full, say.
+    """
     # Another name in the same folder: only a rename within a file system is atomic.
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    # The new name is an entry of the folder, which must reach the disk too.
-    folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)  # a link would lead elsewhere
+        yield partial
+        _sync(partial)
+        partial.replace(path)
+        _sync(path.parent)  # the new name is an entry of the folder, which must reach the disk too
+    except (Exception, KeyboardInterrupt) as error:
+        size = _size(partial)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise unwritable(path, error, size) from error
+        raise
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes the value to `path` as JSON; NaN and infinity, which JSON does not have, become null."""
-    write_durably(path, (json.dumps(_finite(value), indent=1, allow_nan=False) + "\n").encode())
+def write_durably(path: Path, content: bytes | memoryview) -> None:
+    """Writes the content to `path`, whole or not at all; it is on the disk when this returns.
+
+    Raises:
+        Unwritable: the disk is full, say; `path` is as it was.
+    """
+    try:
+        with written_durably(path) as partial:
+            partial.write_bytes(content)
+    except Unwritable as error:
+        raise unwritable(path, error, memoryview(content).nbytes) from error
 
 
-def read_json(path: Path) -> Any | None:
-    """The value in the JSON file at `path`, or None if there is no such file."""
-    return json.loads(path.read_text()) if path.exists() else None
+def unwritable(path: Path, error: OSError, size: int = 0) -> Unwritable:
+    """The error for a file that could not be written, in words.
+
+    Args:
+        path: of the file.
+        error: the reason.
+        size: bytes that it needs, as far as is known.
+    """
+    reason = error.strerror or str(error)
+    if error.errno in _NO_ROOM:
+        with suppress(OSError):
+            free = shutil.disk_usage(next(folder for folder in path.parents if folder.exists())).free
+            reason += f": {_shown(size)} are needed and {_shown(free)} free" if size else f": {_shown(free)} are free"
+        reason += "; make room there, and the same command goes on"
+    told = Unwritable(f"{path} cannot be written ({reason})")
+    told.errno, told.strerror, told.filename = error.errno, error.strerror, str(path)
+    return told
+
+
+def write_json(path: Path, value: Any, of: str | None = None) -> None:
+    """Writes the value to `path` as JSON; NaN and infinity, which JSON does not have, become null.
+
+    Args:
+        path: of the file.
+        value: with `of`, a dict with text keys.
+        of: what the file is of. A checksum of it and the value is added, so that `read_json` with the same `of` knows
+            this file from a damaged or edited one, and from that of something else.
+    """
+    value = _finite(value)
+    if of is not None:
+        value = {**value, _CHECKSUM: _checksum(of, value)}
+    write_durably(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path, of: str | None = None) -> Any | None:
+    """The value in the JSON file at `path`, or None if there is no such file.
+
+    Args:
+        path: of the file.
+        of: as `write_json` got it; without it nothing is checked but that the file is JSON.
+
+    Raises:
+        Damaged: it is no JSON, or is not what was written for `of`.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise Damaged(f"{path} cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"{path} is damaged: it is no JSON ({error})") from error
+    if of is None:
+        return value
+    found = value.pop(_CHECKSUM, None) if isinstance(value, dict) else None
+    if found is None or found != _checksum(of, value):
+        raise Damaged(f"{path} is damaged, edited or of something else: its checksum is wrong")
+    return value
+
+
+def read_derived(path: Path, of: str | None = None) -> Any | None:
+    """As `read_json`, but None where the file is damaged too, which is told: what it has can be made anew."""
+    try:
+        return read_json(path, of)
+    except Damaged as error:
+        _log.warning("%s; it is made anew", error)
+        return None
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's content, in hex digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
@@ -87,6 +197,30 @@ def _is_marked(text: str) -> bool:
 def _is_formula(text: str) -> bool:
     """Whether a spreadsheet would run it; negative numbers are none."""
     return text.startswith(_FORMULA) and not _NEGATIVE.fullmatch(text)
+
+
+def _sync(path: Path) -> None:
+    """Waits until the file, or the folder's entries, are on the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _size(path: Path) -> int:
+    with suppress(OSError):
+        return path.stat().st_size
+    return 0
+
+
+def _shown(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB" if size >= 2**20 else f"{size:,} bytes"
+
+
+def _checksum(of: str, value: dict[str, Any]) -> str:
+    # Through JSON first: what is written must have the checksum of what is read, whatever became of keys and tuples.
+    return digest_of([of, json.loads(json.dumps(value, allow_nan=False))])
 
 
 def _finite(value: Any) -> Any:

@@ -2,21 +2,29 @@
 
 It is the truth about a run; trackers mirror it and reports read it. It holds neutral facts: what a tracker calls them
 is the tracker's own business. A run that is killed loses at most the line it was writing.
+
+Its first line, which is no record, says whose journal it is. Each line ends with a checksum of itself and of that, so
+that a flipped bit, an edit, or a line of another run is noticed. Journals that begin without such a line were written
+before there were any; they are read as they are.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import re
 import time
+import uuid
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from resnet_exp.interfaces import RunError
+from resnet_exp.run_dir.files import Damaged, sha256_of, unwritable
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -24,17 +32,43 @@ if TYPE_CHECKING:
 STATUSES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
 # JSON has no such numbers. Their names, as strings, stay valid JSON, and float() reads them back.
 _NON_FINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
+_HEADER, _FORMAT = "journal", 2  # the first line's kind; the format of the lines, of which 1 had no checksums
+_CHECK = re.compile(rb',"check":"([0-9a-f]{8})"}\n\Z')
+_RESERVED = 8192  # bytes
 _IMAGE_KEY = r"[A-Za-z0-9_\-./ ]+"  # what every tracker takes
 
 
 class Journal:
-    """Appends records to `path`; a last line torn by a kill is cut off when an existing journal is opened."""
+    """Appends records to `path`; a last line torn by a kill is cut off when an existing journal is opened.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: of the file.
+        of: whose journal it is, such as the run's signature; of one that exists its first line says it.
+
+    Raises:
+        Damaged: that line is damaged.
+        Unwritable: there is no room for a journal.
+    """
+
+    def __init__(self, path: Path, of: str = "") -> None:
         self.path = path
+        self._reserve = path.with_name(".reserve")
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        os.ftruncate(self._file, _end_of_last_line(self._file))
+        try:
+            # Not through a link, which in a directory of somebody else's may lead anywhere.
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
+            os.ftruncate(self._file, _end_of_last_line(self._file))
+            # Given back for the status of a run that ends because the disk is full. Random, or it may take no room.
+            self._reserve.unlink(missing_ok=True)
+            self._reserve.write_bytes(os.urandom(_RESERVED))
+        except OSError as error:
+            raise unwritable(path, error, _RESERVED) from error
+        self._of: str | None = of  # None: a journal without checksums
+        if os.fstat(self._file).st_size == 0:
+            self._append(_HEADER, format=_FORMAT, of=of, id=uuid.uuid4().hex)
+        else:
+            header = header_of(path)
+            self._of = None if header is None else header["of"]
 
     def metrics(self, values: dict[str, float], step: int) -> None:
         """Records the values of some metrics at one step; NaN and the infinities included."""
@@ -77,7 +111,11 @@ class Journal:
         Raises:
             ValueError: The path leads out of the run directory.
         """
-        self._append("artifact", path=self._inside(path), folder=folder)
+        inside = self._inside(path)
+        file = self.path.parent / inside
+        # What is read back is verified by it. Folders are for people and trackers.
+        digest = {"sha256": sha256_of(file)} if file.is_file() else {}
+        self._append("artifact", path=inside, folder=folder, **digest)
 
     def model(self, path: Path | str) -> None:
         """Records that the network, exported in the form that the run's tracker asks for, is complete.
@@ -138,7 +176,15 @@ class Journal:
         """
         if status not in STATUSES:
             raise ValueError(f"status={status!r}: one of {', '.join(STATUSES)} is needed")
-        self._append("status", status=status, reason=reason)
+        try:
+            self._append("status", status=status, reason=reason)
+        except OSError:
+            self._reserve.unlink(missing_ok=True)
+            self._append("status", status=status, reason=reason)
+        self.flush()
+
+    def flush(self) -> None:
+        """Makes all that was recorded so far safe from a power cut, before anything is saved that relies on it."""
         os.fsync(self._file)
 
     def close(self) -> None:
@@ -146,6 +192,8 @@ class Journal:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+            with suppress(OSError):
+                self._reserve.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -166,19 +214,21 @@ class Journal:
         return full.relative_to(root).as_posix()
 
     def _append(self, kind: str, **fields: Any) -> None:
-        record = {"kind": kind, "time_ms": time.time_ns() // 1_000_000, **fields}
-        line = json.dumps(record, allow_nan=False, separators=(",", ":")).encode() + b"\n"
-        written = os.write(self._file, line)
+        line = _line({"kind": kind, "time_ms": time.time_ns() // 1_000_000, **fields}, self._of)
+        try:
+            written = os.write(self._file, line)
+        except OSError as error:
+            raise unwritable(self.path, error, len(line)) from error
         if written != len(line):  # a full disk: leave no half line for the next record to be glued to
             os.ftruncate(self._file, os.fstat(self._file).st_size - written)
-            raise OSError(f"{self.path}: {written} of {len(line)} bytes could be written; is the disk full?")
+            raise unwritable(self.path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), len(line))
 
 
 def read(path: Path) -> list[dict[str, Any]]:
     """All complete records of a journal, oldest first; none where there is no file yet.
 
     Raises:
-        RunError: A line that is no record.
+        Damaged: a line that is no record, or whose checksum is wrong.
     """
     return [record for record, _ in read_from(path, 0)]
 
@@ -187,8 +237,9 @@ def read_from(path: Path, offset: int) -> Iterator[tuple[dict[str, Any], int]]:
     """The complete records from a byte offset on, each with the offset of the byte after it.
 
     Raises:
-        RunError: A line that is no record.
+        Damaged: a line that is no record, or whose checksum is wrong.
     """
+    header = header_of(path)
     if not path.exists():
         return
     with path.open("rb") as file:
@@ -196,8 +247,35 @@ def read_from(path: Path, offset: int) -> Iterator[tuple[dict[str, Any], int]]:
         for line in file:
             if not line.endswith(b"\n"):
                 return  # being written, or torn by a kill
+            record = _parse(line, path, offset, None if header is None else header["of"])
             offset += len(line)
-            yield _parse(line, path, offset), offset
+            if record["kind"] != _HEADER:
+                yield record, offset
+
+
+def header_of(path: Path) -> dict[str, Any] | None:
+    """The first line of a journal: `of` says whose it is, and `id` is another one in each journal.
+
+    None where there is no journal, nothing in it yet, or one that was written before there were such lines.
+
+    Raises:
+        Damaged: it is no record, or its checksum is wrong.
+    """
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        line = file.readline()
+    if not line.endswith(b"\n"):
+        return None
+    if not _CHECK.search(line):
+        if _parse(line, path, 0, None)["kind"] == _HEADER:
+            raise _damaged(path, 0, "it has no checksum")
+        return None
+    try:
+        of = str(json.loads(line)["of"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, 0, error) from error
+    return _parse(line, path, 0, of)
 
 
 def metric_values(record: dict[str, Any]) -> dict[str, float]:
@@ -244,6 +322,11 @@ def last_status(source: Path | Iterable[dict[str, Any]]) -> str | None:
     return next((r["status"] for r in reversed(list(records)) if r["kind"] == "status"), None)
 
 
+def began_with(records: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
+    """The environment that a run began with, as environment.json has it."""
+    return next((one["fields"] for one in records if one["kind"] == "event" and one["name"] == "environment"), None)
+
+
 def _plain(value: Any) -> Any:
     """The value as JSON has it."""
     if isinstance(value, (list, tuple)):
@@ -260,13 +343,46 @@ def _to_json(value: float) -> float | str:
     return "NaN" if math.isnan(number) else _NON_FINITE.get(number, number)
 
 
-def _parse(line: bytes, path: Path, offset: int) -> dict[str, Any]:
+def _line(record: dict[str, Any], of: str | None) -> bytes:
+    """The record as a line; with `of` it ends with its checksum."""
+    text = json.dumps(record, allow_nan=False, separators=(",", ":")).encode()
+    return text + b"\n" if of is None else text[:-1] + b',"check":"%08x"}\n' % _checksum(text[:-1], of)
+
+
+def _checksum(text: bytes, of: str) -> int:
+    return zlib.crc32(text, zlib.crc32(of.encode()))
+
+
+def _parse(line: bytes, path: Path, start: int, of: str | None) -> dict[str, Any]:
+    """The record in a line of the journal.
+
+    Args:
+        line: with its end.
+        path: of the journal.
+        start: the byte that the line begins at.
+        of: whose journal it is; None where lines have no checksums.
+    """
+    check = _CHECK.search(line)
+    if (check is None) != (of is None):
+        raise _damaged(path, start, "it has no checksum" if check is None else "the journal's first line is missing")
+    if check is not None and int(check[1], 16) != _checksum(line[: check.start()], of or ""):
+        raise _damaged(path, start, "its checksum is wrong")
     try:
-        record = json.loads(line)
+        record: dict[str, Any] = json.loads(line)
         record["kind"], record["time_ms"]
     except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: the line that ends at byte {offset} is no journal record ({error})") from error
+        raise _damaged(path, start, error) from error
+    record.pop("check", None)
     return record
+
+
+def _damaged(path: Path, start: int, reason: object) -> Damaged:
+    with path.open("rb") as file:
+        number = 1 + file.read(start).count(b"\n")
+    return Damaged(
+        f"{path}: line {number}, which begins at byte {start}, is damaged ({reason}). rerun=true makes a new run "
+        "beside this one; or move that file away: the run's command goes on from its checkpoint, with a new journal"
+    )
 
 
 def _end_of_last_line(file: int) -> int:

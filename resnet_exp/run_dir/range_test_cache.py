@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnet_exp.run_dir.files import read_json, write_json
+from resnet_exp.run_dir.files import Unwritable, read_derived, write_json
 from resnet_exp.run_dir.lock import locked
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -20,12 +23,19 @@ class CacheEntry:
 
     @property
     def value(self) -> Any | None:
-        """What is stored; None where nothing is."""
-        return read_json(self.path)
+        """What is stored; None where nothing is, or where the file is damaged or of another range test: told."""
+        return read_derived(self.path, self._of)
 
-    def store(self, value: Any) -> None:
-        """Stores the value for this process and all others."""
-        write_json(self.path, value)
+    def store(self, value: dict[str, Any]) -> None:
+        """Stores the value for this process and all others; where there is no room, which is told, none has it."""
+        try:
+            write_json(self.path, value, self._of)
+        except Unwritable as error:
+            _log.warning("the LR range test is not remembered for other runs: %s", error)
+
+    @property
+    def _of(self) -> str:
+        return f"LR range test {self.path.stem}"
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,13 +16,14 @@ from resnet_exp.data.bank import Batch, endless
 from resnet_exp.data.prepare import Data
 from resnet_exp.interfaces import DatasetInfo, Schedule
 from resnet_exp.run_dir.checkpoint import Checkpoints
-from resnet_exp.run_dir.files import read_json
+from resnet_exp.run_dir.contents import read_recorded
 from resnet_exp.run_dir.range_test_cache import cached_range_test
 from resnet_exp.run_dir.signature import range_test_signature
 from resnet_exp.runs import messages
 from resnet_exp.runs.open_run import OpenRun
 from resnet_exp.runs.signals import deferred, should_stop, stop
 from resnet_exp.training.device import untouched_randomness
+from resnet_exp.training.keeping import Keeping
 from resnet_exp.training.learner import Learner
 from resnet_exp.training.lr_range import FoundLR, RangeTest, range_test
 
@@ -63,11 +63,11 @@ def _range_test(
     identity = f"{plugins.source.identity()} {data.digests['train']}"
     key = range_test_signature(config, identity, this.environment)
     with cached_range_test(config.output_dir, key, lambda: messages.print_waiting(this.console)) as cached:
-        known = _usable(read_json(this.record.paths.range_test)) or cached.value
+        known = _usable(read_recorded(this.record.paths.range_test)) or cached.value
         if known:
             return RangeTest.from_json(known), True
         # Beside the range test that it becomes: any run that shares it can go on with it.
-        half = Checkpoints(cached.path.with_suffix(""))
+        half = Checkpoints(cached.path.with_suffix(""), key)
         with untouched_randomness(), deferred():
             tested = range_test(
                 make_learner,
@@ -75,28 +75,12 @@ def _range_test(
                 config.range_test,
                 data.info.num_classes,
                 this.console.progress,
-                _Keeping(half, config.train.checkpoint_interval),
+                Keeping(half, config.train.checkpoint_interval, lambda: None, should_stop, stop),
                 half.latest(this.runtime.device),
             )
         cached.store(tested.to_json())
         shutil.rmtree(half.folder, ignore_errors=True)
         return tested, False
-
-
-class _Keeping:
-    """Saves a range test by time, and where a signal asks the process to stop, which it then does."""
-
-    def __init__(self, checkpoints: Checkpoints, interval: float) -> None:
-        self._checkpoints, self._interval, self._saved = checkpoints, interval, time.monotonic()
-
-    def after_step(self) -> bool:
-        return should_stop() or time.monotonic() - self._saved >= self._interval > 0
-
-    def save(self, epoch: int, step: int, state: dict[str, Any]) -> None:
-        self._checkpoints.save(epoch * 10**6 + step, state)
-        self._saved = time.monotonic()
-        if should_stop():
-            stop()
 
 
 def _usable(known: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -18,7 +18,6 @@ from resnet_exp.interfaces import Augmentation, Metric, Tracker
 from resnet_exp.report.section import Section
 from resnet_exp.report.subject import Subject
 from resnet_exp.run_dir.directory import RunDirectory, open_run_directory
-from resnet_exp.run_dir.files import read_json
 from resnet_exp.runs import messages, outputs
 from resnet_exp.runs.changed import check_same_code, code_changes, machine_changes
 from resnet_exp.runs.console import Console
@@ -107,7 +106,9 @@ def open_run(
             check_same_code(directory.paths, environment)
         mirror = open_mirror(tracker, directory.paths, part.label)
         part.started(directory.paths.root)
-        before = read_json(directory.paths.environment) or environment
+        for fault in directory.faults:
+            console.warn(fault)
+        before = directory.environment or environment
         messages.print_changed([*code_changes(before, environment), *machine_changes(before, environment)], console)
         this = OpenRun(
             config, runtime, environment, metrics, console, part, directory, started, result=directory.result
@@ -117,7 +118,8 @@ def open_run(
             mirror.begin()  # completes what is missing after an outage of the tracker
             messages.print_finished(directory, metrics, mirror.end(), console)
             return
-        with recorded(directory.paths, mirror) as record, memory_told("working on the run", SMALLER):
+        told = memory_told("working on the run", SMALLER)
+        with recorded(directory.paths, mirror, run_signature) as record, told:
             record.begin(config, environment, command, directory.is_new, part.parent)
             this._record = record
             yield this

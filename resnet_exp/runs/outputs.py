@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from resnet_exp.config import build
@@ -18,7 +18,17 @@ from resnet_exp.data.prepare import Data
 from resnet_exp.interfaces import COMPARED_IMAGES, COMPARED_TABLES, DatasetInfo, Progress
 from resnet_exp.report.section import Section, drawn
 from resnet_exp.report.subject import Subject
-from resnet_exp.run_dir.files import displayed, read_csv, read_json, write_csv, write_json
+from resnet_exp.run_dir.contents import read_recorded
+from resnet_exp.run_dir.directory import NO_REPORT
+from resnet_exp.run_dir.files import (
+    Unwritable,
+    displayed,
+    read_csv,
+    write_csv,
+    write_durably,
+    write_json,
+    written_durably,
+)
 from resnet_exp.run_dir.weights import weights_of
 from resnet_exp.runs.record import Record
 from resnet_exp.training.device import untouched_randomness
@@ -36,7 +46,7 @@ def save_range_test(found: FoundLR, record: Record, *, draw: bool) -> None:
     """
     tested = found.range_test
     assert tested is not None
-    own = read_json(record.paths.range_test) or {}  # a resumed run may have made its range test itself
+    own = read_recorded(record.paths.range_test) or {}  # a resumed run may have made its range test itself
     record.file(record.paths.range_test, {**tested.to_json(), "remembered": own.get("remembered", found.is_cached)})
     verdict = tested.verdict
     record.tags({"max_lr_source": f"range test: {verdict.status}{' (cached)' if found.is_cached else ''}"})
@@ -50,7 +60,10 @@ def save_range_test(found: FoundLR, record: Record, *, draw: bool) -> None:
 
         return range_test_section(tested, found.max_lr, found.min_lr, record.paths.report)
 
-    section = drawn("LR range test", figure)
+    try:
+        section = drawn("LR range test", figure)
+    except Unwritable as error:
+        section = Section("LR range test", gap=str(error))
     if section.gap:
         _log.warning("not drawn: %s: %s", section.title, section.gap)
     if record.paths.report.exists():  # without a figure its data may be there
@@ -79,7 +92,11 @@ def save_report(subject: Subject, record: Record, progress: Progress) -> tuple[S
         tables = [
             _as_json(path) for path in (subject.folder / f"{name}.csv" for name in COMPARED_TABLES) if path.exists()
         ]
-    except Exception as error:  # such as a full disk: the run itself is saved
+    except Unwritable as error:
+        _log.error("the report is not drawn: %s. The run itself is saved, and the same command draws it", error)
+        record.journal.event(NO_REPORT, reason=str(error))
+        return ()
+    except Exception as error:
         _log.error(
             "the report could not be drawn (%s: %s); the run itself is saved: task=report run_dir=%s draws it again",
             *(type(error).__name__, error, subject.paths.root),
@@ -121,7 +138,7 @@ def save_predictions(logits: Tensor, labels: Tensor, tested: Evaluation, info: D
 
     The arrays are logits and probabilities `[N, num_classes], float32`, and labels `[N], int64`.
     """
-    with record.paths.predictions.open("wb") as file:
+    with written_durably(record.paths.predictions) as path, path.open("wb") as file:
         np.savez_compressed(
             file,
             logits=logits.cpu().numpy(),
@@ -144,7 +161,8 @@ def save_model(config: Config, data: Data, model: nn.Module, record: Record, *, 
         "model": config.plugins["model"],
     }
     # Under one key: safetensors writes several keys in any order, and the same network would give different bytes.
-    save_file(weights_of(model), record.paths.model, {"resnet_exp": json.dumps(metadata, sort_keys=True)})
+    content = save(weights_of(model), {"resnet_exp": json.dumps(metadata, sort_keys=True)})
+    write_durably(record.paths.model, content)
     record.file(record.paths.model)
     if export:
         record.export(model, info)

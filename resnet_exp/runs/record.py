@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -13,13 +14,17 @@ from torch import nn
 
 from resnet_exp.config.config import Config, flat
 from resnet_exp.interfaces import DatasetInfo, Mirror, RunError
-from resnet_exp.run_dir.files import write_durably, write_json
-from resnet_exp.run_dir.journal import Journal, read
+from resnet_exp.run_dir.contents import faults_of, is_whole
+from resnet_exp.run_dir.files import Unwritable, write_durably, write_json
+from resnet_exp.run_dir.journal import Journal, began_with, metric_history, read
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.runs.changed import machines, note_of_machines
 from resnet_exp.runs.hooks import Pruned
 from resnet_exp.runs.signals import last_words, reason_of
 from resnet_exp.training.result import headline, once_metrics
+from resnet_exp.training.train import Epoch
+
+_log = logging.getLogger(__name__)
 
 
 class Record:
@@ -51,10 +56,8 @@ class Record:
         if is_new:
             # Settings of figures and sweeps do not change the result, and would hide the params in which runs differ.
             self.journal.params({k: v for k, v in flat(config.tree).items() if not k.startswith(("report.", "sweep."))})
-            write_durably(self.paths.config, yaml.safe_dump(config.tree, sort_keys=False).encode())
-            self.journal.artifact(self.paths.config)
-            self.file(self.paths.environment, environment)
         self.journal.event("environment", **environment)
+        self._write_start(config, environment)
         known = {
             "command": command,
             "device": environment["device"],
@@ -69,6 +72,18 @@ class Record:
         self.journal.tags({key: value for key, value in known.items() if value is not None})
         if not is_new:  # the tracker has this run already, and may still show it as running since it was killed
             self.mirror()
+
+    def _write_start(self, config: Config, environment: dict[str, Any]) -> None:
+        """Writes the files that a run starts with, unless it has them and they are whole."""
+        records = read(self.paths.journal)
+        for name, fault in faults_of(self.paths.root, records).items():
+            if name in (self.paths.config.name, self.paths.environment.name):
+                _log.warning("%s %s; it is made anew", self.paths.root / name, fault)
+        if not is_whole(self.paths.config, records):
+            write_durably(self.paths.config, yaml.safe_dump(config.tree, sort_keys=False).encode())
+            self.journal.artifact(self.paths.config)
+        if not is_whole(self.paths.environment, records):
+            self.file(self.paths.environment, began_with(records) or environment)
 
     def mirror(self) -> None:
         """Starts the mirror, once. Runs call it when the data are loaded: one that gets none is not in the tracker."""
@@ -91,11 +106,25 @@ class Record:
 
     def flush(self) -> None:
         """Makes what was recorded so far safe from a power cut: before a checkpoint is saved, which relies on it."""
+        self.journal.flush()
 
-    def goes_on_after(self, epoch: int, history: Sequence[Any] = ()) -> None:
-        """Voids what a killed process recorded of epochs after this one, since they are trained again."""
+    def goes_on_after(self, epoch: int, history: Sequence[Epoch] = ()) -> None:
+        """Makes the journal that of a run which was trained up to this epoch and no further.
+
+        Later epochs, which a killed process recorded, are void, since they are trained again; earlier ones that the
+        journal lacks, as after a power cut or when it was deleted, are recorded again.
+
+        Args:
+            epoch: the last one that the checkpoint has.
+            history: the checkpoint's epochs.
+        """
         if not self._is_new:
             self.journal.rewind(epoch)
+        known = {(name, step) for name, points in metric_history(self.paths.journal).items() for step, *_ in points}
+        for past in history:
+            self.metrics(
+                {name: value for name, value in past.metrics.items() if (name, past.epoch) not in known}, past.epoch
+            )
 
     def metrics(self, values: dict[str, float], step: int = 0) -> None:
         """Records metrics of a step; those with one value a run are at step 0, where trackers draw bars across runs."""
@@ -164,9 +193,15 @@ def _of_training(config: Config) -> dict[str, str]:
 
 
 @contextmanager
-def opened_record(paths: RunPaths, mirror: Mirror) -> Iterator[Record]:
-    """A block that records into a run, whose status it leaves alone; at its end the mirror is complete."""
-    with Journal(paths.journal) as journal:
+def opened_record(paths: RunPaths, mirror: Mirror, of: str = "") -> Iterator[Record]:
+    """A block that records into a run, whose status it leaves alone; at its end the mirror is complete.
+
+    Args:
+        paths: of the run.
+        mirror: of the run.
+        of: its signature, where it may be a new one.
+    """
+    with Journal(paths.journal, of) as journal:
         record = Record(paths, journal, mirror)
         try:
             yield record
@@ -175,11 +210,11 @@ def opened_record(paths: RunPaths, mirror: Mirror) -> Iterator[Record]:
 
 
 @contextmanager
-def recorded(paths: RunPaths, mirror: Mirror) -> Iterator[Record]:
+def recorded(paths: RunPaths, mirror: Mirror, of: str) -> Iterator[Record]:
     """A block with a record; at its end the status is FINISHED, or FAILED or KILLED (a signal, pruned) and why."""
-    with opened_record(paths, mirror) as record:
-        status = record.journal.status
-        status("RUNNING")
+    with opened_record(paths, mirror, of) as record:
+        record.journal.status("RUNNING")
+        status = partial(_record_end, record.journal)
         try:
             with last_words(partial(status, "KILLED")):
                 yield record
@@ -193,4 +228,12 @@ def recorded(paths: RunPaths, mirror: Mirror) -> Iterator[Record]:
             status("FAILED", f"{type(error).__name__}: {error}")
             raise
         else:
-            status("FINISHED")
+            record.journal.status("FINISHED")
+
+
+def _record_end(journal: Journal, status: str, reason: str) -> None:
+    """Records how a run ended early; where that cannot be written, the error that ended it is told all the same."""
+    try:
+        journal.status(status, reason)
+    except Unwritable as error:
+        _log.error("the run's end is not recorded: %s", error)

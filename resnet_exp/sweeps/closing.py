@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from resnet_exp.config.config import typed
 from resnet_exp.config.overrides import is_within, key_of
 from resnet_exp.interfaces import ConfigError, RunError
-from resnet_exp.run_dir.files import read_json
+from resnet_exp.run_dir.contents import check_recorded
+from resnet_exp.run_dir.files import Damaged, read_derived
 from resnet_exp.run_dir.journal import Journal, last_status
 from resnet_exp.run_dir.lock import try_lock
 from resnet_exp.run_dir.paths import RunPaths
@@ -27,6 +29,7 @@ from resnet_exp.sweeps.parent_run import Parent
 from resnet_exp.sweeps.plan import shipped, tracker_of
 from resnet_exp.tracking.mirror import open_mirror
 
+_log = logging.getLogger(__name__)
 _SHOWN = 10  # failed jobs on the terminal; the leaderboard has them all
 
 
@@ -71,7 +74,11 @@ def _end_runs(job: Job, config: DictConfig) -> None:
         if lock is None:
             continue
         with lock:
-            if last_status(paths.journal) != "RUNNING":
+            try:
+                if last_status(paths.journal) != "RUNNING":
+                    continue
+            except Damaged as error:
+                _log.warning("%s", error)
                 continue
             with Journal(paths.journal) as writing:
                 writing.status("FAILED", job.reason or "its process was killed")
@@ -83,8 +90,9 @@ def _end_runs(job: Job, config: DictConfig) -> None:
 def _draw_winner(config: DictConfig, winner: Job, console: Console) -> None:
     """Draws the winner's report and exports its model for the tracker, unless it has them."""
     root = Path(winner.runs[0].root)
-    if (root / "report" / "report.html").exists() or (read_json(root / "result.json") or {}).get("task") != "train":
+    if (root / "report" / "report.html").exists() or (read_derived(root / "result.json") or {}).get("task") != "train":
         return
+    check_recorded(root / "config.yaml")
     from resnet_exp.runs.redraw import redraw
 
     run = yaml.safe_load((root / "config.yaml").read_text())

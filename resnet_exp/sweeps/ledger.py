@@ -5,10 +5,14 @@ that jobs report their status without a server or a common lock.
 
 A job is known by what it is, never by its place: a command that plans other jobs, or the same in another order, finds
 those that it has planned before. Those that it does not plan stay in the ledger, and count for nothing.
+
+Each file has a checksum of its content and of what it is of. A job whose file is damaged, edited or gone is planned
+anew, as the plan has it; its runs, which are known by their signature, are found again where they are.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,8 +20,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from resnet_exp.interfaces import RunError
 from resnet_exp.run_dir.digest import digest_of
-from resnet_exp.run_dir.files import read_json, write_json
+from resnet_exp.run_dir.files import Damaged, read_derived, read_json, write_json
 from resnet_exp.run_dir.lock import is_locked, locked
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.sweeps.labels import short_points
@@ -26,6 +31,7 @@ SWEEP_VARIABLE = "RESNET_EXP_SWEEP"  # the directory of the sweep, for its jobs,
 PROCESS_VARIABLE = "RESNET_EXP_SWEEP_PROCESS"  # the process that launches them
 # planned: not started. lost: its process was killed; the same command, or a second attempt, goes on with it.
 ENDED = ("finished", "failed", "pruned")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -119,14 +125,16 @@ class Ledger:
     """The directory of a sweep and the jobs in it.
 
     `jobs/KEY.json` is a job, `jobs/KEY.lock` is locked by the process that runs it. The kernel releases the lock even
-    when that process is killed: a job that says `running` and is not locked is lost. `plan.json` has the keys of the
-    jobs that the command has planned that was given last, in their order.
+    when that process is killed: a job that says `running` and is not locked is lost. `plan.json` has the jobs that the
+    command has planned that was given last, in their order, without what became of them.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.paths = RunPaths(root)  # of the parent run, which has a journal as every run has
-        self._jobs, self._plan, self._pruning = root / "jobs", root / "plan.json", root / "pruning.json"
+        self._told: set[str] = set()
+        self._jobs, self._plan = root / "jobs", root / "plan.json"
+        self._facts, self._pruning = root / "sweep.json", root / "pruning.json"
 
     @classmethod
     def of_this_process(cls) -> Ledger | None:
@@ -136,27 +144,36 @@ class Ledger:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the sweep started with: command, swept keys, seeds, base config."""
-        return read_json(self.root / "sweep.json") or {}
+        """What the sweep started with: command, swept keys, seeds, base config.
+
+        Raises:
+            Damaged: the file is; the sweep's command writes it anew.
+        """
+        return read_json(self._facts, "sweep") or {}
+
+    def begin(self, facts: dict[str, Any]) -> None:
+        """Stores what the sweep starts with, unless it is there."""
+        if not read_derived(self._facts, "sweep"):
+            write_json(self._facts, facts, "sweep")
 
     @property
     def comparable_after(self) -> int:
         """The epoch after which a pruner may compare jobs; a sweep with a pruner has stored it."""
-        return int(read_json(self._pruning)["comparable_after"])  # type: ignore[index]
+        return int(read_json(self._pruning, "pruning")["comparable_after"])  # type: ignore[index]
 
     def store_comparable_after(self, epoch: int) -> None:
         """Stores the epoch after which a pruner may compare jobs."""
-        write_json(self._pruning, {"comparable_after": epoch})
+        write_json(self._pruning, {"comparable_after": epoch}, "pruning")
 
     def plan(self, jobs: Sequence[Job]) -> None:
         """Makes these all jobs of the sweep, in this order; those that are known keep what became of them."""
         for job in jobs:
-            known = self.job(job.key) if self.has(job.key) else job
+            known = self._known(job.key) or job
             stated = replace(known, number=job.number, point=job.point, command=job.command)
             # The order of the point's keys is that of the command, and equal dicts may differ in it.
             if known is job or (stated, [*stated.point]) != (known, [*known.point]):
                 self.write(stated)
-        write_json(self._plan, [job.key for job in jobs])
+        write_json(self._plan, {"jobs": [_stated(job) for job in jobs]}, "plan")
 
     def enrol(self, job: Job) -> str:
         """Adds a job that no sweeper has planned to the plan, unless it is there already; returns its key."""
@@ -176,17 +193,36 @@ class Ledger:
 
     def jobs(self) -> list[Job]:
         """Returns the jobs of the plan, in its order; one whose process is gone is `lost`."""
-        keys = read_json(self._plan)
-        return labelled(self.every() if keys is None else [self.job(key) for key in keys])
+        planned = self._planned()
+        return labelled(self.every() if planned is None else [self.job(job.key) for job in planned])
 
     def every(self) -> list[Job]:
         """Returns all jobs that were ever planned, by the places that they had last."""
-        jobs = [self.job(path.stem) for path in self._jobs.glob("*.json")]
-        return sorted(jobs, key=lambda job: (job.number, job.key))
+        planned = {job.key: job for job in self._planned() or ()}
+        keys = planned.keys() | {path.stem for path in self._jobs.glob("*.json")}
+        jobs = [self._known(key) or planned.get(key) for key in keys]
+        return sorted((job for job in jobs if job is not None), key=lambda job: (job.number, job.key))
 
     def job(self, key: str) -> Job:
-        """Returns one job with its status now; one that has finished and has lost a run's result is to be run again."""
-        stored: Any = read_json(self._path(key))
+        """Returns one job with its status now; one that has finished and has lost a run's result is to be run again.
+
+        Raises:
+            RunError: it was never planned, or its file and the plan are damaged.
+        """
+        job = self._known(key) or next((job for job in self._planned() or () if job.key == key), None)
+        if job is None:
+            raise RunError(f"{self._path(key)} is missing or damaged, and {self._plan} too; start the sweep again")
+        return job
+
+    def _known(self, key: str) -> Job | None:
+        """The job as its file has it; None where there is none, or one that is damaged, which is told."""
+        try:
+            stored: Any = read_json(self._path(key), _of(key))
+        except Damaged as error:
+            self._tell(f"{error}; if it is a job's, the job is planned anew, and its runs are found again")
+            return None
+        if stored is None:
+            return None
         runs = tuple(SeedRun(**{**run, "root": self._absolute(run["root"])}) for run in stored.pop("runs"))
         job = Job(**stored, runs=runs)
         if job.status == "running" and not is_locked(self._lock(key)):
@@ -194,6 +230,20 @@ class Ledger:
         if job.status == "finished" and not all(run.is_there for run in runs):
             return replace(job, status="planned", runs=tuple(run for run in runs if run.is_there))
         return job
+
+    def _planned(self) -> list[Job] | None:
+        """The jobs of the plan as they were planned; None where there is no plan, or it is damaged, which is told."""
+        try:
+            plan = read_json(self._plan, "plan")
+        except Damaged as error:
+            self._tell(f"{error}; the jobs are taken in the order that they had last")
+            return None
+        return None if plan is None else [Job(**stated) for stated in plan["jobs"]]
+
+    def _tell(self, fault: str) -> None:
+        if fault not in self._told:
+            self._told.add(fault)
+            _log.warning("%s", fault)
 
     def has(self, key: str) -> bool:
         """Whether the job was ever planned."""
@@ -213,7 +263,7 @@ class Ledger:
         del stored["shown"]
         for run in stored["runs"]:
             run["root"] = run["root"] and os.path.relpath(run["root"], self.root)
-        write_json(self._path(job.key), stored)
+        write_json(self._path(job.key), stored, _of(job.key))
         return job
 
     @contextmanager
@@ -247,6 +297,15 @@ def labelled(jobs: Sequence[Job]) -> list[Job]:
     """Returns the jobs with labels that tell them apart."""
     points = short_points([job.point for job in jobs])
     return [replace(job, shown=shown) for job, shown in zip(jobs, points, strict=True)]
+
+
+def _of(key: str) -> str:
+    return f"job {key}"
+
+
+def _stated(job: Job) -> dict[str, Any]:
+    """What the job is, without what became of it."""
+    return {key: getattr(job, key) for key in ("number", "point", "command", "identity", "repeat", "values")}
 
 
 def _mean(values: Any) -> float | None:

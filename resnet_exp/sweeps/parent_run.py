@@ -11,7 +11,8 @@ from typing import Any
 from resnet_exp.config.config import flat
 from resnet_exp.config.overrides import has_whole_values, is_within, key_of, parsed
 from resnet_exp.interfaces import Mirror
-from resnet_exp.run_dir.journal import Journal, last_status, metric_history
+from resnet_exp.run_dir.files import Damaged
+from resnet_exp.run_dir.journal import Journal, last_status, metric_history, read
 from resnet_exp.sweeps import best_config
 from resnet_exp.sweeps.leaderboard import best_of, compare_best
 from resnet_exp.sweeps.ledger import Job, Ledger
@@ -27,7 +28,7 @@ class Parent:
 
     def __init__(self, ledger: Ledger, mirror: Mirror, environment: dict[str, Any], direction: str) -> None:
         self._ledger, self._mirror, self._environment, self.direction = ledger, mirror, environment, direction
-        self._journal = Journal(ledger.paths.journal)
+        self._journal = _journal_of(ledger)
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="sweep-parent", daemon=True)
         self._seen: Any = None
@@ -153,3 +154,14 @@ class Parent:
 
     def _fixed(self, facts: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in flat(facts["config"]).items() if key not in facts["space"]}
+
+
+def _journal_of(ledger: Ledger) -> Journal:
+    """The parent run's journal; a damaged one is set aside, since the ledger has all that a new one needs."""
+    path = ledger.paths.journal
+    try:
+        read(path)
+    except Damaged as error:
+        aside = path.replace(path.with_name(f"{path.name}.damaged"))
+        _log.warning("the sweep's %s; it is made anew, and the old one is %s", error, aside.name)
+    return Journal(path, ledger.root.name)

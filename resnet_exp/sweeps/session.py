@@ -15,7 +15,6 @@ from omegaconf import DictConfig
 
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.run_dir.directory import held
-from resnet_exp.run_dir.files import write_json
 from resnet_exp.runs.console import Console
 from resnet_exp.runs.signals import before_stop, last_words
 from resnet_exp.sweeps.launchers import TO_SAVE, end_jobs, interrupt_jobs, kill_jobs
@@ -91,8 +90,7 @@ class Session:
             ) from error
         self._held = ExitStack()
         self._held.enter_context(held(self.ledger.root))
-        if not self.ledger.facts:
-            write_json(self.ledger.root / "sweep.json", facts)
+        self.ledger.begin(facts)
         self.ledger.plan(jobs)
         # For the jobs, which may run in other processes; nobody in this one reads them but a job.
         os.environ |= {SWEEP_VARIABLE: str(self.ledger.root), PROCESS_VARIABLE: str(os.getpid())}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from resnet_exp.interfaces import ConfigError
-from resnet_exp.run_dir.files import read_json, write_json
+from resnet_exp.run_dir.files import read_derived, write_json
 from resnet_exp.sweeps.job_queue import JobQueue
 from resnet_exp.sweeps.ledger import ENDED, Job, Ledger
 from resnet_exp.sweeps.plan import settings
@@ -86,7 +86,7 @@ class StudySweeper(PlanningSweeper):
             return None
         launcher = self._make_launcher(self._n_jobs)
         with open_sweep(self._config, trials) as session:
-            write_json(_space_file(ledger), _as_text(space))
+            write_json(_space_file(ledger), _as_text(space), "space")
             if comparable_after is not None:
                 session.ledger.store_comparable_after(comparable_after)
             return self._run_batches(planner, proposals, session.ledger, self._make_queue(session.ledger, launcher))
@@ -188,7 +188,7 @@ def _planned(number: int, values: dict[str, Any], planner: Planner) -> PlannedJo
 
 def _refuse_another_space(ledger: Ledger, space: dict[str, BaseDistribution]) -> None:
     """Raises ConfigError where the study started with other values: its trials could not be ranked in these."""
-    now, before = _as_text(space), read_json(_space_file(ledger))
+    now, before = _as_text(space), read_derived(_space_file(ledger), "space")
     if before is None:
         return
     changed = [f"{key}: {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from resnet_exp.config.redact import redact
-from resnet_exp.run_dir.files import read_json, write_json
+from resnet_exp.run_dir.files import read_derived, write_json
+from resnet_exp.run_dir.journal import header_of
+from resnet_exp.run_dir.paths import RunPaths
 
 STATE = "mlflow.json"  # in the run directory
+_OF = "MLflow mirror"
 LOCK = "mlflow.json.lock"  # beside it: held by whoever mirrors the run
 
 
@@ -29,10 +33,12 @@ class MirrorState:
     @classmethod
     def load(cls, path: Path, uri: str, experiment_id: str) -> MirrorState:
         """The state saved at `path`; a new one, with the same mirror id, if that is of another experiment or store."""
-        saved = read_json(path) or {}
+        saved = _saved(path)
         if saved.get("uri") == redact(uri) and saved.get("experiment_id") in (experiment_id, None):
             return cls(**saved)
-        return cls(uri=redact(uri), mirror_id=saved.get("mirror_id") or uuid.uuid4().hex)
+        # The journal's own id, where there is one: a state that is damaged is made anew, for the same MLflow run.
+        header = header_of(path.with_name(RunPaths(path.parent).journal.name)) or {}
+        return cls(uri=redact(uri), mirror_id=saved.get("mirror_id") or header.get("id") or uuid.uuid4().hex)
 
     def has_arrived(self, journal: Path) -> bool:
         """Whether the whole journal has."""
@@ -40,4 +46,12 @@ class MirrorState:
 
     def save(self, path: Path) -> None:
         """Replaces the file at `path` as a whole: a kill leaves the old one or the new one."""
-        write_json(path, asdict(self))
+        write_json(path, asdict(self), _OF)
+
+
+def _saved(path: Path) -> dict[str, Any]:
+    """The state in the file; of before there were checksums too. Empty where there is none, or it is damaged: told."""
+    value = read_derived(path)
+    if not isinstance(value, dict) or value.keys() != {one.name for one in fields(MirrorState)}:
+        value = read_derived(path, _OF)
+    return value or {}

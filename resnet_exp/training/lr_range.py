@@ -10,13 +10,15 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from resnet_exp.config.schema import RangeTestConfig
 from resnet_exp.data.bank import Batch
 from resnet_exp.interfaces import Advance, Progress, Schedule
+from resnet_exp.run_dir.checkpoint import Checkpoint
+from resnet_exp.training.keeping import Keeping
 from resnet_exp.training.learner import Learner, NonFinite
 from resnet_exp.training.range_curve import Curve, curve_from_json, curve_to_json
 from resnet_exp.training.range_rules import (
@@ -75,26 +77,14 @@ class FoundLR:
         return f"range test: {verdict.status}, {self.max_lr / verdict.suggestion:g} x {verdict.suggestion:.4g}"
 
 
-class Keeps(Protocol):
-    """Saves a range test by time, and where the process is asked to stop, which it then does."""
-
-    def after_step(self) -> bool:
-        """Whether to save after this step."""
-        ...
-
-    def save(self, epoch: int, step: int, state: dict[str, Any]) -> None:
-        """Saves the state after so many repeats, and steps of the one after them; then stops if that is asked for."""
-        ...
-
-
 def range_test(
     make_learner: Callable[[Schedule], Learner],
     batches: Callable[[int, int], Iterator[Batch]],
     settings: RangeTestConfig,
     num_classes: int,
     progress: Progress,
-    keeping: Keeps | None = None,
-    saved: dict[str, Any] | None = None,
+    keeping: Keeping | None = None,
+    saved: Checkpoint | None = None,
 ) -> RangeTest:
     """The LR that the repeats on new networks suggest, with a status and the curves.
 
@@ -109,7 +99,10 @@ def range_test(
         num_classes: for ln C, the loss of guessing.
         progress: opens the progress display.
         keeping: saves what was done; None saves nothing.
-        saved: the state that was saved last; None begins.
+        saved: what was saved last; None begins.
+
+    Raises:
+        RunError: what was saved has another content.
     """
     start, end = settings.start_lr, settings.end_lr
     history: list[str] = []
@@ -144,12 +137,19 @@ class _Repeats:
         self,
         make_learner: Callable[[Schedule], Learner],
         batches: Callable[[int, int], Iterator[Batch]],
-        keeping: Keeps | None,
-        saved: dict[str, Any] | None,
+        keeping: Keeping | None,
+        saved: Checkpoint | None,
     ) -> None:
         self._make_learner, self._batches, self._keeping = make_learner, batches, keeping
-        self._before = [curve_from_json(curve) for curve in saved["curves"]] if saved else []  # not asked for yet
-        self._half: dict[str, Any] | None = saved["half"] if saved else None
+        self._saved = saved
+        self._before: list[Curve] = []  # not asked for yet
+        self._half: dict[str, Any] | None = None
+        if saved is not None:
+            try:
+                self._before = [curve_from_json(curve) for curve in saved.state["curves"]]
+                self._half = saved.state["half"]
+            except (KeyError, TypeError, ValueError) as error:
+                raise saved.unfit(error) from error
         self._done: list[Curve] = []
 
     def curve(self, repeat: int, lrs: tuple[float, ...], advance: Advance) -> Curve:

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure as Canvas
 from resnet_exp.report.drawing import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION, save
 from resnet_exp.report.section import Figure, Gap, Section
 from resnet_exp.report.subject import Subject
-from resnet_exp.run_dir.files import read_json, write_csv
+from resnet_exp.run_dir.contents import read_recorded
+from resnet_exp.run_dir.files import write_csv
 from resnet_exp.training.lr_range import RangeTest
 from resnet_exp.training.range_curve import Curve
 from resnet_exp.training.range_rules import Verdict
@@ -34,7 +35,7 @@ def draw_range_test(subject: Subject) -> Section:
     Raises:
         Gap: the run made no range test.
     """
-    known = read_json(subject.paths.range_test)
+    known = read_recorded(subject.paths.range_test)
     if known is None:
         raise Gap(f"there was no range test: max_lr={subject.result['max_lr']:g} was given")
     found = RangeTest.from_json(known)

@@ -1,0 +1,171 @@
+"""Rows R4 and R5: files that are read back and are damaged, and disks that are full."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from resnet_exp.run_dir.checkpoint import Checkpoints
+from resnet_exp.run_dir.contents import faults_of
+from resnet_exp.run_dir.journal import last_status, read
+from resnet_exp.run_dir.lock import locked
+
+from ..trials import SESSION, TINY, Row, differences, start
+
+FIND = (*TINY, "scheduler.max_lr=find", "range_test.num_steps=20")
+SWEEP = ("--multirun", *TINY, "model.width=4,5", "hydra.sweep.dir=multirun")
+STUDY = (
+    *("--multirun", *TINY, "hydra/sweeper=study", "hydra.sweeper.n_trials=2", "hydra.sweep.dir=multirun"),
+    *("model.width=range(4,6)", "sweep.pruner=asha"),
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file that is read back: where it lies, and the command that reads it."""
+
+    pattern: str  # in the project's folder
+    command: tuple[str, ...]
+    is_unfinished: bool = False  # the run was killed after its first checkpoint
+
+
+RUN = "outputs/*-*/"
+KINDS = (
+    *(Kind(RUN + name, FIND) for name in (
+        "journal.jsonl", "result.json", "config.yaml", "environment.json", "predictions.npz", "model.safetensors",
+        "steps.csv", "confusion_matrix.json", "range_test.json",
+    )),
+    *(Kind(RUN + name, FIND, True) for name in (
+        "journal.jsonl", "config.yaml", "environment.json", "range_test.json", "checkpoints/epoch-*.pt",
+    )),
+    Kind("outputs/range_tests/*.json", (*FIND, "rerun=true")),
+    *(Kind(f"multirun/*/{name}", SWEEP) for name in ("jobs/*.json", "plan.json", "sweep.json", "journal.jsonl")),
+    *(Kind(f"multirun/*/{name}", STUDY) for name in ("jobs/*.json", "plan.json", "space.json", "pruning.json")),
+)  # fmt: skip
+DAMAGES = ("empty", "cut", "one bit", "NUL", "of another run", "foreign file beside it")
+
+
+def _damaged_file(number: int, folder: Path) -> None:
+    """One file of a project is damaged; its command gives what it gave before, or names the file and a way on."""
+    chance = random.Random(number)
+    kind, damage = KINDS[number % len(KINDS)], DAMAGES[number // len(KINDS) % len(DAMAGES)]
+    whole = _project(kind.command, kind.is_unfinished)
+    shutil.copytree(whole, folder, dirs_exist_ok=True)
+    path = chance.choice(sorted(folder.glob(kind.pattern)))
+    before = path.read_bytes()
+    _damage(path, damage, kind, chance)
+    damaged = path.read_bytes()
+    command = start(*kind.command)
+    code = command.wait()
+    what = f"{path.relative_to(folder)}, {damage}:\n{command.output}"
+    assert "Traceback" not in command.output, what
+    if code:
+        code = _go_the_way_on(command.output, path, kind, what)
+    assert code == 0, what
+    assert damage == DAMAGES[-1] or path.name == "journal.jsonl" or damaged == before or path.stem in command.output, (
+        f"not told: {what}"
+    )
+    _compare(folder, kind, what)
+
+
+def _go_the_way_on(output: str, path: Path, kind: Kind, what: str) -> int:
+    """Does what the refusal says; returns the exit code then."""
+    errors = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, what
+    assert path.name in errors[0], what
+    assert "rerun=true" in errors[0], what
+    again = start(*kind.command, "rerun=true")
+    code = again.wait()
+    assert "Traceback" not in again.output, again.output
+    return code
+
+
+def _damage(path: Path, damage: str, kind: Kind, chance: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    if damage == "empty":
+        content.clear()
+    elif damage == "cut":
+        del content[chance.randrange(1, len(content)) :]
+    elif damage == "one bit":
+        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    elif damage == "NUL":
+        content = bytearray(len(content))
+    elif damage == "of another run":
+        other = _project((*kind.command, "seed=1"), kind.is_unfinished)
+        content = bytearray(chance.choice(sorted(other.glob(kind.pattern))).read_bytes())
+    else:
+        path.with_name(f"foreign{path.suffix}").write_bytes(chance.randbytes(300))
+        path.with_name(f"{path.stem}-foreign{path.suffix}").write_text('{"foreign": [1]}')
+    path.write_bytes(content)
+
+
+def _project(command: tuple[str, ...], is_unfinished: bool = False) -> Path:
+    """The folder in which this command ran once, left alone or killed after its first checkpoint; read it only."""
+    folder = Path(os.environ[SESSION]) / "projects" / str(abs(hash_of((command, is_unfinished))))
+    with locked(folder.with_suffix(".lock")):
+        if not folder.exists():
+            partial = folder.with_name(f"{folder.name}.{os.getpid()}")
+            partial.mkdir(parents=True)
+            slow = ("train.checkpoint_interval=0",) if is_unfinished else ()
+            first = start(*command, *slow, folder=partial, before=_killed_after_saving if is_unfinished else None)
+            assert first.wait() == (-signal.SIGKILL if is_unfinished else 0), first.output
+            partial.rename(folder)
+    return folder
+
+
+def hash_of(value: object) -> int:
+    """A number for a value, the same in each process."""
+    return random.Random(repr(value)).getrandbits(64)
+
+
+def _killed_after_saving() -> None:
+    save: Callable[..., object] = Checkpoints.save
+
+    def save_and_die(*arguments: object, **named: object) -> None:
+        save(*arguments, **named)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Checkpoints.save = save_and_die  # type: ignore[assignment,method-assign]
+
+
+def _compare(folder: Path, kind: Kind, what: str) -> None:
+    """Raises unless the project has what the same one left alone has, and nothing damaged."""
+    alone = _project(kind.command)
+    for expected in sorted(path.parent for path in alone.glob(RUN + "journal.jsonl")):
+        runs = sorted(folder.glob(f"outputs/{expected.name}*/"), key=lambda path: path.stat().st_mtime)
+        best = [run for run in runs if (run / "result.json").exists() and _is_finished(run)]
+        assert best, f"no finished run {expected.name}: {what}"
+        found = differences(best[-1], expected)
+        assert not found, f"{found[:3]}: {what}"
+    if kind.command[0] == "--multirun":
+        from resnet_exp.sweeps.ledger import Ledger
+
+        (root,), (other,) = folder.glob("multirun/*/"), alone.glob("multirun/*/")
+        objectives = [[(job.status, job.point, job.objective) for job in Ledger(one).jobs()] for one in (root, other)]
+        assert objectives[0] == objectives[1], f"{objectives}: {what}"
+        assert last_status(root / "journal.jsonl") == "FINISHED", what
+
+
+def _is_finished(run: Path) -> bool:
+    try:
+        records = read(run / "journal.jsonl")
+    except RuntimeError:
+        return False
+    return last_status(records) == "FINISHED" and not faults_of(run, records)
+
+
+ROWS = (
+    Row(
+        "R4",
+        "each kind of file that is read back: empty, cut, one bit, NUL, of another run, foreign file beside it",
+        "the same result to the bit, or refused by name with a way on that works",
+        300,
+        12,
+        _damaged_file,
+    ),
+)
