@@ -20,6 +20,7 @@ from resnet_exp.run_dir.directory import RunDirectory, open_run_directory
 from resnet_exp.run_dir.files import read_json
 from resnet_exp.runs import messages, outputs
 from resnet_exp.runs.console import Console
+from resnet_exp.runs.dead_runs import end_dead, telling_of_dead
 from resnet_exp.runs.environment import environment_of
 from resnet_exp.runs.hooks import ALONE, SweepPart
 from resnet_exp.runs.record import Record, recorded
@@ -102,6 +103,9 @@ def open_run(
         code, on_wait = environment["code_digest"], partial(messages.print_waiting_for_run, console=console)
     with open_run_directory(config.output_dir, config.title, run_signature, config.rerun, code, on_wait) as directory:
         mirror = open_mirror(tracker, directory.paths, part.label)
+        if part is ALONE:  # the command of a sweep does it once, for all its jobs
+            killed = end_dead(directory.paths.root.parent)
+            mirror = telling_of_dead(mirror, killed, tracker, config.tree["tracker"])
         part.started(directory.paths.root)
         messages.print_changed(read_json(directory.paths.environment) or environment, environment, console)
         this = OpenRun(

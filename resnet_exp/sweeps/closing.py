@@ -14,10 +14,9 @@ from resnet_exp.config.config import typed
 from resnet_exp.config.overrides import is_within, key_of
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.run_dir.files import read_json
-from resnet_exp.run_dir.journal import Journal, last_status
-from resnet_exp.run_dir.lock import try_lock
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.runs.console import Console
+from resnet_exp.runs.dead_runs import REASON, end_if_dead
 from resnet_exp.runs.messages import print_tracker, print_waiting_for_run
 from resnet_exp.sweeps.best_config import best_command
 from resnet_exp.sweeps.leaderboard import best_of, compare_best
@@ -64,16 +63,9 @@ def close(config: DictConfig, ledger: Ledger, parent: Parent, error: BaseExcepti
 def _end_runs(job: Job, config: DictConfig) -> None:
     """Marks runs whose process was killed as failed: a tracker would otherwise show them as running."""
     for run in (run for run in job.runs if run.root):
-        paths = RunPaths(Path(run.root))
-        # Another sweep, or a command of its own, may be going on with the run meanwhile.
-        lock = try_lock(paths.lock) if paths.journal.exists() else None
-        if lock is None:
-            continue
-        with lock:
-            if last_status(paths.journal) != "RUNNING":
-                continue
-            with Journal(paths.journal) as writing:
-                writing.status("FAILED", job.reason or "its process was killed")
+        # Another sweep, or a command of its own, may be going on with the run meanwhile: it is left alone then.
+        if end_if_dead(Path(run.root), "FAILED", job.reason or REASON):
+            paths = RunPaths(Path(run.root))
             mirror = open_mirror(tracker_of(config), paths, job.run_label(run.seed, config.sweep.seeds))
             mirror.begin()
             mirror.end()

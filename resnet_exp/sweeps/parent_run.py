@@ -19,7 +19,7 @@ from resnet_exp.sweeps.report.page import draw_sweep
 
 _log = logging.getLogger(__name__)
 _LOOK = 0.5  # seconds between looks at the ledger
-_WAIT = 20.0  # seconds at most, before the first job: trackers show its run beneath the parent's
+_WAIT = 5.0  # seconds at most, before the first job: trackers show its run beneath the parent's; at the end, else
 
 
 class Parent:

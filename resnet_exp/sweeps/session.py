@@ -18,6 +18,7 @@ from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.run_dir.directory import held
 from resnet_exp.run_dir.files import write_json
 from resnet_exp.runs.console import Console
+from resnet_exp.runs.dead_runs import end_dead, recorded_tracker, telling_of_dead
 from resnet_exp.sweeps.launchers import end_jobs, interrupt_sweep
 from resnet_exp.sweeps.ledger import PROCESS_VARIABLE, SWEEP_VARIABLE, Job, Ledger
 from resnet_exp.sweeps.objective import direction_of
@@ -133,5 +134,14 @@ def parent_of(config: DictConfig, ledger: Ledger, environment: dict[str, Any]) -
     """Returns the parent run, not started yet."""
     from resnet_exp.sweeps.parent_run import Parent  # its page imports much
 
-    mirror = open_mirror(tracker_of(config), ledger.paths, "sweep")
+    tracker = tracker_of(config)
+    killed = [*end_dead(Path(config.output_dir)), *end_dead(ledger.root.parent)]
+    own = open_mirror(tracker, ledger.paths, "sweep")
+    mirror = telling_of_dead(own, killed, tracker, ledger.facts["config"].get("tracker"), _recorded_tracker)
     return Parent(ledger, mirror, environment, direction_of(config))
+
+
+def _recorded_tracker(root: Path) -> Any:
+    """The tracker's settings that a sweep, or a run, recorded."""
+    facts = Ledger(root).facts
+    return facts["config"].get("tracker") if facts else recorded_tracker(root)
