@@ -27,7 +27,7 @@ from resnet_exp.run_dir.journal import Journal, metric_history, read
 from resnet_exp.run_dir.lock import locked
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.tracking.mlflow import MlflowMirror, MlflowTracker
-from resnet_exp.tracking.mlflow_state import LOCK, MirrorState
+from resnet_exp.tracking.mlflow_state import LOCK, MirrorState, has_arrived
 from resnet_exp.tracking.mlflow_store import (
     absolute_uri,
     import_mlflow,
@@ -670,7 +670,9 @@ def test_a_journal_of_before_with_mlflows_own_names_still_replays(paths: RunPath
         ("sqlite:///a folder", "that is a folder; a file in it is needed, such as sqlite:///"),
         ("sqlite:///a file", "a file is no sqlite database"),
         ("sqlite:///a file/m.db", "a file is a file, not a folder"),
-        ("sqlite:///a%20b/m.db", "MLflow cannot name "),
+        ("sqlite:///a%2Fb?/m.db", "with %3F for a ? in it"),
+        ("sqlite:///a%41b/m.db", "/aAb/m.db; sqlite:////"),
+        ("sqlite:///a%ffb/m.db", "bytes that are not UTF-8"),
         ("sqlite:///a\udce9/m.db", "MLflow cannot name "),
         (f"sqlite:///{'long' * 99}.db", "File name too long"),
         ("sqlite:m.db", "sqlite:///FILE.db, postgresql"),
@@ -683,6 +685,7 @@ def test_a_store_that_could_never_be_written_is_refused_beforehand(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a folder").mkdir()
+    (tmp_path / "a%41b").mkdir()
     (tmp_path / "a file").write_text("this is no database")
     with pytest.raises(ConfigError) as caught:
         MlflowTracker(uri)
@@ -705,6 +708,39 @@ def test_a_store_may_lie_in_a_folder_of_any_name(name: str, tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     assert absolute_uri(MlflowTracker(f"sqlite:///{name}").uri) == f"sqlite:///{tmp_path}/{name}"
     assert MlflowTracker(f"sqlite:///{tmp_path}/{name}").uri == f"sqlite:///{tmp_path}/{name}"
+
+
+@pytest.mark.parametrize("name", ["a%20b", "a?b=c#d", "100%", "a'b;c\"d", "数据 \\", "%25?%3F"])
+def test_a_store_works_in_a_working_directory_of_any_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str
+) -> None:
+    """And nothing is made beside it. A database that is there already saves the seconds of a new one."""
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    shutil.copy(store.removeprefix("sqlite:///"), "mlflow.db")
+    uri, paths = MlflowTracker().uri, RunPaths(tmp_path / name / "run")
+    with Journal(paths.journal) as journal:
+        journal.metrics({"loss": 0.5}, 1)
+        (paths.root / "file.txt").write_text("text")
+        journal.artifact("file.txt")
+        journal.status("FINISHED")
+    tracker = MlflowMirror(paths, uri=uri, experiment=f"of {name}", run_name="a run")
+    tracker.begin()
+    tracker.end()
+    assert tracker.link and has_arrived(paths, absolute_uri(uri))
+    assert absolute_uri(absolute_uri(uri)) == absolute_uri(uri)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert {path.name for path in (tmp_path / name).iterdir()} == {"mlflow.db", "mlflow.db.lock", "mlartifacts", "run"}
+    client, run = client_of(absolute_uri(uri)), run_of(paths, absolute_uri(uri))
+    assert Path(client.download_artifacts(run.info.run_id, "file.txt")).read_text() == "text"
+    (stored,) = (tmp_path / name / "mlartifacts").rglob("file.txt")
+    assert stored.read_text() == "text"
+
+
+def test_a_percent_sign_in_an_address_is_a_byte_as_mlflow_reads_it(tmp_path: Path) -> None:
+    assert absolute_uri(f"sqlite:///{tmp_path}/a%20b/m.db") == f"sqlite:///{tmp_path}/a b/m.db"
+    assert absolute_uri(f"sqlite:///{tmp_path}/a%2520b.db") == f"sqlite+pysqlite:///{tmp_path}/a%2520b.db"
+    MlflowTracker(f"sqlite:///{tmp_path}/a%20b/m.db")
 
 
 def test_waiting_until_a_run_is_there_ends_with_it_or_with_the_first_failure(paths: RunPaths, store: str) -> None:

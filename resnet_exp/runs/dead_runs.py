@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from resnet_exp.interfaces import Mirror, RunError, Tracker
-from resnet_exp.run_dir.journal import Journal, last_status
+from resnet_exp.run_dir.journal import Journal, last_status, read
 from resnet_exp.run_dir.lock import try_lock
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.tracking.mirror import PATIENCE, open_mirror
@@ -53,8 +53,10 @@ def end_dead(folder: Path) -> list[Path]:
     The folders of other runs cost a look at the end of their journals. Links are not followed: what they lead to is in
     another output directory.
     """
-    killed = []
+    killed, end = [], time.monotonic() + PATIENCE
     for root in _run_directories(folder):
+        if time.monotonic() > end:  # a file server that is busy; the rest the next time
+            break
         status = _last_status_line(root / RunPaths(root).journal.name)
         try:
             if b'"status":"RUNNING"' in status:
@@ -95,20 +97,18 @@ def _last_status_line(journal: Path) -> bytes:
 
 
 def recorded_tracker(root: Path) -> Any:
-    """The tracker's settings that a run recorded, without secrets; None if they cannot be read."""
+    """The tracker's settings that a run, or a sweep, recorded, without secrets; None if they cannot be read."""
+    paths = RunPaths(root)
     try:
-        return yaml.safe_load(RunPaths(root).config.read_text())["tracker"]
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        if paths.config.exists():
+            return yaml.safe_load(paths.config.read_text())["tracker"]
+        said = [record["fields"]["settings"] for record in read(paths.journal) if record.get("name") == "tracker"]
+        return said[-1] if said else None
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError, RunError):
         return None
 
 
-def telling_of_dead(
-    mirror: Mirror,
-    roots: Sequence[Path],
-    tracker: Tracker,
-    settings: Any,
-    recorded: Callable[[Path], Any] = recorded_tracker,
-) -> Mirror:
+def telling_of_dead(mirror: Mirror, roots: Sequence[Path], tracker: Tracker, settings: Any) -> Mirror:
     """The mirror of a run, which tells the tracker how other runs ended, too, in a thread while the run goes on.
 
     A run's own record never says whom to contact: it is told to this command's tracker, and only where it recorded
@@ -119,13 +119,12 @@ def telling_of_dead(
         roots: of the runs that were killed.
         tracker: of this command.
         settings: of the tracker, without secrets, as runs record them.
-        recorded: the settings that a run recorded.
     """
 
     def tell(root: Path) -> bool:
         """Whether the next one may be told, too: the tracker answers."""
         other = open_mirror(tracker, RunPaths(root))
-        if other.is_complete() or recorded(root) != settings:
+        if other.is_complete() or recorded_tracker(root) != settings:
             return True
         other.begin()
         other.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -12,13 +13,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from resnet_exp.config.redact import redact, without_secrets
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.run_dir.directory import held
 from resnet_exp.run_dir.files import write_json
 from resnet_exp.runs.console import Console
-from resnet_exp.runs.dead_runs import end_dead, recorded_tracker, telling_of_dead
+from resnet_exp.runs.dead_runs import end_dead, telling_of_dead
 from resnet_exp.sweeps.launchers import end_jobs, interrupt_sweep
 from resnet_exp.sweeps.ledger import PROCESS_VARIABLE, SWEEP_VARIABLE, Job, Ledger
 from resnet_exp.sweeps.objective import direction_of
@@ -134,14 +136,13 @@ def parent_of(config: DictConfig, ledger: Ledger, environment: dict[str, Any]) -
     """Returns the parent run, not started yet."""
     from resnet_exp.sweeps.parent_run import Parent  # its page imports much
 
-    tracker = tracker_of(config)
+    tracker, settings_of_it = tracker_of(config), _tracker_settings(config)
     killed = [*end_dead(Path(config.output_dir)), *end_dead(ledger.root.parent)]
-    own = open_mirror(tracker, ledger.paths, "sweep")
-    mirror = telling_of_dead(own, killed, tracker, ledger.facts["config"].get("tracker"), _recorded_tracker)
-    return Parent(ledger, mirror, environment, direction_of(config))
+    mirror = telling_of_dead(open_mirror(tracker, ledger.paths, "sweep"), killed, tracker, settings_of_it)
+    return Parent(ledger, mirror, environment, direction_of(config), settings_of_it)
 
 
-def _recorded_tracker(root: Path) -> Any:
-    """The tracker's settings that a sweep, or a run, recorded."""
-    facts = Ledger(root).facts
-    return facts["config"].get("tracker") if facts else recorded_tracker(root)
+def _tracker_settings(config: DictConfig) -> Any:
+    """The tracker's settings as runs record them, without secrets."""
+    part: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, ["tracker"]), resolve=True)
+    return json.loads(redact(json.dumps(without_secrets(part["tracker"]))))
