@@ -19,6 +19,7 @@ from resnet_exp.report.subject import Subject
 from resnet_exp.run_dir.directory import RunDirectory, open_run_directory
 from resnet_exp.run_dir.files import read_json
 from resnet_exp.runs import messages, outputs
+from resnet_exp.runs.changed import check_same_code, code_changes, machine_changes
 from resnet_exp.runs.console import Console
 from resnet_exp.runs.dead_runs import end_dead, telling_of_dead
 from resnet_exp.runs.environment import environment_of
@@ -95,19 +96,22 @@ def open_run(
     that another process works on is waited for, since other jobs, or other sweeps, may need the same run.
 
     Raises:
-        RunError: another process works on it, and this run is part of no sweep.
+        RunError: another process works on it, and this run is part of no sweep; or other code began it.
     """
     environment = environment_of(runtime, config.plugin_folders)
     code, on_wait = None, None
     if part is not ALONE:
         code, on_wait = environment["code_digest"], partial(messages.print_waiting_for_run, console=console)
     with open_run_directory(config.output_dir, config.title, run_signature, config.rerun, code, on_wait) as directory:
+        if directory.result is None:
+            check_same_code(directory.paths, environment)
         mirror = open_mirror(tracker, directory.paths, part.label)
         if part is ALONE:  # the command of a sweep does it once, for all its jobs
             killed = end_dead(directory.paths.root.parent)
             mirror = telling_of_dead(mirror, killed, tracker, config.tree["tracker"])
         part.started(directory.paths.root)
-        messages.print_changed(read_json(directory.paths.environment) or environment, environment, console)
+        before = read_json(directory.paths.environment) or environment
+        messages.print_changed([*code_changes(before, environment), *machine_changes(before, environment)], console)
         this = OpenRun(
             config, runtime, environment, metrics, console, part, directory, started, result=directory.result
         )
