@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-PATIENCE = 5.0  # seconds without progress after which the end of a run is waited for no longer
+PATIENCE = 4.0  # seconds without progress after which a run goes on to end, so that with the rest it takes 5 at most
 _LEAST = 0.2  # seconds for one more that ends, where trackers of its kind have used up the patience of the process
 _START = 30.0  # seconds at most for a tracker to begin: an import may take long on a busy machine
 _POLL = 0.05
