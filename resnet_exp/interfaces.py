@@ -271,12 +271,28 @@ class Mirror:
         """Is called when the journal has grown; returns at once, since training waits for it."""
 
     def end(self) -> Sequence[str]:
-        """Mirrors what is left, within a bounded time; returns lines for the terminal that say how to look at the run.
+        """Mirrors what is left; returns lines for the terminal that say how to look at the run.
 
         The journal's last status says how the run ended. If a mirror could not finish, the same command completes it:
-        for a finished run it calls `begin` and `end` of a new mirror.
+        for a finished run it calls `begin` and `end` of a new mirror. It is given up after 5 s without `progress`.
         """
         return ()
+
+    def progress(self) -> object:
+        """What is another value whenever `end` has got on: a slow `end` is waited for as long as it gets on."""
+        return None
+
+    def give_up(self) -> Sequence[str]:
+        """Is called where `end` has not returned and is waited for no longer; returns lines for the terminal.
+
+        Raises:
+            TimeoutError: says so, where a mirror has no better words.
+        """
+        raise TimeoutError("it has not ended within 5 s")
+
+    def is_complete(self) -> bool:
+        """Whether the tracker has the whole journal, as far as the run directory tells; asked before `begin`, too."""
+        return True
 
     def export_model(self, model: nn.Module, input_shape: tuple[int, int, int]) -> Path | None:
         """Writes the network in the tracker's own format into the run directory; returns the path, or None without one.

@@ -21,6 +21,7 @@ from resnet_exp.run_dir.directory import RunDirectory, open_run_directory
 from resnet_exp.runs import messages, outputs
 from resnet_exp.runs.changed import check_same_code, code_changes, machine_changes
 from resnet_exp.runs.console import Console
+from resnet_exp.runs.dead_runs import end_dead, telling_of_dead
 from resnet_exp.runs.environment import environment_of
 from resnet_exp.runs.hooks import ALONE, SweepPart
 from resnet_exp.runs.record import Record, recorded
@@ -105,6 +106,9 @@ def open_run(
         if directory.result is None:
             check_same_code(directory.paths, environment)
         mirror = open_mirror(tracker, directory.paths, part.label)
+        if part is ALONE:  # the command of a sweep does it once, for all its jobs
+            killed = end_dead(directory.paths.root.parent)
+            mirror = telling_of_dead(mirror, killed, tracker, config.tree["tracker"])
         part.started(directory.paths.root)
         for fault in directory.faults:
             console.warn(fault)

@@ -16,10 +16,9 @@ from resnet_exp.config.overrides import is_within, key_of
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.run_dir.contents import check_recorded
 from resnet_exp.run_dir.files import Damaged, read_derived
-from resnet_exp.run_dir.journal import Journal, last_status
-from resnet_exp.run_dir.lock import try_lock
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.runs.console import Console
+from resnet_exp.runs.dead_runs import REASON, end_if_dead
 from resnet_exp.runs.messages import print_tracker, print_waiting_for_run
 from resnet_exp.runs.signals import reason_of
 from resnet_exp.sweeps.best_config import best_command
@@ -68,20 +67,14 @@ def close(config: DictConfig, ledger: Ledger, parent: Parent, error: BaseExcepti
 def _end_runs(job: Job, config: DictConfig) -> None:
     """Marks runs whose process was killed as failed: a tracker would otherwise show them as running."""
     for run in (run for run in job.runs if run.root):
-        paths = RunPaths(Path(run.root))
-        # Another sweep, or a command of its own, may be going on with the run meanwhile.
-        lock = try_lock(paths.lock) if paths.journal.exists() else None
-        if lock is None:
+        try:
+            # Another sweep, or a command of its own, may be going on with the run meanwhile: it is left alone then.
+            is_ended = end_if_dead(Path(run.root), "FAILED", job.reason or REASON)
+        except Damaged as error:
+            _log.warning("%s", error)
             continue
-        with lock:
-            try:
-                if last_status(paths.journal) != "RUNNING":
-                    continue
-            except Damaged as error:
-                _log.warning("%s", error)
-                continue
-            with Journal(paths.journal) as writing:
-                writing.status("FAILED", job.reason or "its process was killed")
+        if is_ended:
+            paths = RunPaths(Path(run.root))
             mirror = open_mirror(tracker_of(config), paths, job.run_label(run.seed, config.sweep.seeds))
             mirror.begin()
             mirror.end()

@@ -20,14 +20,17 @@ from resnet_exp.sweeps.report.page import draw_sweep
 
 _log = logging.getLogger(__name__)
 _LOOK = 0.5  # seconds between looks at the ledger
-_WAIT = 20.0  # seconds at most, before the first job: trackers show its run beneath the parent's
+_WAIT = 5.0  # seconds at most, before the first job: trackers show its run beneath the parent's; at the end, else
 
 
 class Parent:
     """Updates a sweep's leaderboard, figures and parent run while its jobs run, from a thread of its own."""
 
-    def __init__(self, ledger: Ledger, mirror: Mirror, environment: dict[str, Any], direction: str) -> None:
+    def __init__(
+        self, ledger: Ledger, mirror: Mirror, environment: dict[str, Any], direction: str, tracker: Any = None
+    ) -> None:
         self._ledger, self._mirror, self._environment, self.direction = ledger, mirror, environment, direction
+        self._tracker = tracker  # its settings, without secrets
         self._journal = _journal_of(ledger)
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="sweep-parent", daemon=True)
@@ -39,6 +42,7 @@ class Parent:
         """Starts the parent run, in the tracker too, and follows the ledger from here on."""
         facts = self._ledger.facts
         self._journal.status("RUNNING")
+        self._journal.event("tracker", settings=self._tracker)  # by which it is told if this process is killed
         # Without the + of a key that is added, which not every tracker takes in names.
         swept = {f"sweep.{key_of(key)}": values for key, values in facts["space"].items()}
         self._journal.params(swept | self._fixed(facts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import traceback
@@ -11,11 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from resnet_exp.config.redact import redact, without_secrets
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.run_dir.directory import held
 from resnet_exp.runs.console import Console
+from resnet_exp.runs.dead_runs import end_dead, telling_of_dead
 from resnet_exp.runs.signals import before_stop, last_words
 from resnet_exp.sweeps.launchers import TO_SAVE, end_jobs, interrupt_jobs, kill_jobs
 from resnet_exp.sweeps.ledger import PROCESS_VARIABLE, SWEEP_VARIABLE, Job, Ledger
@@ -135,5 +138,13 @@ def parent_of(config: DictConfig, ledger: Ledger, environment: dict[str, Any]) -
     """Returns the parent run, not started yet."""
     from resnet_exp.sweeps.parent_run import Parent  # its page imports much
 
-    mirror = open_mirror(tracker_of(config), ledger.paths, "sweep")
-    return Parent(ledger, mirror, environment, direction_of(config))
+    tracker, settings_of_it = tracker_of(config), _tracker_settings(config)
+    killed = [*end_dead(Path(config.output_dir)), *end_dead(ledger.root.parent)]
+    mirror = telling_of_dead(open_mirror(tracker, ledger.paths, "sweep"), killed, tracker, settings_of_it)
+    return Parent(ledger, mirror, environment, direction_of(config), settings_of_it)
+
+
+def _tracker_settings(config: DictConfig) -> Any:
+    """The tracker's settings as runs record them, without secrets."""
+    part: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, ["tracker"]), resolve=True)
+    return json.loads(redact(json.dumps(without_secrets(part["tracker"]))))

@@ -17,8 +17,9 @@ from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.tracking.mlflow_model import export_network
 from resnet_exp.tracking.mlflow_nesting import Nesting
 from resnet_exp.tracking.mlflow_replay import Replay
-from resnet_exp.tracking.mlflow_state import LOCK
+from resnet_exp.tracking.mlflow_state import LOCK, has_arrived
 from resnet_exp.tracking.mlflow_store import absolute_uri, import_mlflow, open_store, redact_text, ui_command
+from resnet_exp.tracking.mlflow_upload import bytes_read
 from resnet_exp.tracking.mlflow_uri import check_uri
 
 if TYPE_CHECKING:
@@ -63,7 +64,6 @@ class MlflowMirror(Mirror):
         uri: sqlite, PostgreSQL or http(s).
         experiment: The name of the MLflow experiment, created if need be.
         run_name: Of a new MLflow run.
-        patience: Seconds that `end` may take, or each of the runs of a sweep.
     """
 
     def __init__(
@@ -73,17 +73,16 @@ class MlflowMirror(Mirror):
         uri: str,
         experiment: str,
         run_name: str,
-        patience: float = 60.0,
     ) -> None:
         self._paths = RunPaths(paths.root.absolute())
         self._uri = absolute_uri(uri)
         self._experiment, self._run_name = experiment, run_name
-        self._patience = patience
         self._wake = threading.Event()
         self._ending = threading.Event()
         self._abandoned = threading.Event()
         self._started = threading.Event()  # or found that it cannot be for now
-        self._nested = 0  # runs of a sweep that have been brought beneath this one
+        self._steps = 0  # what has arrived: stretches of the journal, files, runs of a sweep beneath this one
+        self._replay: Replay | None = None
         self._thread: threading.Thread | None = None
         self.link: str | None = None  # the address of the run, once it is complete
         self._warned = False
@@ -113,7 +112,7 @@ class MlflowMirror(Mirror):
             self._started.wait(seconds)
 
     def end(self) -> Sequence[str]:
-        """Mirrors what is left; gives up, with a warning, once nothing has been done for `patience` seconds.
+        """Mirrors what is left, until all has arrived or the last attempts have failed.
 
         Returns:
             How to start MLflow's pages, where no server is named, and the address of the run.
@@ -121,13 +120,24 @@ class MlflowMirror(Mirror):
         if self._thread is not None:
             self._ending.set()
             self._wake.set()
-            nested = -1
-            while self._thread.is_alive() and self._nested > nested:  # of a large sweep they may be many
-                nested = self._nested
-                self._thread.join(self._patience)
-            if self._thread.is_alive():
-                self._abandoned.set()
-                self._warn(TimeoutError(f"not done within {self._patience:g} s"))
+            self._thread.join()
+        return self._lines()
+
+    def progress(self) -> object:
+        """How much has arrived, and how far the library has read the file that it uploads."""
+        return self._steps, bytes_read(self._replay.uploading if self._replay else None)
+
+    def give_up(self) -> Sequence[str]:
+        """Lets the thread do no more than it is doing, and warns; returns what `end` would."""
+        self._abandoned.set()
+        self._warn(TimeoutError("no answer while the run's end waited for it"))
+        return self._lines()
+
+    def is_complete(self) -> bool:
+        """Whether the whole journal has arrived in this store, by what the run directory remembers."""
+        return has_arrived(self._paths, self._uri)
+
+    def _lines(self) -> Sequence[str]:
         start = () if self._uri.startswith("http") else (f"  {ui_command(self._uri)}",)
         address = self.link or "(not complete there yet: the same command again completes it)"
         return "look at it in MLflow:", *start, f"  {address}"
@@ -159,8 +169,10 @@ class MlflowMirror(Mirror):
             ending = self._ending.is_set()  # checked before shipping: what was recorded before the end is in this pass
             try:
                 if replay is None:
-                    replay = Replay(self._paths, open_store(self._uri, self._experiment), self._run_name)
-                    nesting = Nesting(self._paths.root, replay)
+                    store = open_store(self._uri, self._experiment)
+                    self._got_on()
+                    self._replay = replay = Replay(self._paths, store, self._run_name, on_arrival=self._got_on)
+                    nesting = Nesting(self._paths.root, replay, self._got_on)
                 self._started.set()
                 self._ship(replay, nesting, ending)
                 pause = _FIRST_PAUSE
@@ -179,7 +191,6 @@ class MlflowMirror(Mirror):
         stop = self._abandoned.is_set
         replay.ship(stop)
         for _ in nesting.update(everything=ending):
-            self._nested += 1
             if stop():
                 return
         if ending and not stop():
@@ -187,6 +198,9 @@ class MlflowMirror(Mirror):
             self.link = replay.link
             if self._warned:
                 log.info("MLflow at %s is complete again: %s", redact(self._uri), self.link)
+
+    def _got_on(self) -> None:
+        self._steps += 1
 
     def _pause(self, pause: float, ending: bool) -> float:
         """Waits before another attempt, and returns how long to wait before the one after it."""

@@ -6,7 +6,7 @@ MLflow knows one parent of a run. A run that a second sweep uses, too, has a sec
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from resnet_exp.interfaces import RunError
@@ -29,10 +29,11 @@ class Nesting:
     Args:
         root: The sweep's directory.
         sweep: The replay of the sweep's journal, which names its runs.
+        on_arrival: Called whenever something of such a run has arrived.
     """
 
-    def __init__(self, root: Path, sweep: Replay) -> None:
-        self._root, self._sweep = root, sweep
+    def __init__(self, root: Path, sweep: Replay, on_arrival: Callable[[], None]) -> None:
+        self._root, self._sweep, self._on_arrival = root, sweep, on_arrival
         self._done = set(sweep.children)  # those before this process: `update` looks at them at the end
         self._failed: Path | None = None
 
@@ -52,6 +53,7 @@ class Nesting:
             self._failed = path
             self._nest(path, children[path])
             self._done.add(path)
+            self._on_arrival()
             yield path
 
     def _shown(self) -> set[str]:
@@ -68,7 +70,7 @@ class Nesting:
     def _is_complete(self, path: Path, shown: set[str]) -> bool:
         """Whether the run of this directory, or the copy of it, is among those shown and has the whole journal."""
         journal = RunPaths(path).journal
-        if not journal.exists():
+        if not is_run(path):
             return True  # removed since: there is nothing to show
         own = self._state(path / STATE)
         states = (own, self._state(self._copy_path(own.mirror_id)))
@@ -82,7 +84,7 @@ class Nesting:
 
     def _nest(self, path: Path, label: str) -> None:
         paths = RunPaths(path)
-        if not paths.journal.exists():
+        if not is_run(path):
             return
         lock = try_lock(path / LOCK)
         if lock is None:  # it is being mirrored: `update` looks at it again at the end
@@ -90,7 +92,7 @@ class Nesting:
         name = f"{label} {path.name}".lstrip()
         with lock:
             try:
-                own = Replay(paths, self._sweep.store, name)
+                own = Replay(paths, self._sweep.store, name, on_arrival=self._on_arrival)
                 _complete(own)
                 if not own.nest_under(self._sweep.run_id):
                     copy = _Copy(paths, own, name, self._copy_path(own.mirror_id))
@@ -98,6 +100,12 @@ class Nesting:
                     _complete(copy)
             except RunError as error:  # its journal cannot be read; the others can
                 log.warning("%s is not shown in MLflow: %s", path, error)
+
+
+def is_run(root: Path) -> bool:
+    """Whether it is a run directory: a journal that names another thing as a run must not have it read."""
+    journal = RunPaths(root).journal
+    return not root.is_symlink() and not journal.is_symlink() and journal.is_file()
 
 
 class _Copy(Replay):

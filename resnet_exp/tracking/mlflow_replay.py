@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from resnet_exp.run_dir.files import displayed
-from resnet_exp.run_dir.journal import child_labels, metric_values, read_from, same_value
+from resnet_exp.run_dir.journal import child_labels, read_from
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.tracking.mlflow_files import FILES, RunFiles
-from resnet_exp.tracking.mlflow_state import STATE, MirrorState
+from resnet_exp.tracking.mlflow_points import Points
+from resnet_exp.tracking.mlflow_state import STATE, MirrorState, digest_of_first
 from resnet_exp.tracking.mlflow_store import Store, run_link
 from resnet_exp.tracking.mlflow_tags import PARENT_TAG, SOURCE_TAG, mlflow_tags
 
@@ -43,24 +44,38 @@ class Replay:
         store: The experiment that shows it.
         run_name: Of a new MLflow run.
         state_path: Remembers the MLflow run and how far it is mirrored; `mlflow.json` of the run directory if None.
+        on_arrival: Called whenever something has arrived.
     """
 
-    def __init__(self, paths: RunPaths, store: Store, run_name: str, state_path: Path | None = None) -> None:
-        self.store = store
+    def __init__(
+        self,
+        paths: RunPaths,
+        store: Store,
+        run_name: str,
+        state_path: Path | None = None,
+        on_arrival: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.store, self._on_arrival = store, on_arrival
         self.children: dict[Path, str] = {}  # the run directories that belong to this run, with their labels
         self._paths, self._client = paths, store.client
         self._state_path = state_path or paths.root / STATE
         self._state = MirrorState.load(self._state_path, store.uri, store.experiment_id)
         self._state.save(self._state_path)  # the mirror id is on the disk before a run is tagged with it
         self._find_or_create_run(run_name)
-        self._files = RunFiles(self._client, store.experiment_id, self.run_id, paths.root)
-        self._recorded: dict[tuple[str, int], float] = {}
+        self._files = RunFiles(self._client, store.experiment_id, self.run_id, paths.root, on_arrival)
+        self._points = Points()
         run = self._client.get_run(self.run_id)
+        on_arrival()
         self._params: dict[str, str] = dict(run.data.params)
         self._parent: str | None = run.data.tags.get(PARENT_TAG)
         self._status: str | None = None
         self._reason: str | None = None
-        self._recall()
+        self._recall(run)
+
+    @property
+    def uploading(self) -> Path | None:
+        """The file that MLflow is reading now."""
+        return self._files.uploading
 
     @property
     def link(self) -> str:
@@ -84,8 +99,9 @@ class Replay:
             if stop():
                 return
             self._ship_chunk(records)
-            self._state.cursor = end
+            self._state.cursor, self._state.digest = end, digest_of_first(self._paths.journal, end)
             self._state.save(self._state_path)
+            self._on_arrival()
 
     def close(self) -> None:
         """Ends a run whose journal does not say how it ended as FAILED: else it would be RUNNING for ever."""
@@ -135,37 +151,30 @@ class Replay:
         name = displayed(run_name)
         return self._client.create_run(self.store.experiment_id, start_time=start, tags=tags, run_name=name)
 
-    def _recall(self) -> None:
-        """Reads from the journal what has been shipped: the cursor alone does not say which points were new."""
-        if self._paths.journal.exists() and self._state.cursor > self._paths.journal.stat().st_size:
-            self._state.cursor = 0
+    def _recall(self, run: Any) -> None:
+        """Reads from the journal what has been shipped: the cursor alone does not say which points were new.
+
+        Where the journal is not the one that was shipped, since a power cut took its end, MLflow is asked.
+        """
+        state = self._state
+        if state.cursor and state.digest not in ("", digest_of_first(self._paths.journal, state.cursor)):
+            state.cursor = 0
+        if not state.cursor:
+            for key in run.data.metrics:
+                history = self._client.get_metric_history(self.run_id, key)
+                self._points.are_there(key, {point.step: point.value for point in history})
+            return
         for record, end in read_from(self._paths.journal, 0):
-            if end > self._state.cursor:
+            if end > state.cursor:
                 return
-            if record["kind"] == "metrics":
-                self._new_points(record)
-            elif record["kind"] == "status":
+            self._points.new(record)
+            if record["kind"] == "status":
                 self._status, self._reason = record["status"], record["reason"]
             elif record["kind"] == "children":
                 self._ship_children(record)
 
-    def _new_points(self, record: Record) -> list[tuple[str, float, int, int]]:
-        """The points (key, value, time, step) that MLflow does not have.
-
-        MLflow cannot take a point back, and the same value at a new time would be a second point of that step. A
-        resumed run does its last epoch again, with the same values: their first times stay. A different value is
-        shipped too: it did happen, and MLflow shows the later one as the metric's value.
-        """
-        points = []
-        for key, value in metric_values(record).items():
-            known = self._recorded.get((key, record["step"]))
-            if known is None or not same_value(known, value):
-                self._recorded[key, record["step"]] = value
-                points.append((key, value, record["time_ms"], record["step"]))
-        return points
-
     def _ship_chunk(self, records: list[Record]) -> None:
-        before = dict(self._recorded)
+        before = self._points.copy()
         try:
             self._ship_numbers_and_words(records)
             for record in records:
@@ -174,13 +183,13 @@ class Replay:
                 elif record["kind"] in ("dataset", "status", "children"):
                     getattr(self, f"_ship_{record['kind']}")(record)
         except BaseException:
-            self._recorded = before  # nothing counts as shipped until the whole chunk is
+            self._points = before  # nothing counts as shipped until the whole chunk is
             raise
 
     def _ship_numbers_and_words(self, records: list[Record]) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
-        points = [point for r in records if r["kind"] == "metrics" for point in self._new_points(r)]
+        points = [point for record in records for point in self._points.new(record)]
         metrics = [Metric(*point) for point in points]
         params = self._new_params(records)
         said = [r["values"] for r in records if r["kind"] == "tags"]
@@ -212,7 +221,7 @@ class Replay:
 
         ((kind, some),) = entries.items()
         try:
-            self._client.log_batch(self.run_id, **entries)
+            self._client.log_batch(self.run_id, **entries, synchronous=True)  # else a queue may lose them
         except MlflowException as error:
             if error.error_code not in _REFUSALS:
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -29,6 +30,7 @@ class MirrorState:
     experiment_id: str | None = None
     run_id: str | None = None
     cursor: int = 0  # bytes of the journal that have arrived
+    digest: str = ""  # of these bytes: a power cut may have taken some, and others may have come in their place
 
     @classmethod
     def load(cls, path: Path, uri: str, experiment_id: str) -> MirrorState:
@@ -42,16 +44,29 @@ class MirrorState:
 
     def has_arrived(self, journal: Path) -> bool:
         """Whether the whole journal has."""
-        return self.run_id is not None and self.cursor >= journal.stat().st_size
+        return self.run_id is not None and self.cursor == journal.stat().st_size
 
     def save(self, path: Path) -> None:
         """Replaces the file at `path` as a whole: a kill leaves the old one or the new one."""
         write_json(path, asdict(self), _OF)
 
 
+def has_arrived(paths: RunPaths, uri: str) -> bool:
+    """Whether the whole journal of a run has arrived in this store, in whichever experiment; asks no store."""
+    saved = _saved(paths.root / STATE)
+    if saved.get("uri") != redact(uri) or not paths.journal.exists():
+        return False
+    return MirrorState(**saved).has_arrived(paths.journal)
+
+
 def _saved(path: Path) -> dict[str, Any]:
-    """The state in the file; of before there were checksums too. Empty where there is none, or it is damaged: told."""
-    value = read_derived(path)
-    if not isinstance(value, dict) or value.keys() != {one.name for one in fields(MirrorState)}:
-        value = read_derived(path, _OF)
-    return value or {}
+    """The state in the file; empty where there is none, or it is damaged, which is told: MLflow is asked then."""
+    value = read_derived(path, _OF)
+    return value if isinstance(value, dict) and value.keys() == {one.name for one in fields(MirrorState)} else {}
+
+
+def digest_of_first(path: Path, size: int) -> str:
+    """The digest of the first bytes of a file; empty where it has fewer."""
+    with path.open("rb") as file:
+        content = file.read(size)
+    return hashlib.sha256(content).hexdigest()[:32] if len(content) == size else ""

@@ -37,6 +37,8 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",  # a server may ask for an hour
+    "PGCONNECT_TIMEOUT": "5",  # seconds, for libpq: a server that accepts and stays silent would never be tried again
 }
 
 
@@ -90,13 +92,22 @@ def open_store(uri: str, experiment: str) -> Store:
 def absolute_uri(uri: str) -> str:
     """The same URI; a relative sqlite path is made absolute."""
     path = sqlite_path(uri)
-    return f"sqlite:///{path}" if path else uri
+    return sqlite_uri(path) if path else uri
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """The database file of a sqlite URI, absolute; None for other URIs."""
-    match = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?.*)?", uri)
-    return Path(match[1]).expanduser().absolute() if match else None
+    """The database file of a sqlite URI, absolute; None for other URIs. As in any URI, %XX stands for a byte."""
+    match = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?.*)?", uri, re.DOTALL)
+    return Path(unquote(match[1], errors="surrogateescape")).expanduser().absolute() if match else None
+
+
+def sqlite_uri(path: Path) -> str:
+    """The URI of a database file, of whatever name, as SQLAlchemy and MLflow take it."""
+    text = str(path)
+    if not re.search(r"\?|%[0-9A-Fa-f]{2}", text):
+        return f"sqlite:///{text}"
+    # With the driver's name: behind the short form MLflow makes a folder that is called as the URI is written.
+    return "sqlite+pysqlite:///" + text.replace("%", "%25").replace("?", "%3F")
 
 
 def redact_text(text: str, uri: str) -> str:
@@ -173,7 +184,7 @@ def _create_database(database: Path | None) -> None:
     aside, ready = (database.with_name(database.name + end) for end in (".migrating", ".ready"))
     for path in (aside, ready):
         path.unlink(missing_ok=True)
-    MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments(max_results=1)
+    MlflowClient(tracking_uri=sqlite_uri(aside)).search_experiments(max_results=1)
     with closing(sqlite3.connect(aside)) as connection:
         connection.execute("VACUUM INTO ?", (str(ready),))
     ready.replace(database)

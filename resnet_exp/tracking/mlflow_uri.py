@@ -45,14 +45,25 @@ def _check_sqlite(uri: str) -> None:
         # In memory, which is also what SQLAlchemy takes an address without a file for.
         raise _refusal(uri, "a database in memory is gone when the command ends; sqlite:///FILE.db keeps it")
     if options or not re.match(r"sqlite(\+pysqlite)?:", uri):
-        raise _refusal(uri, "a driver or options after a ? would be ignored; sqlite:///FILE.db is needed")
-    if re.search(r"\?|%[0-9A-Fa-f]{2}|[\ud800-\udfff]", str(path)):
+        raise _refusal(
+            uri, "a driver or options after a ? would be ignored; sqlite:///FILE.db is needed, with %3F for a ? in it"
+        )
+    if re.search("[\ud800-\udfff]", str(path)):
         shown = ascii(str(path))[1:-1]
-        raise _refusal(uri, f"MLflow cannot name {shown}: it has a ?, a % or bytes that are not UTF-8; take another")
+        raise _refusal(uri, f"MLflow cannot name {shown}: it has bytes that are not UTF-8; take another")
+    _check_meant(uri, path)
     try:
         _check_file(uri, path)
     except OSError as error:  # a name that is too long, a folder that may not be looked into
         raise _refusal(uri, f"{error.strerror}; take another file") from error
+
+
+def _check_meant(uri: str, path: Path) -> None:
+    """Refuses %20 where a folder is called so, and none has a blank there: a shell may have written its name."""
+    written = Path(uri.partition(":///")[2]).expanduser().absolute()
+    if written != path and written.parent.exists() and not path.parent.exists():
+        meant = f"sqlite:///{str(written).replace('%', '%25')}"
+        raise _refusal(uri, f"in an address %20, such as, is a blank, so that it leads to {path}; {meant} is {written}")
 
 
 def _check_file(uri: str, path: Path) -> None:
