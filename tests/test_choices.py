@@ -12,7 +12,7 @@ from resnet_exp.interfaces import ConfigError
 
 FILES = {
     "mine.yaml": "defaults: [config, {override optimizer: adam}, _self_]\n",
-    "whole.yaml": "defaults: [config, _self_]\nplugins: own\nhydra: {searchpath: [file://more]}\n",
+    "whole.yaml": "defaults: [config, _self_]\nhydra: {searchpath: [file://more]}\n",
     "bare.yaml": "defaults: [{model: resnet18}]\n",
     "moves.yaml": "defaults: [config, _self_]\nhydra: {job: {chdir: true}}\n",
     "broken.yaml": "a: [\n",
@@ -44,7 +44,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--config-dir", "D", "experiment=grp/one", "optimizer.alpha=0.9"),
         ("--config-dir", "D", "+experiment/grp@_global_=one", "seed=1"),
         ("--config-dir", "D", "-m", "experiment=grp/one,quickstart"),
-        ("--config-dir", "D", "--config-name", "whole", "experiment=two"),
+        ("--config-dir", "D", "--config-name", "whole", "plugins=own", "experiment=two"),
         ("--config-dir", "D", "--config-name", "whole", "experiment=far"),
         ("--config-path", str(CONF), "optimizer.momentum=0.8"),
         ("hydra.searchpath=[file://D]", "experiment=grp/one", "optimizer.alpha=0.9"),

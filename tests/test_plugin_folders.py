@@ -343,7 +343,7 @@ def test_what_is_no_figure_is_refused(name: str, reason: str, tmp_path: Path, mo
     with initialize_config_dir(str(CONF)):
         composed = compose("config", overrides=["data=digits", f"plugins={folder}", f"report.extra=[{name}]"])
     with pytest.raises(ConfigError) as refused:
-        build.figure(*typed(composed).report.extra)
+        build.figure(*typed(composed, plugin_folders=[folder]).report.extra)
     assert str(refused.value).startswith(f"report.extra={name}: {reason}")
 
 

@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from resnet_exp.config.config import typed
 from resnet_exp.config.overrides import is_within, key_of
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.run_dir.files import read_json
+from resnet_exp.run_dir.foreign import read_config
 from resnet_exp.run_dir.journal import Journal, last_status
 from resnet_exp.run_dir.lock import try_lock
 from resnet_exp.run_dir.paths import RunPaths
@@ -23,7 +23,7 @@ from resnet_exp.sweeps.best_config import best_command
 from resnet_exp.sweeps.leaderboard import best_of, compare_best
 from resnet_exp.sweeps.ledger import Job, Ledger
 from resnet_exp.sweeps.parent_run import Parent
-from resnet_exp.sweeps.plan import shipped, tracker_of
+from resnet_exp.sweeps.plan import plugin_folders, shipped, tracker_of
 from resnet_exp.tracking.mirror import open_mirror
 
 _SHOWN = 10  # failed jobs on the terminal; the leaderboard has them all
@@ -86,7 +86,7 @@ def _draw_winner(config: DictConfig, winner: Job, console: Console) -> None:
         return
     from resnet_exp.runs.redraw import redraw
 
-    run = yaml.safe_load((root / "config.yaml").read_text())
+    run = read_config(root / "config.yaml")
     own: Any = OmegaConf.to_container(config, resolve=True)
     whole = {
         **run,
@@ -94,9 +94,10 @@ def _draw_winner(config: DictConfig, winner: Job, console: Console) -> None:
         "sweep": shipped("sweep", "default"),
         "report": shipped("report", "default"),
     }
-    command = typed(OmegaConf.create(whole))
+    command = typed(OmegaConf.create(whole), plugin_folders=plugin_folders(config))
+    given = ("tracker=given", "data.root=given", "data.cache=given")  # the sweep's command said where
     redraw(
-        replace(command, task="report", run_dir=str(root), overrides=("tracker=given",)),
+        replace(command, task="report", run_dir=str(root), overrides=given),
         partial(print_waiting_for_run, console=console),  # another sweep may have the same winner
     )
 
@@ -122,5 +123,5 @@ def _print(
         console.warn(f"{job.label} failed: {job.reason}\n           {job.command}")
     console.facts({"leaderboard": ledger.root / "leaderboard.csv", "page": ledger.root / "sweep.html"})
     if winner is not None:
-        console.facts({"best config": best_command(ledger.root)})
+        console.facts({"best config": best_command(ledger.root, winner)})
     print_tracker(parent.tracker_lines, console)
