@@ -30,7 +30,7 @@ def record(row: Row, outcomes: list[Outcome]) -> None:
         "held": sum(outcome.held for outcome in outcomes),
         "seconds": round(sum(outcome.seconds for outcome in outcomes)),
         "commit": _commit(),
-        "not held": {outcome.number: outcome.reason.splitlines()[-1] for outcome in outcomes if not outcome.held},
+        "not held": {outcome.number: outcome.reason.splitlines()[0] for outcome in outcomes if not outcome.held},
     }
     (_RESULTS / f"{row.name}.json").write_text(json.dumps(found, indent=1) + "\n")
 
