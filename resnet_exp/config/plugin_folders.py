@@ -1,7 +1,7 @@
 """The user's own plug-ins: folders with modules, `DIR/*.py`, and their options, `DIR/conf/<group>/*.yaml`.
 
-Naming a folder is the consent to run its code, and only the command line can give it: what a yaml says of `plugins` is a
-fact about a run, on which nothing acts.
+Naming a folder is the consent to run its code, and only the command line can give it: what a yaml says of `plugins` is
+a fact about a run, on which nothing acts.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _check_folder(folder: Path) -> None:
     for count, path in enumerate(_entries(folder)):
         if count == _MOST_ENTRIES:
             raise ConfigError(
-                f"plugins={folder}: more than {_MOST_ENTRIES:,} files are in it; give your modules a folder of their own"
+                f"plugins={folder}: more than {_MOST_ENTRIES:,} files are in it; give your plug-ins one of their own"
             )
         if path.endswith((".py", ".yaml")):
             _check_file(folder, path)
