@@ -28,7 +28,7 @@ from resnet_exp.sweeps.ledger import Ledger
 # outside it. Workers of a sweep inherit it.
 os.environ |= {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
 # What Hydra itself may instantiate from a config: `hydra.callbacks`, `hydra.job_logging`. Launchers, sweepers and our
-# plug-ins have lists of their own. `check` refuses the others first, in a line: Hydra itself admits handlers with files.
+# plug-ins have lists of their own. `check` refuses the others first, in a line: Hydra admits handlers with files.
 _TARGETS = (CALLBACK, *LOGGING)
 
 

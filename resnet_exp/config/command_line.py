@@ -24,6 +24,7 @@ from resnet_exp.config.overrides import parsed
 from resnet_exp.config.plugin_args import unchecked_arguments
 from resnet_exp.config.plugin_folders import conf_of, consented_folders, folders_of, open_folders
 from resnet_exp.config.quoting import as_text, hint, readable
+from resnet_exp.config.references import check_references
 from resnet_exp.config.suggest import UnknownKey
 from resnet_exp.interfaces import ConfigError
 
@@ -68,9 +69,7 @@ def check(arguments: Sequence[str]) -> list[str]:
         choices = Choices(line, list(overrides.values()))
         trees = choices.compositions()
         for tree in trees.values():
-            check_section(tree["hydra"], list(overrides.values()), _hint(line))
-            if not any(override.key_or_group == "plugins" for override in overrides.values()):
-                consented_folders(tree.get("plugins"), ())
+            _check_trust(line, tree, list(overrides.values()), plugins)
         if line.only_shows:
             return list(arguments)
         _check_of_hydra(line, trees, overrides)
@@ -118,6 +117,14 @@ def _plain(config: Any, key: str) -> Any:
 def _hint(line: CommandLine) -> str:
     """What to do where the user's own primary config lacks a setting of ours."""
     return f", and begin the defaults of {line.config_name}.yaml with `- config`" if line.has_own_config else ""
+
+
+def _check_trust(line: CommandLine, tree: Tree, overrides: Sequence[Override], plugins: Sequence[Path]) -> None:
+    """Raises ConfigError where a yaml does more than set values: one from somebody else then runs and sends nothing."""
+    check_section(tree["hydra"], overrides, _hint(line))
+    check_references(tree, overrides, plugins)
+    if not any(override.key_or_group == "plugins" for override in overrides):
+        consented_folders(tree.get("plugins"), ())
 
 
 def _check_of_hydra(line: CommandLine, trees: dict[str, Tree], overrides: Mapping[str, Override]) -> None:

@@ -7,7 +7,6 @@ shell commands, and the environment decides which programs are found. So a yaml 
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -152,9 +151,13 @@ def _check_environment(job: Tree, overrides: Sequence[Override]) -> None:
             typed |= set(map(str, value))
         elif is_within(key, "hydra.job.env_set"):
             typed.add(key.removeprefix("hydra.job.env_set."))
-    own = {name: os.environ.get(name) for name in job["env_copy"]}
-    for name, value in job["env_set"].items():
-        if name not in typed and (name not in own or own[name] != value):
+    if job["env_copy"] and not any(each.key_or_group == "hydra.job.env_copy" for each in overrides):
+        raise ConfigError(
+            f"hydra.job.env_copy={job['env_copy']}: a yaml says it, and a reference could send what is copied "
+            "elsewhere; if you want it, add hydra.job.env_copy=[...]"
+        )
+    for name in job["env_set"]:
+        if name not in typed and name not in job["env_copy"]:
             raise ConfigError(
                 f"hydra.job.env_set.{name}: a yaml sets it, and what runs may depend on it; if you want it, add "
                 f"+hydra.job.env_set.{name}=..."

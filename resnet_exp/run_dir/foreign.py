@@ -26,17 +26,25 @@ def check_directory(root: Path) -> None:
     Writing through a link would change a file elsewhere, a pipe would be waited for, and resnet_exp makes neither.
     """
     for count, entry in enumerate(_entries(root)):
-        mode = entry.stat(follow_symlinks=False).st_mode
-        if stat.S_ISLNK(mode):
-            target = os.readlink(entry.path)
-            raise ConfigError(f"{entry.path} is a link, to {target}: nothing is read or written through it; remove it")
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise ConfigError(f"{entry.path} is neither a file nor a folder; remove it")
-        size = entry.stat(follow_symlinks=False).st_size
-        if stat.S_ISREG(mode) and entry.name.endswith(_READ_WHOLE) and size > _MOST_BYTES:
-            raise ConfigError(f"{entry.path} has {size:,} bytes, which no run writes; remove it")
+        _check(Path(entry.path), entry.stat(follow_symlinks=False))
         if count == _MOST_ENTRIES:
             raise ConfigError(f"{root}: more than {_MOST_ENTRIES:,} files are in it, which no run writes")
+
+
+def check_file(*paths: Path) -> None:
+    """Raises ConfigError as `check_directory`, of these files alone; they need not exist."""
+    for path in paths:
+        if path.is_symlink() or path.exists():
+            _check(path, path.lstat())
+
+
+def _check(path: Path, found: os.stat_result) -> None:
+    if stat.S_ISLNK(found.st_mode):
+        raise ConfigError(f"{path} is a link, to {os.readlink(path)}: nothing is read or written through it; remove it")
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        raise ConfigError(f"{path} is neither a file nor a folder; remove it")
+    if stat.S_ISREG(found.st_mode) and path.suffix in _READ_WHOLE and found.st_size > _MOST_BYTES:
+        raise ConfigError(f"{path} has {found.st_size:,} bytes, which no run writes; remove it")
 
 
 def _entries(root: Path) -> Iterator[os.DirEntry[str]]:

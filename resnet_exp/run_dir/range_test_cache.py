@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_exp.run_dir.files import read_json, write_json
+from resnet_exp.run_dir.foreign import check_file
 from resnet_exp.run_dir.lock import locked
 
 
@@ -38,5 +39,6 @@ def cached_range_test(output_dir: str, key: str, on_wait: Callable[[], None]) ->
         on_wait: called before waiting.
     """
     entry = CacheEntry(Path(output_dir) / "range_tests" / f"{key}.json")
+    check_file(entry.path, entry.path.with_suffix(".lock"))
     with locked(entry.path.with_suffix(".lock"), on_wait):
         yield entry

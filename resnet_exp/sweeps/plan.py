@@ -54,7 +54,7 @@ def plugin_folders(config: DictConfig) -> list[Path]:
         ConfigError: a yaml names one, and the command line does not.
     """
     part: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, ["plugins"]))
-    return consented_folders(part["plugins"], texts_of(config.hydra.overrides.task))
+    return consented_folders(part["plugins"], texts_of(config.hydra.overrides.task)) if part["plugins"] else []
 
 
 def texts_of(overrides: ListConfig) -> list[str]:

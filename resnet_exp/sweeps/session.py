@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.run_dir.directory import held
 from resnet_exp.run_dir.files import write_json
+from resnet_exp.run_dir.foreign import check_directory
 from resnet_exp.runs.console import Console
 from resnet_exp.sweeps.launchers import end_jobs, interrupt_sweep
 from resnet_exp.sweeps.ledger import PROCESS_VARIABLE, SWEEP_VARIABLE, Job, Ledger
@@ -82,6 +83,7 @@ class Session:
     def __init__(self, config: DictConfig, jobs: Sequence[Job]) -> None:
         self._config = config
         self.ledger, facts, code = ledger_of(config)
+        check_directory(self.ledger.root)
         try:
             self.ledger.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
