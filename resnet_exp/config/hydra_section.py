@@ -88,10 +88,13 @@ def _check_logging(name: str, section: Any, hint: str) -> None:
     _check_keys(name, section, "", hint)
     formatters, handlers = section.get("formatters") or {}, section.get("handlers") or {}
     _check_keys(f"{name}.filters", section.get("filters") or {}, None, hint)
-    for kind, each in (("formatters", formatters), ("handlers", handlers), ("loggers", section.get("loggers") or {})):
+    for kind, each in (("handlers", handlers), ("formatters", formatters), ("loggers", section.get("loggers") or {})):
         if not isinstance(each, dict):
             raise ConfigError(f"{name}.{kind}={each}: names, each with its settings, are needed{hint}")
         for one, settings in each.items():
+            if kind == "handlers" and isinstance(settings, dict) and settings.get("class") not in _HANDLERS:
+                found = f"{name}.handlers.{one}.class={settings.get('class')}"
+                raise ConfigError(f"{found}: {' or '.join(_HANDLERS)} is needed{hint}")
             _check_keys(f"{name}.{kind}.{one}", settings, kind, hint)
     for one, settings in formatters.items():
         _check_formatter(f"{name}.formatters.{one}", settings, hint)
@@ -127,8 +130,6 @@ def _check_formatter(name: str, settings: Tree, hint: str) -> None:
 
 
 def _check_handler(name: str, settings: Tree, formatters: Tree, hint: str) -> None:
-    if settings.get("class") not in _HANDLERS:
-        raise ConfigError(f"{name}.class={settings.get('class')}: {' or '.join(_HANDLERS)} is needed{hint}")
     if settings.get("stream", _STREAMS[1]) not in _STREAMS:
         raise ConfigError(f"{name}.stream={settings['stream']}: {' or '.join(_STREAMS)} is needed{hint}")
     if settings.get("formatter") not in (None, *formatters):
