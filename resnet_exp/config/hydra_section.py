@@ -161,7 +161,7 @@ def _check_environment(job: Tree, overrides: Sequence[Override]) -> None:
         if name not in typed and name not in job["env_copy"]:
             raise ConfigError(
                 f"hydra.job.env_set.{name}: a yaml sets it, and what runs may depend on it; if you want it, add "
-                f"+hydra.job.env_set.{name}=..."
+                f"++hydra.job.env_set.{name}=..."
             )
 
 

@@ -36,12 +36,14 @@ def check_references(tree: Mapping[str, Any], overrides: Sequence[Override], plu
         overrides: those of the command line, whose own keys may refer to anything.
         plugin_folders: the user's own, whose yamls may too.
     """
-    keys = [override.key_or_group for override in overrides]
+    keys = [override.key_or_group for override in overrides]  # a choice of a group, which has no dot, says no values
     for key, value in flat(dict(tree)).items():
         text = str(value)
         if "${" not in text or all(map(_is_harmless, _START.findall(text))) or _OURS.get(key) == value:
             continue
-        if key.startswith("hydra.overrides.") or any(is_within(key, typed) for typed in keys):
+        if key.startswith("hydra.overrides.") or any(
+            key == typed or ("." in typed and is_within(key, typed)) for typed in keys
+        ):
             continue
         if not any(text in path.read_text() for folder in plugin_folders for path in folder.glob("conf/**/*.yaml")):
             raise ConfigError(

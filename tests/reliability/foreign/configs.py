@@ -95,6 +95,15 @@ def _launcher(name: str, setting: str) -> Make:
     return experiment(text, base=_SWEEP)
 
 
+def _tracker(world: World) -> tuple[str, ...]:
+    """An option of a group, which the user chooses by its name."""
+    uri = f"http://127.0.0.1:{world.port}/${{oc.env:USERS_SECRET}}"
+    world.write(
+        "D/tracker/bad.yaml", f"_target_: resnet_exp.tracking.mlflow.MlflowTracker\nuri: {uri}\nexperiment: x\n"
+    )
+    return ("--config-dir", "D", "tracker=bad", *_TINY)
+
+
 def _swept_plugins(world: World) -> tuple[str, ...]:
     text = _filled(world, "hydra: {{sweeper: {{params: {{plugins: '{evil}', model._target_: 'evil_code.Net,x.Y'}}}}}}")
     world.write("D/sweep/bad.yaml", f"# @package _global_\ndefaults: [default]\n{text}\n")
@@ -195,6 +204,7 @@ _HYDRA = (
          "'http://127.0.0.1:{port}/${{hydra:job.env_set.USERS_SECRET}}'}}", base=_TINY), "hydra.job.env_copy="),
     Case("a variable in an address", experiment("tracker: {{uri: 'http://127.0.0.1:{port}/${{oc.env:USERS_SECRET}}'}}",
          base=_TINY), "a yaml reads more than other keys"),
+    Case("the same in an option", _tracker, "a yaml reads more than other keys"),
     Case("the same, hidden", primary("name: oc\ntracker: {{uri: 'http://127.0.0.1:{port}/${{${{name}}.env:USERS_SECRET}}'}}",
          base=_TINY), "a yaml reads more than other keys"),
     Case("another working directory", experiment("hydra: {{job: {{chdir: true}}, run: {{dir: '{home}'}}}}"),
