@@ -115,7 +115,7 @@ HANDLER = "hydra: {job_logging: {handlers: {stderr: %s}}}"
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("plugins: own", "plugins=own: a yaml names this folder, and its code is run only where the command line names"),
+        ("plugins: own", "plugins=own: a yaml names this folder, and its code is run only where the command line"),
         ("plugins: [own, D]", "if you trust what is in it, add 'plugins=[own,D]'"),
         ("hydra: {overrides: {task: [plugins=own]}}", "a yaml says that plugins=own was typed, and it was not"),
         ("hydra: {callbacks: {x: {_target_: logging.NullHandler}}}", "hydra.callbacks="),

@@ -303,7 +303,8 @@ _LINK = "nothing is read or written through it"
 CASES = (
     Case("an interpolation in the tracker's address",
          recorded(tracker={"_target_": "resnet_exp.tracking.mlflow.MlflowTracker", "experiment": "x",
-                           "uri": "http://127.0.0.1:<port>/${oc.env:USERS_SECRET}"}), "the config of a run has no references"),
+                           "uri": "http://127.0.0.1:<port>/${oc.env:USERS_SECRET}"}),
+         "the config of a run has no references"),
     Case("a pickle as a model file", written(lambda world: pickle.dumps(_Hostile(world.canary))), _REFUSED),
     Case("a report that is a link", redrawn(_linked("report", "")), _LINK),
     Case("a checkpoint with code", _checkpoint, "it is not used", 0),

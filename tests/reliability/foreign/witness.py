@@ -104,7 +104,7 @@ class World:
         def note(event: str, arguments: tuple[Any, ...]) -> None:
             what = ""
             if event == "open":
-                path, mode, flags = arguments
+                path, _, flags = arguments
                 writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
                 if isinstance(path, (str, bytes)) and writes:
                     full = os.path.realpath(os.fsdecode(path))

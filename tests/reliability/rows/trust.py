@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..trials import Row
 from ..foreign.configs import CASES as CONFIGS
 from ..foreign.files import CASES as FILES
 from ..foreign.witness import Case, World
+from ..trials import Row
 
 
 def _trial(cases: tuple[Case, ...], number: int, folder: Path) -> None:
