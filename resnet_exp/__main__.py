@@ -17,6 +17,7 @@ from resnet_exp.config.command_line import check
 from resnet_exp.config.conf import CONF, PRIMARY
 from resnet_exp.config.config import typed
 from resnet_exp.config.hydra_flags import CommandLine, hydra_arguments
+from resnet_exp.config.hydra_section import CALLBACK, LOGGING
 from resnet_exp.config.redact import redact
 from resnet_exp.interfaces import ConfigError, Interrupted, RunError
 from resnet_exp.runs.output import fill_closed_descriptors
@@ -28,8 +29,8 @@ from resnet_exp.sweeps.ledger import Ledger
 # outside it. Workers of a sweep inherit it.
 os.environ |= {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
 # What Hydra itself may instantiate from a config: `hydra.callbacks`, `hydra.job_logging`. Launchers, sweepers and our
-# plug-ins have lists of their own.
-_TARGETS = ("resnet_exp.sweeps.callback.SweepCallback", "logging.*")
+# plug-ins have lists of their own. `check` refuses the others first, in a line: Hydra admits handlers with files.
+_TARGETS = (CALLBACK, *LOGGING)
 
 
 @hydra.main(config_path=str(CONF), config_name=PRIMARY, execution_whitelist=_TARGETS)

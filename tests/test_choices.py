@@ -12,7 +12,7 @@ from resnet_exp.interfaces import ConfigError
 
 FILES = {
     "mine.yaml": "defaults: [config, {override optimizer: adam}, _self_]\n",
-    "whole.yaml": "defaults: [config, _self_]\nplugins: own\nhydra: {searchpath: [file://more]}\n",
+    "whole.yaml": "defaults: [config, _self_]\nhydra: {searchpath: [file://more]}\n",
     "bare.yaml": "defaults: [{model: resnet18}]\n",
     "moves.yaml": "defaults: [config, _self_]\nhydra: {job: {chdir: true}}\n",
     "broken.yaml": "a: [\n",
@@ -44,7 +44,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--config-dir", "D", "experiment=grp/one", "optimizer.alpha=0.9"),
         ("--config-dir", "D", "+experiment/grp@_global_=one", "seed=1"),
         ("--config-dir", "D", "-m", "experiment=grp/one,quickstart"),
-        ("--config-dir", "D", "--config-name", "whole", "experiment=two"),
+        ("--config-dir", "D", "--config-name", "whole", "plugins=own", "experiment=two"),
         ("--config-dir", "D", "--config-name", "whole", "experiment=far"),
         ("--config-path", str(CONF), "optimizer.momentum=0.8"),
         ("hydra.searchpath=[file://D]", "experiment=grp/one", "optimizer.alpha=0.9"),
@@ -106,3 +106,85 @@ def test_a_yaml_of_the_users_that_hydra_passes_over_is_told(name: str, folder: P
     for flags in (["--config-dir", "D"], ["hydra.searchpath=[file://D]"]):
         with pytest.raises(ConfigError, match=rf"D/{name} would be ignored: Hydra takes .*{name}, of the same name"):
             check([*flags, "experiment=quickstart"])
+
+
+OURS = ("--config-dir", "D", "experiment=bad")
+HANDLER = "hydra: {job_logging: {handlers: {stderr: %s}}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("plugins: own", "plugins=own: a yaml names this folder, and its code is run only where the command line"),
+        ("plugins: [own, D]", "if you trust what is in it, add 'plugins=[own,D]'"),
+        ("hydra: {overrides: {task: [plugins=own]}}", "a yaml says that plugins=own was typed, and it was not"),
+        ("hydra: {callbacks: {x: {_target_: logging.NullHandler}}}", "hydra.callbacks="),
+        (HANDLER % "{class: logging.FileHandler, filename: x, mode: w}", "handlers.stderr.class=logging.FileHandler: "),
+        (HANDLER % "{stream: ext://os.environ}", "handlers.stderr.stream=ext://os.environ: ext://sys.stdout or "),
+        (HANDLER % "{level: LOUD}", "handlers.stderr.level=LOUD: DEBUG, INFO"),
+        (HANDLER % "{formatter: long}", "handlers.stderr.formatter=long: there is no such formatter"),
+        ("hydra: {job_logging: {root: {handlers: [x]}}}", "hydra.job_logging.root.handlers=['x']: one of them is not"),
+        ("hydra: {job_logging: {formatters: {short: {style: '{'}}}}", "style % or $ is needed"),
+        ("hydra: {hydra_logging: {filters: {x: {'()': os.system}}}}", "hydra.hydra_logging.filters.x: it is not"),
+        ("hydra: {job: {env_set: {PATH: x}}}", "hydra.job.env_set.PATH: a yaml sets it"),
+        ("hydra: {job: {env_copy: [HOME]}}", "hydra.job.env_copy=['HOME']: a yaml says it"),
+        ("hydra: {job: {env_copy: [NO_SUCH_VARIABLE]}}", "NO_SUCH_VARIABLE"),
+        ("defaults: [{override /hydra/launcher: submitit_local}]\nhydra: {launcher: {setup: [ls]}}",
+         "hydra.launcher.setup=['ls']: a yaml says it, and a launcher acts on it"),
+        ('defaults: [{override /hydra/launcher: submitit_slurm}]\nhydra: {launcher: {partition: "a\\nls"}}',
+         "hydra.launcher.partition=a\nls: a yaml says it"),
+        ("name: '${oc.env:HOME}'", "name=${oc.env:HOME}: a yaml reads more than other keys"),
+        ("name: '${${task}.env:HOME}'", "a yaml reads more than other keys"),
+    ],
+    ids=lambda text: text[:70],
+)  # fmt: skip
+def test_a_yaml_sets_values_and_does_nothing_else(text: str, told: str, folder: Path) -> None:
+    (folder / "D" / "experiment" / "bad.yaml").write_text(f"# @package _global_\n{text}\n")
+    for more in ((), ("--help",)):
+        with pytest.raises(ConfigError) as caught:
+            check([*OURS, *more])
+        assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "typed"),
+    [
+        ("plugins: own", ("plugins=own",)),
+        ("plugins: D", ("++plugins=[own]",)),
+        ("hydra: {job: {env_set: {A: x}}}", ("++hydra.job.env_set.A=y",)),
+        ("hydra: {job: {env_set: {A: x}}}", ("hydra.job.env_set={A: y}",)),
+        ("defaults: [{override /hydra/launcher: submitit_local}]\nhydra: {launcher: {setup: [ls]}}",
+         ("hydra.launcher.setup=[ls]",)),
+        ("defaults: [{override /hydra/launcher: submitit_slurm}]\nhydra: {launcher: {partition: gpu, mem_gb: 9}}", ()),
+        ("name: '${oc.env:HOME}'", ("name='${oc.env:HOME}'",)),
+        ("name: '${task}-${now:%Y}'", ()),
+        ("hydra: {job_logging: {root: {level: DEBUG}, formatters: {short: {format: '%(message)s'}}}}", ()),
+        ("defaults: [{override /hydra/job_logging: none}]", ()),
+        ("defaults: [{override /hydra/job_logging: stdout}]", ()),
+    ],
+    ids=lambda text: str(text)[:70],
+)  # fmt: skip
+def test_what_the_command_line_says_too_or_does_no_harm_is_not_refused(
+    text: str, typed: tuple[str, ...], folder: Path
+) -> None:
+    (folder / "D" / "experiment" / "bad.yaml").write_text(f"# @package _global_\n{text}\n")
+    check([*OURS, *typed])
+
+
+def test_a_yaml_of_the_users_plugins_may_read_the_environment(folder: Path) -> None:
+    text = "_target_: mine.Notes\ntoken: ${oc.env:MY_TOKEN}\n"
+    for where in ("own/conf/tracker", "D/tracker"):
+        (folder / where).mkdir(parents=True)
+    (folder / "own" / "conf" / "tracker" / "notes.yaml").write_text(text)
+    check(["plugins=own", "tracker=notes"])
+    (folder / "D" / "tracker" / "others.yaml").write_text(text.replace("MY", "YOUR"))
+    with pytest.raises(ConfigError, match=r"tracker\.token="):
+        check(["--config-dir", "D", "plugins=own", "tracker=others"])
+
+
+def test_a_key_is_no_other_ones_name(folder: Path) -> None:
+    (folder / "D" / "mine.yaml").write_text(
+        "defaults: [config, _self_]\nhydra: {aliases: {data.image_size: plugins}}\n"
+    )
+    with pytest.raises(ConfigError, match="a key that you type would set another one"):
+        check(["--config-dir", "D", "--config-name", "mine", "data=digits", "data.image_size=16"])

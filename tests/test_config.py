@@ -377,14 +377,46 @@ def test_a_password_is_used_but_never_recorded(uri: str) -> None:
     assert "host" in config.tree["tracker"]["uri"]
 
 
-def test_a_recorded_config_names_its_tracker_and_has_no_password() -> None:
+def test_a_recorded_tracker_is_a_fact_and_the_commands_is_used() -> None:
     recorded = config_of("tracker.uri=sqlite:///runs.db").tree
-    assert as_recorded(recorded, config_of()).plugins["tracker"]["uri"] == "sqlite:///runs.db"
+    assert as_recorded(recorded, config_of()).plugins["tracker"].keys() == {"_target_"}
     given = config_of("tracker.uri='http://me:SECRET@host'")
     assert as_recorded(recorded, given).plugins["tracker"]["uri"] == "http://me:SECRET@host"
+    assert as_recorded(given.tree, config_of()).plugins["tracker"].keys() == {"_target_"}, "no password is needed"
     with pytest.raises(ConfigError, match=r"^tracker\.uri=http://me:\*\*\*@host: .*give tracker\.uri=.*tracker=none"):
-        as_recorded(given.tree, config_of())
-    assert as_recorded(given.tree, config_of("tracker=none")).plugins["tracker"].keys() == {"_target_"}
+        typed(OmegaConf.create(given.tree))
+
+
+def test_recorded_folders_of_images_elsewhere_are_named_again_and_nothing_is_downloaded() -> None:
+    def recorded(**data: object) -> dict[str, Any]:
+        tree = config_of().tree
+        return {**tree, "data": {**tree["data"], **data}}
+
+    assert as_recorded(recorded(root="some/data"), config_of()).plugins["data"]["download"] is False
+    for root in ("/etc", "../data", "~/data"):
+        with pytest.raises(ConfigError, match=rf"^data\.root={root}: .*outside the working directory.*add .*{root}"):
+            as_recorded(recorded(root=root), config_of())
+        again = as_recorded(recorded(root=root), config_of("task=report", "run_dir=x", f"data.root='{root}'"))
+        assert again.plugins["data"]["root"] == root
+
+
+def test_a_yaml_names_no_plugins_unless_the_command_line_does(tmp_path: Path) -> None:
+    for name in ("mine", "b c"):
+        (tmp_path / name).mkdir()
+    mine, other = f"{tmp_path}/mine", f"{tmp_path}/b c"
+    tree = config_of("tracker=none", "data=digits").tree
+
+    def folders(value: Any, *overrides: str) -> tuple[Path, ...]:
+        return typed(OmegaConf.create({**tree, "plugins": value}), overrides).plugin_folders
+
+    for spelt in (f"plugins={mine}", f"+plugins={mine}", f"++plugins=[{mine}]", f"plugins=[{mine},'{other}']"):
+        assert folders(mine, spelt, "experiment=quickstart") == (Path(mine),)
+    for value, overrides in (
+        (mine, ()), ([mine], ("seed=1",)), ([mine, other], (f"plugins={mine}",)), (mine, (f"name={mine}",)),
+        (mine, ("~plugins",)), ([mine, other], (f"plugins=extend_list({mine})",)), (mine, (f"plugins.0={mine}",)),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=r"a yaml names this folder.*add '?plugins="):
+            folders(value, *overrides)
 
 
 @pytest.mark.parametrize(
@@ -398,7 +430,7 @@ def test_a_recorded_config_names_its_tracker_and_has_no_password() -> None:
 def test_how_trackers_were_recorded_before_is_refused_with_what_to_give(section: dict[str, Any], given: str) -> None:
     recorded = {**config_of().tree, "tracker": section}
     with pytest.raises(ConfigError, match=f"an earlier version recorded the tracker so; give {given}$"):
-        as_recorded(recorded, config_of())
+        typed(OmegaConf.create(recorded))
     again = as_recorded(recorded, config_of(*given.split()))
     assert again.plugins["tracker"] == config_of(*given.split()).plugins["tracker"]
 

@@ -211,7 +211,6 @@ def test_a_checkpoint_of_another_model_or_other_classes_is_refused(trained: Path
         ({"class_names": ["zero", *ten[1:]]}, "the data's are others: 0"),
         ({"class_names": ten[::-1]}, "in another order: 0, 1"),
         ({"input_shape": [1, 32, 32]}, "data.image_size=16: .* was trained on 32 pixels; set data.image_size=32"),
-        ({"input_shape": [3, 16, 16]}, "takes colour images, and the data are grey"),
         ({"model": {"_target_": target, "width": 8}}, "its weights do not fit its model"),
         ({"model": {"_target_": target, "width": 0}}, "model.width=0: a whole number of at least 1"),
         ({"model": {"_target_": "os.system", "command": "touch executed"}}, r"model\._target_=os\.system: a name in"),
@@ -230,3 +229,95 @@ def test_no_run_is_begun_for_a_checkpoint_that_does_not_fit(trained: Path, tmp_p
     with pytest.raises(ConfigError):
         evaluate(changed(trained, tmp_path / "changed.safetensors", class_names=["cat", "dog"]))
     assert not (tmp_path / "outputs").exists()
+
+
+def hostile(folder: Path, state: dict[str, torch.Tensor], facts: dict[str, object], **changed: object) -> Path:
+    path = folder / "hostile.safetensors"
+    save_file(state, path, {"resnet_exp": json.dumps({**facts, **changed})})
+    return path
+
+
+@pytest.fixture
+def parts(trained: Path) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
+    """The weights and the facts of the trained network's file."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    with safe_open(trained / "model.safetensors", "pt") as file:
+        return load_file(trained / "model.safetensors"), json.loads(file.metadata()["resnet_exp"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"input_shape": [1, 10**9, 10**9]}, "1 or 3 channels and square images are needed"),
+        ({"input_shape": [10**6, 16, 16]}, "1 or 3 channels and square images are needed"),
+        ({"input_shape": ["1", 16, 16]}, "input_shape="),
+        ({"mean": [float("nan")]}, "a list, each a finite number from 0 to 255"),
+        ({"std": [0.0]}, "a list, each a finite number above 0 to 255"),
+        ({"mean": [1.0, 2.0, 3.0]}, "a mean and a std for each of 1 channels"),
+        ({"class_names": "abcdefghij"}, "class_names: a list of texts"),
+        ({"class_names": [*map(str, range(10**5))]}, "its weights do not fit its model"),
+        ({"model": {"_target_": "resnet_exp.models.custom_resnet.CustomResNet", "width": 10**6}}, "do not fit its"),
+        ({"model": {"_target_": "resnet_exp.models.custom_resnet.CustomResNet", "width": 10**12}}, "cannot be made"),
+        ({"model": {"_target_": "resnet_exp.models.resnet.ResNet", "width": 4, "blocks": [10**9, 1, 1, 1]}},
+         "its network has many more weights than its file"),
+        ({"model": {"_target_": "os.system", "command": "touch executed"}}, "model._target_=os.system: a name in"),
+    ],
+    ids=lambda value: str(value)[:60],
+)  # fmt: skip
+def test_what_a_model_file_says_of_itself_is_bounded(
+    changed: dict[str, object], told: str, parts: tuple[dict[str, torch.Tensor], dict[str, object]], tmp_path: Path
+) -> None:
+    path = hostile(tmp_path, *parts, **changed)
+    (tmp_path / "image.png").write_bytes(b"")
+    with pytest.raises(ConfigError) as caught:
+        predict_images(config_of("task=predict", f"checkpoint={path}", "images=image.png"))
+    assert told in str(caught.value)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_network_for_colour_is_not_measured_on_grey_images(
+    parts: tuple[dict[str, torch.Tensor], dict[str, object]], tmp_path: Path
+) -> None:
+    from resnet_exp.models.custom_resnet import CustomResNet
+
+    state = CustomResNet(num_classes=10, in_channels=3, image_size=16, width=4).state_dict()
+    path = hostile(tmp_path, state, parts[1], input_shape=[3, 16, 16], mean=[1.0] * 3, std=[1.0] * 3)
+    with pytest.raises(ConfigError, match="takes colour images, and the data are grey"):
+        evaluate_checkpoint(config_of(*EVALUATION, f"checkpoint={path}"), "")
+
+
+def test_weights_that_are_no_numbers_are_refused(
+    parts: tuple[dict[str, torch.Tensor], dict[str, object]], tmp_path: Path, photos: Path
+) -> None:
+    state, facts = parts
+    name = next(name for name, value in state.items() if value.is_floating_point())
+    for value in (float("nan"), float("inf")):
+        state[name].view(-1)[0] = value
+        path = hostile(tmp_path, state, facts)
+        with pytest.raises(ConfigError, match=f"{name} has values that are NaN or infinite"):
+            predict_images(config_of("task=predict", f"checkpoint={path}", f"images={photos}"))
+        with pytest.raises(ConfigError, match=f"{name} has values that are NaN or infinite"):
+            evaluate_checkpoint(config_of(*EVALUATION, f"checkpoint={path}"), "")
+    assert not (tmp_path / "predictions.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("header", "size", "told"),
+    [
+        (2**62, 100, "its header would have"),
+        (2**25, 2**26, "its header would have 33,554,432 bytes"),
+        (100, 1 << 43, "bytes are more than this machine's memory"),
+        (0, 3, "this is not a model.safetensors"),
+    ],
+)
+def test_a_file_of_an_absurd_size_is_refused_before_it_is_read(
+    header: int, size: int, told: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.safetensors"
+    with path.open("wb") as file:
+        file.write(header.to_bytes(8, "little"))
+        file.truncate(size)  # sparse: it takes no space
+    with pytest.raises(ConfigError, match=told):
+        predict_images(config_of("task=predict", f"checkpoint={path}", "images=x"))

@@ -343,7 +343,7 @@ def test_what_is_no_figure_is_refused(name: str, reason: str, tmp_path: Path, mo
     with initialize_config_dir(str(CONF)):
         composed = compose("config", overrides=["data=digits", f"plugins={folder}", f"report.extra=[{name}]"])
     with pytest.raises(ConfigError) as refused:
-        build.figure(*typed(composed).report.extra)
+        build.figure(*typed(composed, plugin_folders=[folder]).report.extra)
     assert str(refused.value).startswith(f"report.extra={name}: {reason}")
 
 
@@ -356,3 +356,35 @@ def test_a_figure_that_is_not_there_is_refused_before_a_run_begins(tmp_path: Pat
 
 def test_one_of_our_own_parts_can_be_asked_for_alone() -> None:
     assert build.figure("resnet_exp.report.parts.classes.draw_confusion").__name__ == "draw_confusion"
+
+
+def test_a_folder_that_holds_no_plugins_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from resnet_exp.config import plugin_folders
+
+    with monkeypatch.context() as patch:
+        patch.setattr(plugin_folders, "_entries", lambda folder: (f"/x/{number}" for number in range(10**9)))
+        with pytest.raises(ConfigError, match=r"plugins=/: more than 50,000 files are in it"):
+            plugin_folders.folders_of("/")
+    os.mkfifo(tmp_path / "pipe.py")
+    with pytest.raises(ConfigError, match=r"pipe\.py is no file; take it out of the folder"):
+        plugin_folders.folders_of(str(tmp_path))
+    (tmp_path / "pipe.py").unlink()
+    with (tmp_path / "huge.py").open("wb") as file:
+        file.truncate(1 << 38)
+    with pytest.raises(ConfigError, match=r"huge\.py has 274,877,906,944 bytes; take it out of the folder"):
+        plugin_folders.folders_of(str(tmp_path))
+
+
+def test_links_that_lead_in_a_circle_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from resnet_exp.config.plugin_folders import open_folders
+
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    names = ["circle_a", "circle_b", "circle_c"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+        (tmp_path / name / "net.py").touch()
+    for name in names:
+        for other in names:
+            (tmp_path / name / f"to_{other}").symlink_to(tmp_path / other)
+    assert {"circle_a", "circle_a.net"} <= set(open_folders([tmp_path]))

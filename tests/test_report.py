@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
@@ -17,6 +19,7 @@ from resnet_exp.config.conf import CONF
 from resnet_exp.config.config import Config, typed
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.report import report
+from resnet_exp.run_dir.foreign import read_config
 from resnet_exp.run_dir.journal import last_status, read
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.runs import evaluate
@@ -277,6 +280,63 @@ def test_a_report_is_not_drawn_from_other_images(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(victim)
     with pytest.raises(RunError, match="the test images are not those this run started with"):
         redraw(config_of("task=report", f"run_dir={paths.root}"))
+
+
+def test_the_runs_own_tracker_is_not_contacted_unless_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened: list[object] = []
+    monkeypatch.setattr(
+        "resnet_exp.tracking.mlflow.MlflowTracker.open", lambda self, *_: opened.append(self.uri) or 1 / 0
+    )
+    paths = made("report=none", tiny=TINY)
+    tree = yaml.safe_load(paths.config.read_text())
+    tracker = {"_target_": "resnet_exp.tracking.mlflow.MlflowTracker", "uri": "http://somewhere", "experiment": "x"}
+    paths.config.write_text(yaml.safe_dump({**tree, "tracker": tracker}))
+    command = "task=report", f"run_dir={paths.root}", "report=none", "report.curves=true"
+    redraw(config_of(*command))
+    assert opened == []
+    told = "its tracker was not contacted and has the report of before; tracker=mlflow "
+    printed = " ".join(capsys.readouterr().out.split())
+    assert told in printed
+    assert " tracker.uri=http://somewhere " in printed
+    redraw(config_of(*command, "tracker=mlflow", "tracker.uri=http://elsewhere"))
+    assert opened == ["http://elsewhere"]
+
+
+@pytest.mark.parametrize("name", ["report", "report/curves.png", "journal.jsonl", "result.json.partial", ".lock"])
+def test_nothing_is_written_through_a_link_of_the_run_directory(name: str, finished: RunPaths, tmp_path: Path) -> None:
+    root, precious = tmp_path / "foreign", tmp_path / "precious"
+    shutil.copytree(finished.root, root)
+    precious.write_text("mine")
+    if (root / name).is_dir():
+        shutil.rmtree(root / name)
+    (root / name).unlink(missing_ok=True)
+    (root / name).symlink_to(precious)
+    with pytest.raises(ConfigError, match=f"{name} is a link, to {precious}: nothing is read or written through it"):
+        redraw(config_of("task=report", f"run_dir={root}"))
+    assert precious.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("tracker: {uri: '${oc.env:HOME}'}", r"the config of a run has no references"),
+        ("'${oc.env:HOME}': 1", r"the config of a run has no references"),
+        ("a: &a [*a]", "more than 20,000 values, which no config has"),
+        ("a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(
+            f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 20)), "which no config has"),
+        ("[" * 100_000, "cannot be read"),
+        ("a: !!python/object/apply:os.getcwd []", "cannot be read"),
+        ("x" * 300_000, "more than 262,144 bytes"),
+        ("just a text", "this is no config of a run"),
+    ],
+    ids=["value", "key", "cycle", "bomb", "depth", "object", "size", "text"],
+)  # fmt: skip
+def test_a_recorded_config_is_plain_values(content: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=told):
+        read_config(tmp_path / "config.yaml")
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,15 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from resnet_exp.config.hydra_flags import CommandLine
+from resnet_exp.config.hydra_section import Tree, check_overrides
 from resnet_exp.config.overrides import in_turn
 from resnet_exp.config.quoting import readable
 from resnet_exp.config.suggest import UnknownKey, closest
 from resnet_exp.interfaces import ConfigError
 
-Tree = dict[str, Any]
+# What composing raises: KeyError for a variable of hydra.job.env_copy that is not there, RecursionError for a yaml that
+# nests too deep.
+_FAULTS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError, KeyError, RecursionError)
 
 
 class Choices:
@@ -94,10 +97,12 @@ class Choices:
 
     def _composed(self, choices: Sequence[str]) -> Tree:
         try:
-            return self._tree(*self._of_hydra, *choices)
-        except (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError) as error:
+            tree = self._tree(*self._of_hydra, *choices)
+        except _FAULTS as error:
             self._explain()
             raise ConfigError(" ".join(line.strip() for line in str(error).splitlines()[:2])) from error
+        check_overrides(tree["hydra"], [*self._of_hydra, *choices])
+        return tree
 
     def _tree(self, *overrides: str) -> Tree:
         config = compose(self._line.config_name, overrides=list(overrides), return_hydra_config=True)
@@ -117,7 +122,7 @@ class Choices:
             )
         try:
             tree = self._tree()
-        except (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError):
+        except _FAULTS:
             return  # it needs choices: Hydra says which
         known = tree["hydra"]["runtime"]["choices"]
         for override in self._made:

@@ -19,10 +19,12 @@ from resnet_exp.config.choices import Choices, Tree, keys_of, refuse_hidden
 from resnet_exp.config.conf import CONF
 from resnet_exp.config.config import GROUPS, NO_OPTIMIZER_LR, RUN_ARGUMENTS
 from resnet_exp.config.hydra_flags import CommandLine
+from resnet_exp.config.hydra_section import check_section
 from resnet_exp.config.overrides import parsed
 from resnet_exp.config.plugin_args import unchecked_arguments
-from resnet_exp.config.plugin_folders import conf_of, folders_of, open_folders
+from resnet_exp.config.plugin_folders import conf_of, consented_folders, folders_of, open_folders
 from resnet_exp.config.quoting import as_text, hint, readable
+from resnet_exp.config.references import check_references
 from resnet_exp.config.suggest import UnknownKey
 from resnet_exp.interfaces import ConfigError
 
@@ -65,9 +67,11 @@ def check(arguments: Sequence[str]) -> list[str]:
     plugins = _open_search_path(line, list(overrides.values()))
     with initialize_config_search_path([line.source]):
         choices = Choices(line, list(overrides.values()))
+        trees = choices.compositions()
+        for tree in trees.values():
+            _check_trust(line, tree, list(overrides.values()), plugins)
         if line.only_shows:
             return list(arguments)
-        trees = choices.compositions()
         _check_of_hydra(line, trees, overrides)
     compositions = {label: set(keys_of(tree)) for label, tree in trees.items()}
     for override in overrides.values():
@@ -91,8 +95,9 @@ def _open_search_path(line: CommandLine, overrides: Sequence[Override]) -> list[
     named = [override for override in overrides if override.key_or_group == "plugins"]
     if any(override.is_sweep_override() for override in named):
         raise ConfigError(f"{named[0].input_line}: plugins cannot be swept over; several folders are plugins=[A,B]")
-    values = [override.value() for override in named] or [_plain(primary, "plugins")]
-    folders = [folder for value in values for folder in folders_of(value)]
+    folders = [folder for override in named for folder in folders_of(override.value())]
+    if not named:  # else what a yaml says is replaced, or `typed` refuses it
+        consented_folders(_plain(primary, "plugins"), line.overrides)
     paths = next((each.value() for each in overrides if each.key_or_group == "hydra.searchpath"), None)
     paths = _plain(primary, "hydra.searchpath") if paths is None else paths
     PluginFolders.folders = (
@@ -109,10 +114,23 @@ def _plain(config: Any, key: str) -> Any:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
+def _hint(line: CommandLine) -> str:
+    """What to do where the user's own primary config lacks a setting of ours."""
+    return f", and begin the defaults of {line.config_name}.yaml with `- config`" if line.has_own_config else ""
+
+
+def _check_trust(line: CommandLine, tree: Tree, overrides: Sequence[Override], plugins: Sequence[Path]) -> None:
+    """Raises ConfigError where a yaml does more than set values: one from somebody else then runs and sends nothing."""
+    check_section(tree["hydra"], overrides, _hint(line))
+    check_references(tree, overrides, plugins)
+    if not any(override.key_or_group == "plugins" for override in overrides):
+        consented_folders(tree.get("plugins"), ())
+
+
 def _check_of_hydra(line: CommandLine, trees: dict[str, Tree], overrides: Mapping[str, Override]) -> None:
     """Raises ConfigError for what Hydra itself would ignore, do beside the run, or refuse less clearly."""
     hydra = next(iter(trees.values()))["hydra"]
-    own = f", and begin the defaults of {line.config_name}.yaml with `- config`" if line.has_own_config else ""
+    own = _hint(line)
     if hydra["job"]["chdir"]:
         raise ConfigError(
             "hydra.job.chdir=true would move the run to another folder, where relative paths, such as output_dir and "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from resnet_exp.config.overrides import NOTHING_OF_HYDRA, HydraArguments, command_of, is_within, key_of
 from resnet_exp.config.plugin_args import checked_settings
-from resnet_exp.config.plugin_folders import folders_of, open_folders
+from resnet_exp.config.plugin_folders import consented_folders, open_folders
 from resnet_exp.config.redact import redact, without_secrets
 from resnet_exp.config.schema import (
     RangeTestConfig,
@@ -42,6 +44,7 @@ GROUPS = tuple(PACKAGES)
 _FIGURES = "resnet_exp.report.parts"
 _CORE_GROUPS = ("range_test", "train", "report", "sweep")
 NO_OPTIMIZER_LR = "optimizer.lr: optimizers have no lr here; set scheduler.max_lr (a number, or find)"
+_NO_TRACKER = {"_target_": "resnet_exp.tracking.none.NoTracker"}
 # Arguments that the run itself passes to a plug-in, besides its settings.
 RUN_ARGUMENTS = {"model": ("num_classes", "in_channels", "image_size")}
 
@@ -103,6 +106,7 @@ def typed(
     overrides: Sequence[str] = (),
     choices: Mapping[str, Any] | None = None,
     hydra: HydraArguments = NOTHING_OF_HYDRA,
+    plugin_folders: Sequence[Path] = (),
 ) -> Config:
     """The composed config, checked; from here on the modules of the user's plug-in folders can be imported.
 
@@ -111,9 +115,10 @@ def typed(
         overrides: those of the command line.
         choices: the chosen option of each group; without them an option gets the name of its module.
         hydra: what Hydra itself read from the command line besides.
+        plugin_folders: those that the command line names, where `overrides` are not its own.
 
     Raises:
-        ConfigError: a missing, unknown or wrong key, or one that would be ignored.
+        ConfigError: a missing, unknown or wrong key, one that would be ignored, or a folder that only a yaml names.
     """
     tree = _resolved(cfg)
     for section in (*GROUPS, *_CORE_GROUPS):
@@ -122,7 +127,7 @@ def typed(
     plugins = {group: dict(tree[group]) for group in GROUPS}
     sections = {*GROUPS, *_CORE_GROUPS}
     top = asdict(from_values(TopLevelConfig, "", {key: tree[key] for key in tree if key not in sections}))
-    folders = folders_of(top.pop("plugins"))
+    folders = consented_folders(top.pop("plugins"), overrides, plugin_folders)
     modules = open_folders(folders)
     _check_tracker(plugins["tracker"])
     report: ReportConfig = from_values(ReportConfig, "report.", tree["report"])
@@ -159,23 +164,46 @@ def typed(
 
 
 def as_recorded(tree: dict[str, Any], command: Config) -> Config:
-    """The config of a finished run, with the report, tracker, plugins and data.root of this command.
+    """The config of a finished run, with the report, tracker, plugins and folders of images of this command.
+
+    The run's own tracker is a fact, on which nothing acts: without one in the command the config has `tracker=none`.
+    Nothing is downloaded.
 
     Args:
-        tree: the run's config.yaml.
+        tree: the run's config.yaml, which may come from somebody else.
         command: the config of the command that redraws the report.
 
     Raises:
-        ConfigError: the run's plug-ins are not found, or its tracker must be given again.
+        ConfigError: the command does not name the run's plug-ins, or its images elsewhere.
     """
-    whole = {**command.tree, **tree, "report": command.tree["report"]}
+    whole = {**command.tree, **tree, "report": command.tree["report"], "tracker": _NO_TRACKER}
     if command.is_set("plugins"):
         whole["plugins"] = command.tree["plugins"]
     if command.is_set("tracker"):
         whole["tracker"] = command.plugins["tracker"]  # with its password, which the tree has not
-    if command.is_set("data.root"):
-        whole["data"] = {**whole["data"], "root": command.tree["data"]["root"]}
-    return typed(OmegaConf.create(whole))
+    whole["data"] = _images(whole["data"], command)
+    return typed(OmegaConf.create(whole), plugin_folders=command.plugin_folders)
+
+
+def _images(recorded: Any, command: Config) -> dict[str, Any]:
+    """The recorded settings of the data, with the folders of the command, where it names some.
+
+    Raises:
+        ConfigError: the run's are outside the working directory: whoever redraws it has to name them again.
+    """
+    if not isinstance(recorded, dict):
+        raise ConfigError(f"config.yaml: data={recorded}: the settings of a data set are needed")
+    data = dict(recorded)
+    for key in [key for key in ("root", "cache") if data.get(key) is not None]:
+        folder = os.path.abspath(os.path.expanduser(str(data[key])))
+        if command.is_set(f"data.{key}"):
+            data[key] = command.tree["data"][key]
+        elif not Path(folder).is_relative_to(Path.cwd()):
+            raise ConfigError(
+                f"data.{key}={data[key]}: the run's config names this folder, outside the working directory; if it is "
+                f"yours, add {shlex.quote(f'data.{key}={data[key]}')}"
+            )
+    return {**data, "download": False} if "download" in data and not command.is_set("data.root") else data
 
 
 def _check_tracker(settings: Mapping[str, Any]) -> None:

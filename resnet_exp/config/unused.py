@@ -27,7 +27,7 @@ _READ_BY = {
         ),
         *("train.batch_size", "train.precision", "train.channels_last", "train.deterministic"),
     ),
-    "report": ("task", "run_dir", "report", "device", "tracker", "plugins", "data.root"),
+    "report": ("task", "run_dir", "report", "device", "tracker", "plugins", "data.root", "data.cache"),
     "predict": (
         *("task", "checkpoint", "images", "predictions", "device", "plugins"),
         *("train.batch_size", "train.precision", "train.channels_last", "train.deterministic"),

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import time
 import uuid
@@ -22,6 +23,7 @@ from resnet_exp.interfaces import RunError
 log = logging.getLogger(__name__)
 
 MAX_ENTRIES = 4  # in one cache folder; the least recently used are deleted
+_NAME = re.compile(r"[0-9a-f]{32}|\.[0-9a-f]{32}\.[0-9a-f]{32}")  # of an entry, and of an unfinished one
 ABANDONED_SECONDS = 24 * 3600  # an unfinished entry older than this was left by a killed process
 
 
@@ -145,7 +147,8 @@ def _publish(entry: Path, final: Path) -> None:
 def _prune(folder: Path) -> None:
     """Deletes the least recently used entries, and unfinished ones that no process is writing any more."""
     with suppress(OSError):  # another process may be deleting the same entries
-        times = {entry: entry.stat().st_mtime for entry in folder.iterdir() if entry.is_dir()}
+        found = [entry for entry in folder.iterdir() if _NAME.fullmatch(entry.name)]  # the folder may have others
+        times = {entry: entry.stat().st_mtime for entry in found if entry.is_dir()}
         finished = sorted((entry for entry in times if entry.name[0] != "."), key=times.__getitem__, reverse=True)
         abandoned = [e for e in times if e.name[0] == "." and time.time() - times[e] > ABANDONED_SECONDS]
         for entry in finished[MAX_ENTRIES:] + abandoned:

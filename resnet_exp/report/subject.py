@@ -31,9 +31,15 @@ class Predictions:
     probabilities: np.ndarray  # [N, num_classes], float32
 
     @classmethod
-    def read(cls, path: Path) -> Predictions:
-        """Reads the predictions that a run saved in its `predictions.npz`."""
+    def read(cls, path: Path, most_bytes: int | None = None) -> Predictions:
+        """Reads the predictions that a run saved in its `predictions.npz`.
+
+        Raises:
+            Gap: it unpacks to more bytes than these, of which its names and shapes take a few.
+        """
         with np.load(path) as saved:
+            if most_bytes is not None and sum(one.file_size for one in saved.zip.infolist()) > most_bytes + 10_000:
+                raise Gap(f"{path.name} is larger than the predictions of this run can be")
             return cls(saved["labels"], saved["probabilities"])
 
     @cached_property
@@ -116,7 +122,11 @@ class Subject:
         """
         if not self.paths.predictions.exists():
             raise Gap(f"{self.paths.predictions.name} is missing from the run directory")
-        return Predictions.read(self.paths.predictions)
+        predictions = Predictions.read(self.paths.predictions, self.info.num_test * (8 * self.info.num_classes + 8))
+        rows, classes = predictions.probabilities.shape
+        if (len(predictions.labels), rows, classes) != (self.info.num_test, self.info.num_test, self.info.num_classes):
+            raise Gap(f"{self.paths.predictions.name} is of other images or classes")
+        return predictions
 
     def test_images(self, indices: np.ndarray) -> np.ndarray:
         """The pixels `[N, H, W, C], uint8` of the test images with these numbers `[N], int64`."""

@@ -13,6 +13,7 @@ from typing import Any
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.run_dir.contents import MISSING, faults_of, recorded_files
 from resnet_exp.run_dir.files import Damaged, read_json
+from resnet_exp.run_dir.foreign import check_directory
 from resnet_exp.run_dir.journal import began_with, header_of, last_status, read
 from resnet_exp.run_dir.lock import locked, try_lock
 from resnet_exp.run_dir.paths import RunPaths
@@ -92,11 +93,12 @@ def open_finished_run(run_dir: str, on_wait: OnWait | None = None) -> Iterator[R
     """The directory of a finished run, with its result, locked inside the block.
 
     Raises:
-        ConfigError: there is no run in it, or one that has not finished.
+        ConfigError: there is no run in it, one that has not finished, or what no run has.
         Damaged: a file of it is.
         RunError: another process has locked it, and there is no `on_wait`.
     """
     paths = RunPaths(Path(run_dir).expanduser().absolute())
+    check_directory(paths.root)
     if not paths.journal.exists():
         raise ConfigError(f"run_dir={run_dir}: there is no run in it; one of the folders in outputs/ is needed")
     with held(paths.root, on_wait):
@@ -134,8 +136,10 @@ def held(root: Path, on_wait: OnWait | None = None) -> Iterator[None]:
 def _fitting(output_dir: str, title: str, signature: str, rerun: bool, code_digest: str | None) -> Path:
     """The first directory of this title and signature that is not passed over."""
     root, number = Path(output_dir).absolute() / f"{title}-{signature}", 1
+    check_directory(root)
     while _is_passed_over(_numbered(root, number), signature, rerun, code_digest):
         number += 1
+        check_directory(_numbered(root, number))
     return _numbered(root, number)
 
 

@@ -1,27 +1,36 @@
-"""`model.safetensors`: reads a trained network's weights, and what is saved with them to use it."""
+"""`model.safetensors`: reads a trained network's weights, and what is saved with them to use it.
+
+The file may be anybody's. What it says of itself is bounded and held against the network before a weight is read.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Gt, Le
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
 from resnet_exp.config import build
 from resnet_exp.config.config import Config, checked_plugin, module_of
-from resnet_exp.config.ranges import shown_settings
+from resnet_exp.config.ranges import admitted, shown_settings
 from resnet_exp.data.bank import Normalisation
 from resnet_exp.data.memory import memory_told
 from resnet_exp.interfaces import ConfigError, DatasetInfo
-from resnet_exp.run_dir.weights import load_weights
+from resnet_exp.run_dir.weights import check_finite_weights, check_shapes, load_weights
 
 _MODEL = "model.safetensors"
+_MOST_HEADER = 16 << 20  # bytes: a hundred thousand tensors, or classes
+_MOST_PIXELS = 4096  # of a side
+_BLOCK = 1 << 20
 _OF_TRAINING = (
     "augmentation",
     "optimizer",
@@ -35,12 +44,21 @@ class ModelFile:
     """The facts in a `model.safetensors`; the weights are read by `load_into` alone."""
 
     path: Path
-    digest: str  # sixteen hex digits of the file
+    shapes: dict[str, tuple[int, ...]]  # of each tensor, by name
     plugin: dict[str, Any]  # the model's settings, with its `_target_`
     class_names: tuple[str, ...]
     in_channels: int
     image_size: int  # pixels
     normalisation: Normalisation
+
+    @cached_property
+    def digest(self) -> str:
+        """Sixteen hex digits of the file."""
+        hashed = hashlib.sha256()
+        with self.path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                hashed.update(block)
+        return hashed.hexdigest()[:16]
 
     @property
     def info(self) -> DatasetInfo:
@@ -51,13 +69,14 @@ class ModelFile:
         """The network with the trained weights, in eval mode.
 
         Raises:
-            ConfigError: the weights are those of another network.
+            ConfigError: the weights are those of another network, or no numbers.
         """
         try:
             load_weights(model, load_file(self.path))
         except RuntimeError as error:
             reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
             raise ConfigError(f"checkpoint={self.path}: its weights do not fit its model ({reason})") from error
+        check_finite_weights(f"checkpoint={self.path}", model)
         return model.eval()
 
 
@@ -72,24 +91,52 @@ def read_model_file(checkpoint: str) -> ModelFile:
     if not path.is_file():
         found = "the run has not finished" if (given / "journal.jsonl").exists() else "there is no such file"
         raise ConfigError(f"checkpoint={given}: {found}; a run directory, or its {_MODEL}, is needed")
+    _check_size(path)
     try:
         # safetensors holds numbers and texts alone: reading somebody else's file runs no code, as a pickle would.
         with safe_open(path, "pt") as file:
             values = json.loads((file.metadata() or {})["resnet_exp"])
-        channels, height, _ = values["input_shape"]
-        return ModelFile(
-            path=path,
-            digest=hashlib.sha256(path.read_bytes()).hexdigest()[:16],
-            plugin=dict(values["model"]),
-            class_names=tuple(values["class_names"]),
-            in_channels=channels,
-            image_size=height,
-            normalisation=Normalisation(tuple(values["mean"]), tuple(values["std"])),
-        )
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        return _model_file(path, shapes, values)
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"checkpoint={path}: this is not a {_MODEL} of resnet_exp ({type(error).__name__}: {error})"
         ) from error
+
+
+def _check_size(path: Path) -> None:
+    """Raises ConfigError for a file that is larger than the memory, or has a header of more than any network has."""
+    size, memory = path.stat().st_size, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
+        raise ConfigError(f"checkpoint={path}: its {size:,} bytes are more than this machine's memory, {memory:,}")
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    if header > min(size, _MOST_HEADER):
+        raise ConfigError(
+            f"checkpoint={path}: this is not a {_MODEL} of resnet_exp (its header would have {header:,} bytes)"
+        )
+
+
+def _model_file(path: Path, shapes: dict[str, tuple[int, ...]], values: Any) -> ModelFile:
+    """The facts, each of the type and in the range that training gives it.
+
+    Raises:
+        ConfigError: one is of another, such as an image of a million pixels.
+    """
+    pixel = Annotated[float, Ge(0), Le(255)]
+    channels, height, width = admitted("input_shape", values["input_shape"], tuple[int, int, int])
+    plugin, names = values["model"], values["class_names"]
+    kinds = {"mean": (list[pixel], values["mean"]), "std": (list[Annotated[float, Gt(0), Le(255)]], values["std"])}
+    mean, std = (tuple(admitted(name, value, kind)) for name, (kind, value) in kinds.items())
+    if channels not in (1, 3) or not 1 <= height <= _MOST_PIXELS or width != height:
+        raise ValueError(f"input_shape={values['input_shape']}: 1 or 3 channels and square images are needed")
+    if not len(mean) == len(std) == channels:
+        raise ValueError(f"a mean and a std for each of {channels} channels are needed")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError("class_names: a list of texts is needed")
+    if not isinstance(plugin, dict):
+        raise ValueError("model: the settings of a network are needed")
+    return ModelFile(path, shapes, dict(plugin), tuple(names), channels, height, Normalisation(mean, std))
 
 
 def with_model_of(config: Config, model_file: ModelFile) -> Config:
@@ -118,9 +165,15 @@ def with_model_of(config: Config, model_file: ModelFile) -> Config:
 def network(config: Config, model_file: ModelFile, device: torch.device) -> nn.Module:
     """The trained network on the device, in eval mode."""
     layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
+    check_network(config, model_file)
     with memory_told("loading the network", "free memory on the device, or take device=cpu"):
         model = model_file.load_into(build.model(config, model_file.info))
         return model.to(device).to(memory_format=layout)
+
+
+def check_network(config: Config, model_file: ModelFile) -> None:
+    """Raises ConfigError where the network of the settings has other weights than the file: neither is read or made."""
+    check_shapes(f"checkpoint={model_file.path}", lambda: build.model(config, model_file.info), model_file.shapes)
 
 
 def check_classes(model_file: ModelFile, num_classes: int, class_names: tuple[str, ...] = ()) -> None:

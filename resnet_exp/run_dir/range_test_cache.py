@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_exp.run_dir.files import Unwritable, read_derived, write_json
+from resnet_exp.run_dir.foreign import check_directory, check_file
 from resnet_exp.run_dir.lock import locked
 
 _log = logging.getLogger(__name__)
@@ -48,5 +49,8 @@ def cached_range_test(output_dir: str, key: str, on_wait: Callable[[], None]) ->
         on_wait: called before waiting.
     """
     entry = CacheEntry(Path(output_dir) / "range_tests" / f"{key}.json")
+    half = entry.path.with_suffix("")  # the folder of its checkpoints, until it is made
+    check_file(entry.path, entry.path.with_suffix(".lock"), half)
+    check_directory(half)
     with locked(entry.path.with_suffix(".lock"), on_wait):
         yield entry

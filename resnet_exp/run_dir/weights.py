@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from resnet_exp.interfaces import ConfigError
+from resnet_exp.interfaces import ConfigError, first_line
 
 _FILE = "model.safetensors"
 
@@ -34,6 +36,65 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     first = _ties(model.state_dict())
     tied = {name: weights[one] for name, one in first.items() if name not in weights and one in weights}
     model.load_state_dict({**weights, **tied})
+
+
+def check_shapes(of: str, make: Callable[[], nn.Module], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises ConfigError unless a network has tensors of these shapes; it is made without memory, for nothing.
+
+    A network whose settings say that it is larger is not made to its end.
+
+    Args:
+        of: begins the message.
+        make: makes the network.
+        shapes: by name, as a file has them.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"), _at_most(len(shapes)):
+            state = make().state_dict()
+    except ConfigError as error:
+        raise ConfigError(f"{of}: {error}") from error
+    except Exception as error:
+        if "meta" in str(error):  # one that reads a value while it is made, as regnets do; compared when it is loaded
+            return
+        raise ConfigError(f"{of}: its network cannot be made ({first_line(error)})") from error
+    if more := sorted(shapes.keys() - state.keys()):
+        raise ConfigError(f"{of}: its weights do not fit its model, which has no {more[0]}")
+    first = _ties(state)
+    for name, value in state.items():
+        found = shapes.get(name, shapes.get(first[name]))
+        if isinstance(value, Tensor) and found != tuple(value.shape):
+            raise ConfigError(f"{of}: its weights do not fit its model ({name} is {found}, not {tuple(value.shape)})")
+
+
+@contextmanager
+def _at_most(count: int) -> Iterator[None]:
+    """A block in which networks have so many parameters at most; those that are tied count each time.
+
+    Raises:
+        ConfigError: one has more.
+    """
+    left = 10 * count + 10  # ties are few; a hostile depth is far beyond
+
+    def counted(module: nn.Module, name: str, value: nn.Parameter | None) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ConfigError("its network has many more weights than its file")
+
+    handle = register_module_parameter_registration_hook(counted)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def check_finite_weights(of: str, model: nn.Module) -> None:
+    """Raises ConfigError where a weight is NaN or infinite: all that the network says would be."""
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ConfigError(
+                f"{of}: {name} has values that are NaN or infinite; it was damaged, or never trained well"
+            )
 
 
 def _ties(state: Mapping[str, object]) -> dict[str, str]:

@@ -13,9 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from resnet_exp.interfaces import Mirror, RunError, Tracker
+from resnet_exp.interfaces import ConfigError, Mirror, RunError, Tracker
+from resnet_exp.run_dir.foreign import read_config
 from resnet_exp.run_dir.journal import Journal, last_status, read
 from resnet_exp.run_dir.lock import try_lock
 from resnet_exp.run_dir.paths import RunPaths
@@ -101,10 +100,10 @@ def recorded_tracker(root: Path) -> Any:
     paths = RunPaths(root)
     try:
         if paths.config.exists():
-            return yaml.safe_load(paths.config.read_text())["tracker"]
+            return read_config(paths.config)["tracker"]
         said = [record["fields"]["settings"] for record in read(paths.journal) if record.get("name") == "tracker"]
         return said[-1] if said else None
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError, RunError):
+    except (OSError, ValueError, TypeError, KeyError, ConfigError, RunError):
         return None
 
 

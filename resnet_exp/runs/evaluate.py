@@ -8,7 +8,14 @@ from resnet_exp.config import build
 from resnet_exp.config.config import Config
 from resnet_exp.data.bank import in_order
 from resnet_exp.data.prepare import prepare_test
-from resnet_exp.run_dir.model_file import check_classes, check_images, network, read_model_file, with_model_of
+from resnet_exp.run_dir.model_file import (
+    check_classes,
+    check_images,
+    check_network,
+    network,
+    read_model_file,
+    with_model_of,
+)
 from resnet_exp.run_dir.signature import evaluation_signature
 from resnet_exp.runs import messages, outputs
 from resnet_exp.runs.console import Console
@@ -37,6 +44,7 @@ def evaluate_checkpoint(config: Config, command: str) -> float | None:
     source, tracker = build.source(config), build.tracker(config)
     check_images(model_file, source.image_size)
     check_classes(model_file, source.size().num_classes)
+    check_network(config, model_file)
     outputs.check_report(config.report, lambda: build.model(config, model_file.info))
     runtime = start_runtime(config.device, config.train.precision, config.train.deterministic)
     metrics = metrics_for(len(model_file.class_names), build.metrics(config), runtime.device)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from typing import Any
-
-import yaml
 
 from resnet_exp.config import build
 from resnet_exp.config.config import Config, as_recorded
@@ -13,6 +12,7 @@ from resnet_exp.data.memory import SMALLER, memory_told
 from resnet_exp.data.prepare import EvaluationData, prepare, prepare_test
 from resnet_exp.report.subject import Subject
 from resnet_exp.run_dir.directory import OnWait, open_finished_run
+from resnet_exp.run_dir.foreign import read_config
 from resnet_exp.run_dir.journal import read
 from resnet_exp.run_dir.model_file import network, read_model_file, with_model_of
 from resnet_exp.run_dir.paths import RunPaths
@@ -40,7 +40,8 @@ def redraw(command: Config, on_wait: OnWait | None = None) -> None:
     with open_finished_run(str(command.run_dir), on_wait) as directory:
         paths, result = directory.paths, directory.result
         assert result is not None
-        run = as_recorded(yaml.safe_load(paths.config.read_text()), command)
+        recorded = read_config(paths.config)
+        run = as_recorded(recorded, command)
         runtime = start_runtime(command.device, "fp32", run.train.deterministic)
         console.heading(f"{directory.name}: its report")
         subject = _subject(run, command, paths, result, runtime, console)
@@ -51,6 +52,16 @@ def redraw(command: Config, on_wait: OnWait | None = None) -> None:
             sections = outputs.save_report(subject, record, console.progress)
             _complete(run, subject, record)
         messages.print_report(sections, paths, console)
+        if not command.is_set("tracker") and (typed := _command_of_tracker(recorded.get("tracker"))):
+            console.line(f"  its tracker was not contacted and has the report of before; {typed} updates it")
+
+
+def _command_of_tracker(recorded: Any) -> str:
+    """What to add to a command to mirror the run to its recorded tracker; "" where it has none."""
+    settings = dict(recorded) if isinstance(recorded, dict) else {}
+    name = str(settings.pop("_target_", settings.pop("kind", ""))).rpartition(".")[0].rpartition(".")[2]
+    given = [f"tracker.{key}={value}" for key, value in settings.items() if value is not None]
+    return "" if name in ("", "none") else shlex.join([f"tracker={name}", *given])
 
 
 def _complete(run: Config, subject: Subject, record: Record) -> None:

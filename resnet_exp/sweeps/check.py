@@ -143,7 +143,7 @@ def _check_keys_of_the_whole(config: DictConfig) -> None:
     params = config.hydra.sweeper.get("params") or {}
     fixed = [f"{key}={values}" for key, values in params.items()]
     for text in [*fixed, *(str(values.input_line) for values in space_of(config, _arguments(config)).values())]:
-        if is_within(key_of(text), "sweep", "hydra"):
+        if is_within(key_of(text), "sweep", "hydra", "plugins"):
             where = " in hydra.sweeper.params" if text in fixed else ""
             raise ConfigError(
                 f"{text}{where}: it is set once for the whole sweep; give it one value, beside what is swept over"

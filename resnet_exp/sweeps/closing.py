@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from resnet_exp.config.config import typed
@@ -16,6 +15,7 @@ from resnet_exp.config.overrides import is_within, key_of
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.run_dir.contents import check_recorded
 from resnet_exp.run_dir.files import Damaged, read_derived
+from resnet_exp.run_dir.foreign import read_config
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.runs.console import Console
 from resnet_exp.runs.dead_runs import REASON, end_if_dead
@@ -25,7 +25,7 @@ from resnet_exp.sweeps.best_config import best_command
 from resnet_exp.sweeps.leaderboard import best_of, compare_best
 from resnet_exp.sweeps.ledger import Job, Ledger
 from resnet_exp.sweeps.parent_run import Parent
-from resnet_exp.sweeps.plan import shipped, tracker_of
+from resnet_exp.sweeps.plan import plugin_folders, shipped, tracker_of
 from resnet_exp.tracking.mirror import open_mirror
 
 _log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def _draw_winner(config: DictConfig, winner: Job, console: Console) -> None:
     check_recorded(root / "config.yaml")
     from resnet_exp.runs.redraw import redraw
 
-    run = yaml.safe_load((root / "config.yaml").read_text())
+    run = read_config(root / "config.yaml")
     own: Any = OmegaConf.to_container(config, resolve=True)
     whole = {
         **run,
@@ -96,9 +96,10 @@ def _draw_winner(config: DictConfig, winner: Job, console: Console) -> None:
         "sweep": shipped("sweep", "default"),
         "report": shipped("report", "default"),
     }
-    command = typed(OmegaConf.create(whole))
+    command = typed(OmegaConf.create(whole), plugin_folders=plugin_folders(config))
+    given = ("tracker=given", "data.root=given", "data.cache=given")  # the sweep's command said where
     redraw(
-        replace(command, task="report", run_dir=str(root), overrides=("tracker=given",)),
+        replace(command, task="report", run_dir=str(root), overrides=given),
         partial(print_waiting_for_run, console=console),  # another sweep may have the same winner
     )
 
@@ -124,5 +125,5 @@ def _print(
         console.warn(f"{job.label} failed: {job.reason}\n           {job.command}")
     console.facts({"leaderboard": ledger.root / "leaderboard.csv", "page": ledger.root / "sweep.html"})
     if winner is not None:
-        console.facts({"best config": best_command(ledger.root)})
+        console.facts({"best config": best_command(ledger.root, winner)})
     print_tracker(parent.tracker_lines, console)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -287,10 +288,21 @@ class Ledger:
         return root and os.path.normpath(self.root / root)
 
     def _lock(self, key: str) -> Path:
-        return self._jobs / f"{key}.lock"
+        return self._jobs / f"{_checked(key)}.lock"
 
     def _path(self, key: str) -> Path:
-        return self._jobs / f"{key}.json"
+        return self._jobs / f"{_checked(key)}.json"
+
+
+def _checked(key: str) -> str:
+    """The key of a job, which names its files; from a ledger of somebody else it could lead elsewhere.
+
+    Raises:
+        RunError: it is none.
+    """
+    if not re.fullmatch(r"[0-9a-f]+-\d+", str(key)):
+        raise RunError(f"{key} is no key of a job: the sweep's directory was changed; start it again in another one")
+    return key
 
 
 def labelled(jobs: Sequence[Job]) -> list[Job]:

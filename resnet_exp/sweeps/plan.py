@@ -16,7 +16,7 @@ from resnet_exp.config.conf import CONF
 from resnet_exp.config.config import Config, checked_plugin, typed
 from resnet_exp.config.hydra_flags import hydra_arguments
 from resnet_exp.config.overrides import key_of, sweep_overrides, swept
-from resnet_exp.config.plugin_folders import folders_of, open_folders
+from resnet_exp.config.plugin_folders import consented_folders, open_folders
 from resnet_exp.config.redact import redacted_command
 from resnet_exp.config.schema import SweepConfig, from_values
 from resnet_exp.data.identity import read_identity
@@ -48,9 +48,13 @@ def settings(config: DictConfig) -> SweepConfig:
 
 
 def plugin_folders(config: DictConfig) -> list[Path]:
-    """Returns the folders that `plugins=` names."""
-    whole: Any = OmegaConf.to_container(config)
-    return folders_of(whole["plugins"])
+    """Returns the folders that `plugins=` names.
+
+    Raises:
+        ConfigError: a yaml names one, and the command line does not.
+    """
+    part: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, ["plugins"]))
+    return consented_folders(part["plugins"], texts_of(config.hydra.overrides.task)) if part["plugins"] else []
 
 
 def texts_of(overrides: ListConfig) -> list[str]:
@@ -136,8 +140,8 @@ def tracker_of(config: DictConfig) -> Tracker:
     Raises:
         ConfigError: it does not take its settings.
     """
-    part: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, ["tracker", "plugins"]), resolve=True)
-    modules = open_folders(folders_of(part["plugins"]))
+    part: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, ["tracker"]), resolve=True)
+    modules = open_folders(plugin_folders(config))
     return build.tracker_of(checked_plugin("tracker", part["tracker"], modules), modules)
 
 
@@ -149,4 +153,4 @@ def _of_the_command(config: DictConfig) -> list[str]:
 
 def _base(config: DictConfig) -> Config:
     base = OmegaConf.create({key: value for key, value in config.items_ex(resolve=False) if key != "hydra"})
-    return typed(base)
+    return typed(base, plugin_folders=plugin_folders(config))

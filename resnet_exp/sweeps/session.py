@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from resnet_exp.config.redact import redact, without_secrets
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.run_dir.directory import held
+from resnet_exp.run_dir.foreign import check_directory
 from resnet_exp.runs.console import Console
 from resnet_exp.runs.dead_runs import end_dead, telling_of_dead
 from resnet_exp.runs.signals import before_stop, last_words
@@ -84,6 +85,7 @@ class Session:
     def __init__(self, config: DictConfig, jobs: Sequence[Job]) -> None:
         self._config = config
         self.ledger, facts, code = ledger_of(config)
+        check_directory(self.ledger.root)
         try:
             self.ledger.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
