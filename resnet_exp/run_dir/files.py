@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from resnet_exp.config.redact import redacted
+
 # What a formula begins with. Source: OWASP, "CSV Injection"; the last four are taken for the first ones in East Asia.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|-inf")  # as Python writes numbers
@@ -36,8 +38,8 @@ def write_durably(path: Path, content: bytes | memoryview) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes the value to `path` as JSON; NaN and infinity, which JSON does not have, become null."""
-    write_durably(path, (json.dumps(_finite(value), indent=1, allow_nan=False) + "\n").encode())
+    """Writes the value to `path` as JSON, without secrets; NaN and infinity, which JSON does not have, become null."""
+    write_durably(path, (json.dumps(redacted(_finite(value)), indent=1, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path) -> Any | None:

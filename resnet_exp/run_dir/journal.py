@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from resnet_exp.config.redact import redacted
 from resnet_exp.interfaces import RunError
 
 if TYPE_CHECKING:
@@ -167,6 +168,8 @@ class Journal:
 
     def _append(self, kind: str, **fields: Any) -> None:
         record = {"kind": kind, "time_ms": time.time_ns() // 1_000_000, **fields}
+        if kind != "metrics":  # which are many, and have numbers alone
+            record = redacted(record)
         line = json.dumps(record, allow_nan=False, separators=(",", ":")).encode() + b"\n"
         written = os.write(self._file, line)
         if written != len(line):  # a full disk: leave no half line for the next record to be glued to
