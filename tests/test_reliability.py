@@ -91,7 +91,7 @@ def test_the_table_says_what_was_held_and_which_rows_were_never_run_at_their_ful
     monkeypatch.setattr(recorded, "_RESULTS", tmp_path / "reliability")
     monkeypatch.setattr(recorded, "_commit", lambda: "abc")
     run, not_run = (Row(name, "a fault", "it holds", 50, 2, fails) for name in ("Z1", "Z2"))
-    recorded.record(run, [Outcome(0, True, 1.2), Outcome(1, False, 1.4, "first\nlast")])
+    recorded.record(run, [Outcome(0, True, 1.2), Outcome(1, False, 1.4, "last\nmore")])
     recorded.write_table([run, not_run])
     lines = (tmp_path / "reliability.md").read_text().splitlines()
     assert "| Z1 | a fault | it holds | 2 | 1 | 3 | abc |" in lines

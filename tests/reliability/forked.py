@@ -77,8 +77,8 @@ def _become(row: Row, number: int, folder: Path, report: Path) -> NoReturn:
         os.chdir(folder)
         row.trial(number, folder)
         code = 0
-    except BaseException:  # that it was skipped, too
-        report.write_text(traceback.format_exc())
+    except BaseException as error:  # that it was skipped, too
+        report.write_text("".join(traceback.format_exception_only(error)) + "\n" + traceback.format_exc())
     finally:
         _end_descendants(os.getpid())
         os._exit(code)
@@ -99,7 +99,7 @@ def _ended(pid: int, trial: _Running) -> Outcome | None:
     code = os.waitstatus_to_exitcode(status)
     if code == 0:
         return Outcome(trial.number, True, seconds)
-    said = trial.report.read_text().strip() if trial.report.exists() else f"its process ended with exit code {code}"
+    said = trial.report.read_text() if trial.report.exists() else f"its process ended with exit code {code}"
     return Outcome(trial.number, False, seconds, said)
 
 
