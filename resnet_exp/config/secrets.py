@@ -145,7 +145,7 @@ def _looks_struck(key: str, value: str) -> bool:
 
 
 def _elements(override: Override) -> list[Any]:
-    """What an override sets its key to: one value, or those that it sweeps over; of ranges, which hold none, nothing."""
+    """What an override sets its key to: one value, or those that it sweeps over; of a range nothing."""
     value: Any = override._value
     if hasattr(value, "list"):
         return list(value.list)
@@ -215,16 +215,20 @@ def _strike_of_sweep(config: DictConfig) -> None:
         if is_secret(name):
             raise ConfigError(f"hydra.job.env_copy: {name}: {_INHERITED}, and leave it out here")
     for section in ("job.env_set", "launcher", "sweeper"):
-        settings = OmegaConf.select(config.hydra, section)
-        whole = OmegaConf.to_container(settings, resolve=False) if isinstance(settings, DictConfig) else {}
-        for key, value in _leaves(f"hydra.{section}", whole):
+        for key, value in _leaves(f"hydra.{section}", _plain(OmegaConf.select(config.hydra, section))):
             if not key.startswith("hydra.sweeper.params.") and STRUCK not in value:
                 _refuse_of_hydra("", key, value)
     params = config.hydra.sweeper.get("params")
-    for key, value in (OmegaConf.to_container(params, resolve=False) if isinstance(params, DictConfig) else {}).items():
+    for key, value in _plain(params).items():
         text = f"{key}={value}"
         if isinstance(value, str) and (struck := strike_override(text)) != text:
             params[key] = struck.partition("=")[2]
+
+
+def _plain(settings: Any) -> dict[str, Any]:
+    """A section as plain values, its references unresolved."""
+    plain: Any = OmegaConf.to_container(settings, resolve=False) if isinstance(settings, DictConfig) else {}
+    return dict(plain)
 
 
 def _leaves(key: str, value: Any) -> list[tuple[str, str]]:
