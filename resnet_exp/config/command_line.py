@@ -53,9 +53,9 @@ class PluginFolders(SearchPathPlugin):
 def check(arguments: Sequence[str]) -> list[str]:
     """Returns the arguments, ready for Hydra: every override names a key that exists, or an option of its group.
 
-    Some values are in quotes that were not before, see `quoting`, and secrets are struck out, see `secrets`. From here on the folders that `plugins=` names are on
-    Hydra's search path. Of a command that only shows something, as `--help` does, the choices alone are checked. The
-    values are checked when the config is composed.
+    Some values are in quotes that were not before, see `quoting`, and secrets are struck out, see `secrets`. From here
+    on the folders that `plugins=` names are on Hydra's search path. Of a command that only shows something, as `--help`
+    does, the choices alone are checked. The values are checked when the config is composed.
 
     Raises:
         ConfigError: an override names something else, cannot be read, or would be ignored.

@@ -11,13 +11,12 @@ import shlex
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
-from urllib.parse import quote, quote_plus, unquote
+from urllib.parse import unquote
 
 STRUCK = "***"
 # What `config.secrets` hands on to the processes of a sweep: the real values by `key=struck value`, as JSON.
 VARIABLE = "RESNET_EXP_SECRETS"
 _NAMED = re.compile(r"(?:PASSW(?:OR)?D|PASSPHRASE|TOKEN|SECRET|_KEY|APIKEY)$", re.IGNORECASE)  # environment variables
-_HYDRA_ESCAPES = re.compile(r"[\\()\[\]{}:=, \t]")
 _SECTION = r"(?:tracker|data|hydra\.job\.env_set)"  # where a setting's name says that it is a secret
 
 # Tokens of networks and of text are none of these.
@@ -143,12 +142,19 @@ def without_secrets(settings: Any) -> Any:
     return [without_secrets(one) for one in settings] if isinstance(settings, list) else settings
 
 
-def forms_of(secret: str) -> set[str]:
-    """How a secret may be written in a text: quoted for an address, Python, JSON, HTML or Hydra."""
-    return {
-        *(secret, unquote(secret), quote(secret, safe=""), quote(secret), quote_plus(secret)),
-        *(json.dumps(secret)[1:-1], repr(secret)[1:-1], html.escape(secret), _HYDRA_ESCAPES.sub(r"\\\g<0>", secret)),
-    }
+def _any_form(secret: str) -> str:
+    """A pattern of how a text may have a secret: as it is, or quoted for addresses, Python, JSON, HTML or Hydra."""
+    return "".join(map(_any_form_of, secret))
+
+
+@lru_cache(maxsize=256)
+def _any_form_of(letter: str) -> str:
+    if letter.isascii() and letter.isalnum():
+        return letter
+    percent = "".join(f"%(?:25)?{byte:02x}" for byte in letter.encode("utf-8", "surrogatepass"))
+    escaped = rf"\\+u{ord(letter):04x}|\\+x{ord(letter):02x}|&#x?[0-9a-f]+;"
+    named = {"+": r" ", " ": r"\+"}.get(letter, re.escape(html.escape(letter)))
+    return rf"\\*(?:{re.escape(letter)}|(?i:{percent}|{escaped})|{named})"
 
 
 def _in_environment() -> frozenset[str]:
@@ -162,11 +168,13 @@ def _known(values: frozenset[str]) -> re.Pattern[str] | None:
     texts: set[str] = set()
     for value in values:
         if value.startswith('{"') and (handed_on := _parts_handed_on(value)) is not None:
-            texts |= {value} | {form for part in handed_on if _is_no_word(part, 6) for form in forms_of(part)}
+            texts |= {value, *(part for part in handed_on if _is_no_word(part, 6))}
         elif _is_no_word(value, 8) and not os.path.exists(value):  # a key may be a file's name
-            texts |= forms_of(value)
-    longest_first = sorted((re.escape(text) for text in texts if len(text) >= 6), key=len, reverse=True)
-    return re.compile("|".join(longest_first)) if longest_first else None
+            texts.add(value)
+    # Where one is typed as an address needs it, what it stands for may show up too.
+    texts |= {decoded for text in texts if _is_no_word(decoded := unquote(text), 6)}
+    longest_first = sorted(texts, key=len, reverse=True)
+    return re.compile("|".join(map(_any_form, longest_first))) if longest_first else None
 
 
 def _parts_handed_on(value: str) -> set[str] | None:

@@ -59,21 +59,35 @@ def strike_override(text: str) -> str:
 def strike(config: DictConfig) -> None:
     """Strikes the secrets that a yaml has put into a composed config out of it, and hands them on.
 
-    References to the environment stay references. Of a sweep's config the settings of its sweeper are looked at too.
+    References to the environment stay references.
+    """
+    for group in _GROUPS:
+        _strike_section(config, group, group)
+
+
+def strike_sweep(config: DictConfig, loader: Any) -> None:
+    """Strikes secrets out of all that launchers store: a sweep's config, and the yamls that its loader remembers.
+
+    Args:
+        config: the sweep's, as Hydra composed it.
+        loader: Hydra's, which composes the jobs' configs from what it has read.
 
     Raises:
-        ConfigError: a setting of Hydra's own holds a secret, which launchers would write into their files.
+        ConfigError: a setting of Hydra's own holds a secret.
     """
-    found: dict[str, Any] = {}
-    with read_write(config), open_dict(config):
-        for group in _GROUPS:
-            if isinstance(OmegaConf.select(config, group), DictConfig):
-                before = OmegaConf.to_container(config[group], resolve=False)
-                if (after := _struck(group, before, found)) != before:
-                    config[group] = after
-        if "hydra" in config:
-            _strike_of_sweep(config)
-    _hand_on(found)
+    _refuse_stored(config.hydra)
+    strike(config)
+    _strike_params(config)
+    for path, read in getattr(loader.repository, "cache", {}).items():
+        if read is not None and isinstance(read.config, DictConfig):
+            folder = path.removeprefix("config_path=").rpartition("/")[0]
+            package = read.header.get("package") or folder.replace("/", ".")
+            if package == "_global_" or not folder:
+                strike(read.config)
+                _strike_params(read.config)
+            elif is_within(package, *_GROUPS):
+                for name in list(read.config):
+                    _strike_section(read.config, str(name), f"{package}.{name}")
 
 
 def without_secrets_of(tree: dict[str, Any]) -> dict[str, Any]:
@@ -209,20 +223,35 @@ def _refusal(key: str, value: Any) -> ConfigError:
     return ConfigError(f"{key}={struck}: {_INHERITED}, and give {key}='${{oc.env:NAME}}' if Hydra needs it")
 
 
-def _strike_of_sweep(config: DictConfig) -> None:
-    """Strikes out what a sweep's jobs are given by `hydra.sweeper.params`; refuses what launchers would store."""
-    for name in config.hydra.job.env_copy:
-        if is_secret(name):
-            raise ConfigError(f"hydra.job.env_copy: {name}: {_INHERITED}, and leave it out here")
-    for section in ("job.env_set", "launcher", "sweeper"):
-        for key, value in _leaves(f"hydra.{section}", _plain(OmegaConf.select(config.hydra, section))):
-            if not key.startswith("hydra.sweeper.params.") and STRUCK not in value:
-                _refuse_of_hydra("", key, value)
-    params = config.hydra.sweeper.get("params")
+def _strike_section(config: DictConfig, name: str, key: str) -> None:
+    """Strikes the secrets out of one entry of a config, which is the setting `key`."""
+    found: dict[str, Any] = {}
+    before = _plain(config).get(name)
+    if before != (after := _struck(key, before, found)):
+        with read_write(config), open_dict(config):
+            config[name] = after
+    _hand_on(found)
+
+
+def _strike_params(config: DictConfig) -> None:
+    """Strikes the secrets out of `hydra.sweeper.params`, which become overrides of the jobs."""
+    params = OmegaConf.select(config, "hydra.sweeper.params")
     for key, value in _plain(params).items():
         text = f"{key}={value}"
         if isinstance(value, str) and (struck := strike_override(text)) != text:
-            params[key] = struck.partition("=")[2]
+            with read_write(params):
+                params[key] = struck.partition("=")[2]
+
+
+def _refuse_stored(hydra: DictConfig) -> None:
+    """Raises ConfigError where Hydra's own settings hold a secret that launchers would write into their files."""
+    for name in hydra.job.env_copy:
+        if is_secret(name):
+            raise ConfigError(f"hydra.job.env_copy: {name}: {_INHERITED}, and leave it out here")
+    for section in ("job.env_set", "launcher", "sweeper"):
+        for key, value in _leaves(f"hydra.{section}", _plain(OmegaConf.select(hydra, section))):
+            if not key.startswith("hydra.sweeper.params.") and STRUCK not in value:
+                _refuse_of_hydra("", key, value)
 
 
 def _plain(settings: Any) -> dict[str, Any]:
