@@ -78,7 +78,7 @@ def strike_sweep(config: DictConfig, loader: Any) -> None:
     _refuse_stored(config.hydra)
     strike(config)
     _strike_params(config)
-    for path, read in getattr(loader.repository, "cache", {}).items():
+    for path, read in getattr(loader._active_repository, "cache", {}).items():
         if read is not None and isinstance(read.config, DictConfig):
             folder = path.removeprefix("config_path=").rpartition("/")[0]
             package = read.header.get("package") or folder.replace("/", ".")
