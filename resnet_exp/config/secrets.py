@@ -77,17 +77,9 @@ def strike_sweep(config: DictConfig, loader: Any) -> None:
     """
     _refuse_stored(config.hydra)
     strike(config)
-    _strike_params(config)
-    for path, read in getattr(loader._active_repository, "cache", {}).items():
-        if read is not None and isinstance(read.config, DictConfig):
-            folder = path.removeprefix("config_path=").rpartition("/")[0]
-            package = read.header.get("package") or folder.replace("/", ".")
-            if package == "_global_" or not folder:
-                strike(read.config)
-                _strike_params(read.config)
-            elif is_within(package, *_GROUPS):
-                for name in list(read.config):
-                    _strike_section(read.config, str(name), f"{package}.{name}")
+    remembered = getattr(loader, "_active_repository", None)
+    if remembered is not None:  # the yamls as they were read: jobs read them again
+        remembered.cache.clear()
 
 
 def without_secrets_of(tree: dict[str, Any]) -> dict[str, Any]:
@@ -220,6 +212,11 @@ def _refuse_of_hydra(text: str, key: str, value: Any) -> str:
 
 def _refusal(key: str, value: Any) -> ConfigError:
     struck = STRUCK if is_secret(key.rpartition(".")[2]) else by_form(str(value))
+    if key.startswith("hydra.sweeper.params."):
+        return ConfigError(
+            f"{key}={struck}: launchers would write the secret into their files; sweep over it on the "
+            f"command line, with {key.removeprefix('hydra.sweeper.params.')}=..."
+        )
     return ConfigError(f"{key}={struck}: {_INHERITED}, and give {key}='${{oc.env:NAME}}' if Hydra needs it")
 
 
@@ -233,16 +230,6 @@ def _strike_section(config: DictConfig, name: str, key: str) -> None:
     _hand_on(found)
 
 
-def _strike_params(config: DictConfig) -> None:
-    """Strikes the secrets out of `hydra.sweeper.params`, which become overrides of the jobs."""
-    params = OmegaConf.select(config, "hydra.sweeper.params")
-    for key, value in _plain(params).items():
-        text = f"{key}={value}"
-        if isinstance(value, str) and (struck := strike_override(text)) != text:
-            with read_write(params):
-                params[key] = struck.partition("=")[2]
-
-
 def _refuse_stored(hydra: DictConfig) -> None:
     """Raises ConfigError where Hydra's own settings hold a secret that launchers would write into their files."""
     for name in hydra.job.env_copy:
@@ -250,7 +237,7 @@ def _refuse_stored(hydra: DictConfig) -> None:
             raise ConfigError(f"hydra.job.env_copy: {name}: {_INHERITED}, and leave it out here")
     for section in ("job.env_set", "launcher", "sweeper"):
         for key, value in _leaves(f"hydra.{section}", _plain(OmegaConf.select(hydra, section))):
-            if not key.startswith("hydra.sweeper.params.") and STRUCK not in value:
+            if STRUCK not in value:
                 _refuse_of_hydra("", key, value)
 
 

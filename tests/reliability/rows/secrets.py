@@ -25,7 +25,7 @@ _TELLING = [*_TRACKED, "tracker=telling"]
 # What a password may hold, so that it is more than a word: a pattern or a quoting that stops there gives the rest away.
 _INSIDE = ("", "@", "/", " ", "'", '"', ":", "%2F", "=", "&", "+", "é", "\\", ",", ";", "#", "?", "{", "$")
 _SINGLE = ("address", "token", "mapping", "yaml", "reference", "error", "mlflow")
-_SWEPT = ("command line", "yaml", "params")
+_SWEPT = ("command line", "yaml", "swept")
 _LAUNCHERS = ("basic", "joblib", "submitit_local")
 _CYCLE = len(_SINGLE) + len(_SWEPT)
 
@@ -91,13 +91,15 @@ def _sweep(way: str, secret: str, launcher: str, folder: Path) -> None:
         settings = {"tracker": {"uri": address, "token": secret}}
         given = ["--config-dir", _experiment(folder, settings), "+mine=it", "scheduler.max_lr=0.05,0.02"]
     else:
-        params = {"tracker.uri": _quoted(address), "tracker.token": _quoted(secret), "scheduler.max_lr": "0.05,0.02"}
-        given = ["--config-dir", _experiment(folder, {"hydra": {"sweeper": {"params": params}}}), "+mine=it"]
+        other = address.replace("host", "other")  # two addresses with one password
+        os.environ["X3_TOKEN"] = secret
+        given = [f"tracker.uri={_quoted(address)},{_quoted(other)}", "tracker.token='${oc.env:X3_TOKEN}'"]
+        given += ["scheduler.max_lr=0.05", "rerun=true"]
     short = tempfile.mkdtemp(prefix="x3-")  # Ray's sockets have short names
     try:
         command = start(*swept, *given, env={"RAY_TMPDIR": short}, public=launcher != "basic")
         assert command.wait(110) == 0, command.output
-        _has_arrived(folder, known, 2, are_workers=launcher != "basic")
+        _has_arrived(folder, known, 2, are_workers=launcher != "basic", differ=way == "swept")
         for path in Path(short).rglob("*.*"):
             if path.is_file() and not path.is_symlink():
                 shutil.copy(path, folder / f"ray-{path.name}")
@@ -105,12 +107,18 @@ def _sweep(way: str, secret: str, launcher: str, folder: Path) -> None:
         shutil.rmtree(short, ignore_errors=True)
 
 
-def _has_arrived(folder: Path, known: list[str | None], jobs: int, *, are_workers: bool = False) -> None:
-    """Raises AssertionError unless the tracker of each run got the real values, and no worker's command line has."""
+def _has_arrived(
+    folder: Path, known: list[str | None], jobs: int, *, are_workers: bool = False, differ: bool = False
+) -> None:
+    """Raises AssertionError unless the tracker of each job got the real values; deletes the command's own line."""
     digests = [path.read_text() for path in folder.glob("outputs/*/arrived-*")]
-    assert len(digests) >= jobs and set(digests) == {hashlib.sha256(repr(known).encode()).hexdigest()}, digests
+    ways = [known, [known[0].replace("host", "other"), *known[1:3], known[1]]] if differ and known[0] else [known]
+    if differ:
+        ways[0] = [*known[:3], known[1]]
+    expected = {hashlib.sha256(repr(way).encode()).hexdigest() for way in ways}
+    assert len(digests) >= jobs and set(digests) == expected, digests
     for path in folder.glob("multirun/*/cmdline-*" if are_workers else "*/*/cmdline-*"):
-        path.unlink()  # the command's own: what a user types is seen by others while it runs
+        path.unlink()  # what a user types is seen by others while it runs
 
 
 def _experiment(folder: Path, settings: dict[str, object]) -> str:
