@@ -98,7 +98,7 @@ def _sweep(way: str, secret: str, launcher: str, folder: Path) -> None:
     short = tempfile.mkdtemp(prefix="x3-")  # Ray's sockets have short names
     try:
         command = start(*swept, *given, env={"RAY_TMPDIR": short}, public=launcher != "basic")
-        assert command.wait(110) == 0, command.output
+        assert command.wait(200) == 0, command.output
         _has_arrived(folder, known, 2, are_workers=launcher != "basic", differ=way == "swept")
         for path in Path(short).rglob("*.*"):
             if path.is_file() and not path.is_symlink():
