@@ -19,8 +19,9 @@ from resnet_exp.config.config import typed
 from resnet_exp.config.hydra_flags import CommandLine, hydra_arguments
 from resnet_exp.config.hydra_section import CALLBACK, LOGGING
 from resnet_exp.config.redact import redact
+from resnet_exp.config.secrets import fill_environment, strike
 from resnet_exp.interfaces import ConfigError, Interrupted, RunError
-from resnet_exp.runs.output import fill_closed_descriptors
+from resnet_exp.runs.output import fill_closed_descriptors, redact_output
 from resnet_exp.runs.signals import handled
 from resnet_exp.sweeps.job import run_job
 from resnet_exp.sweeps.ledger import Ledger
@@ -35,18 +36,22 @@ _TARGETS = (CALLBACK, *LOGGING)
 
 @hydra.main(config_path=str(CONF), config_name=PRIMARY, execution_whitelist=_TARGETS)
 def _hydra_main(cfg: DictConfig) -> float | None:
+    redact_output()  # of the workers of a sweep too, which do not begin with `main`
     try:
         return _run(cfg)
     except (ConfigError, RunError) as error:
         # In a sweep the launcher must see the exception. Of a single run the message is enough, without a traceback.
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            raise
+            error.args = (redact(str(error)),)  # some launchers store it, with what it came from
+            raise error from None
         _exit(str(error), 2 if isinstance(error, ConfigError) else 1)
 
 
 def _run(cfg: DictConfig) -> float | None:
     job = HydraConfig.get()
     overrides = list(job.overrides.task)
+    fill_environment(job.job.env_set)
+    strike(cfg)  # some launchers store it
     config = typed(cfg, overrides, job.runtime.choices, hydra_arguments(job))
     build.check_schedule(config)
     build.tracker(config)  # opens nothing, but refuses its wrong settings here, before torch is imported
@@ -81,6 +86,7 @@ def main() -> None:
     Ctrl-C and 143 by SIGTERM.
     """
     fill_closed_descriptors()
+    redact_output()
     try:
         with handled():
             sys.argv[1:] = check(sys.argv[1:])

@@ -29,6 +29,12 @@ def _has_cuda():
     return torch.cuda.is_available()
 
 
+@pytest.fixture(autouse=True)
+def no_secrets_of_other_tests(monkeypatch):
+    """What one test has struck out of a config is not filled in by another."""
+    monkeypatch.setenv("RESNET_EXP_SECRETS", "{}")
+
+
 @pytest.fixture(scope="session")
 def learnable():
     """48 noisy images `[48, 16, 16, 3], uint8` of four colours, which are the classes: a few steps learn them."""

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from resnet_exp.config.conf import CONF
 from resnet_exp.config.config import Config, as_recorded, flat, typed
 from resnet_exp.config.overrides import HydraArguments
-from resnet_exp.config.redact import redacted_command, without_secrets
+from resnet_exp.config.redact import VARIABLE, redacted_command, without_secrets
 from resnet_exp.interfaces import ConfigError
 from resnet_exp.run_dir.signature import range_test_signature, signature
 
@@ -377,12 +377,13 @@ def test_a_password_is_used_but_never_recorded(uri: str) -> None:
     assert "host" in config.tree["tracker"]["uri"]
 
 
-def test_a_recorded_tracker_is_a_fact_and_the_commands_is_used() -> None:
+def test_a_recorded_tracker_is_a_fact_and_the_commands_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = config_of("tracker.uri=sqlite:///runs.db").tree
     assert as_recorded(recorded, config_of()).plugins["tracker"].keys() == {"_target_"}
     given = config_of("tracker.uri='http://me:SECRET@host'")
     assert as_recorded(recorded, given).plugins["tracker"]["uri"] == "http://me:SECRET@host"
     assert as_recorded(given.tree, config_of()).plugins["tracker"].keys() == {"_target_"}, "no password is needed"
+    monkeypatch.delenv(VARIABLE)
     with pytest.raises(ConfigError, match=r"^tracker\.uri=http://me:\*\*\*@host: .*give tracker\.uri=.*tracker=none"):
         typed(OmegaConf.create(given.tree))
 
@@ -446,7 +447,7 @@ def test_a_number_signs_alike_however_it_is_written() -> None:
         ("tracker.token=abc def", "'tracker.token=***'"),
         ("+tracker.auth.secret_key=abc", "'+tracker.auth.secret_key=***'"),
         ("+tracker.auth={password: abc, user: me}", "'+tracker.auth={password: ***, user: me}'"),
-        ("tracker.uri=http://me:abc@host", "tracker.uri=http://me:***@host"),
+        ("tracker.uri=http://me:abc@host", "'tracker.uri=http://me:***@host'"),
         ("model.width=3", "model.width=3"),
     ],
 )

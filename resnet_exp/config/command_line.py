@@ -25,6 +25,7 @@ from resnet_exp.config.plugin_args import unchecked_arguments
 from resnet_exp.config.plugin_folders import conf_of, consented_folders, folders_of, open_folders
 from resnet_exp.config.quoting import as_text, hint, readable
 from resnet_exp.config.references import check_references
+from resnet_exp.config.secrets import strike_override
 from resnet_exp.config.suggest import UnknownKey
 from resnet_exp.interfaces import ConfigError
 
@@ -54,9 +55,9 @@ class PluginFolders(SearchPathPlugin):
 def check(arguments: Sequence[str]) -> list[str]:
     """Returns the arguments, ready for Hydra: every override names a key that exists, or an option of its group.
 
-    Some values are in quotes that were not before, see `quoting`. From here on the folders that `plugins=` names are on
-    Hydra's search path. Of a command that only shows something, as `--help` does, the choices alone are checked. The
-    values are checked when the config is composed.
+    Some values are in quotes that were not before, see `quoting`, and secrets are struck out, see `secrets`. From here
+    on the folders that `plugins=` names are on Hydra's search path. Of a command that only shows something, as `--help`
+    does, the choices alone are checked. The values are checked when the config is composed.
 
     Raises:
         ConfigError: an override names something else, cannot be read, or would be ignored.
@@ -78,7 +79,7 @@ def check(arguments: Sequence[str]) -> list[str]:
         if override.key_or_group not in choices.groups:
             _check_key(override, compositions, list(choices.groups))
     _warn_of_unchecked(list(overrides.values()), plugins, trees.values())
-    texts = {text: as_text(override, list(trees.values())) for text, override in overrides.items()}
+    texts = {text: strike_override(as_text(override, list(trees.values()))) for text, override in overrides.items()}
     return [texts.get(argument, argument) for argument in arguments]
 
 

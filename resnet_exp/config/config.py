@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from resnet_exp.config.overrides import NOTHING_OF_HYDRA, HydraArguments, command_of, is_within, key_of
 from resnet_exp.config.plugin_args import checked_settings
 from resnet_exp.config.plugin_folders import consented_folders, open_folders
-from resnet_exp.config.redact import redact, without_secrets
+from resnet_exp.config.redact import redact
 from resnet_exp.config.schema import (
     RangeTestConfig,
     ReportConfig,
@@ -26,6 +26,7 @@ from resnet_exp.config.schema import (
     TrainConfig,
     from_values,
 )
+from resnet_exp.config.secrets import filled, without_secrets_of
 from resnet_exp.config.suggest import UnknownKey
 from resnet_exp.config.unused import refuse_unused
 from resnet_exp.interfaces import ConfigError, first_line
@@ -120,16 +121,16 @@ def typed(
     Raises:
         ConfigError: a missing, unknown or wrong key, one that would be ignored, or a folder that only a yaml names.
     """
-    tree = _resolved(cfg)
+    tree = without_secrets_of(_resolved(cfg))
     for section in (*GROUPS, *_CORE_GROUPS):
         if not isinstance(tree.get(section), dict):
             raise ConfigError(f"{section}={tree.get(section)}: an option is needed; choose one with {section}=...")
-    plugins = {group: dict(tree[group]) for group in GROUPS}
+    _check_tracker(tree["tracker"])
+    plugins = {group: filled(group, tree[group]) for group in GROUPS}
     sections = {*GROUPS, *_CORE_GROUPS}
     top = asdict(from_values(TopLevelConfig, "", {key: tree[key] for key in tree if key not in sections}))
     folders = consented_folders(top.pop("plugins"), overrides, plugin_folders)
     modules = open_folders(folders)
-    _check_tracker(plugins["tracker"])
     report: ReportConfig = from_values(ReportConfig, "report.", tree["report"])
     _check_own("report.extra", report.extra, modules, _FIGURES)
     _check_own("metrics", top["metrics"], modules)
@@ -153,7 +154,7 @@ def typed(
         short_names=_short_names(plugins, choices or {}),
         overrides=tuple(overrides),
         hydra=hydra,
-        tree=_redacted({**tree, "tracker": without_secrets(tree["tracker"])}),
+        tree=_redacted(tree),
     )
     refuse_unused(config.task, overrides, plugins, vars(config.report))
     # Without it the checkpoint would be measured on the default data set, CIFAR-10.
@@ -207,12 +208,7 @@ def _images(recorded: Any, command: Config) -> dict[str, Any]:
 
 
 def _check_tracker(settings: Mapping[str, Any]) -> None:
-    """Raises ConfigError for what only a recorded config holds: a password struck out, or how trackers were named."""
-    for key, value in settings.items():
-        if "***" in str(value):
-            raise ConfigError(
-                f"tracker.{key}={value}: a recorded config has no passwords; give tracker.{key}=..., or tracker=none"
-            )
+    """Raises ConfigError for how an earlier version named trackers, which only a recorded config does."""
     if "kind" in settings and "_target_" not in settings:
         others = [f" tracker.{key}={value}" for key, value in settings.items() if key != "kind" and value is not None]
         raise ConfigError(

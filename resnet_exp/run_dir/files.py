@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from resnet_exp.config.redact import redacted
 from resnet_exp.interfaces import RunError
 from resnet_exp.run_dir.digest import digest_of
 
@@ -97,7 +98,7 @@ def unwritable(path: Path, error: OSError, size: int = 0) -> Unwritable:
 
 
 def write_json(path: Path, value: Any, of: str | None = None) -> None:
-    """Writes the value to `path` as JSON; NaN and infinity, which JSON does not have, become null.
+    """Writes the value to `path` as JSON, without secrets; NaN and infinity, which JSON does not have, become null.
 
     Args:
         path: of the file.
@@ -105,7 +106,7 @@ def write_json(path: Path, value: Any, of: str | None = None) -> None:
         of: what the file is of. A checksum of it and the value is added, so that `read_json` with the same `of` knows
             this file from a damaged or edited one, and from that of something else.
     """
-    value = _finite(value)
+    value = redacted(_finite(value))
     if of is not None:
         value = {**value, _CHECKSUM: _checksum(of, value)}
     write_durably(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())

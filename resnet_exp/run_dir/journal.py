@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from resnet_exp.config.redact import redacted
 from resnet_exp.run_dir.files import Damaged, sha256_of, unwritable
 
 if TYPE_CHECKING:
@@ -214,7 +215,10 @@ class Journal:
         return full.relative_to(root).as_posix()
 
     def _append(self, kind: str, **fields: Any) -> None:
-        line = _line({"kind": kind, "time_ms": time.time_ns() // 1_000_000, **fields}, self._of)
+        record = {"kind": kind, "time_ms": time.time_ns() // 1_000_000, **fields}
+        if kind != "metrics":  # which are many, and have numbers alone
+            record = redacted(record)
+        line = _line(record, self._of)
         try:
             written = os.write(self._file, line)
         except OSError as error:

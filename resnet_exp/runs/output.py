@@ -1,10 +1,18 @@
-"""`Output`: the standard output, which may go away while a run works; the run goes on, its journal has everything."""
+"""`Output`: the standard output, which may go away while a run works; the run goes on, its journal has everything.
+
+What is printed or logged, by whichever library, has no secrets, see `redact_output`.
+"""
 
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
+import traceback
+from typing import Any, TextIO
+
+from resnet_exp.config.redact import redact
 
 
 class Output(io.TextIOBase):
@@ -14,7 +22,7 @@ class Output(io.TextIOBase):
     """
 
     def __init__(self) -> None:
-        if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        if hasattr(sys.stdout, "reconfigure") and sys.stdout.errors == "strict":
             sys.stdout.reconfigure(errors="replace")  # a name that the terminal cannot show costs no run
 
     @property
@@ -47,6 +55,84 @@ class Output(io.TextIOBase):
                 sys.stdout.flush()
         except OSError:
             _drop_the_rest()
+
+
+def redact_output() -> None:
+    """Strikes secrets out of all that this process prints or logs from here on; a second time it does nothing.
+
+    Tracebacks that nobody catches are printed too. Records are looked at where they are made: filters of the root
+    logger do not see those of other loggers, and handlers may be added later.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, _Redacting):
+            setattr(sys, name, _Redacting(stream))
+    make = logging.getLogRecordFactory()
+    if not getattr(make, "redacts", False):
+        logging.setLogRecordFactory(_RedactedRecords(make))
+
+
+class _Redacting(io.TextIOBase):
+    """A stream whose texts have no secrets; in all else it is the stream that it stands for."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(redact(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def writable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        """Does nothing: the stream is the interpreter's to close."""
+
+    def reconfigure(self, **settings: Any) -> None:
+        if isinstance(self._stream, io.TextIOWrapper):
+            self._stream.reconfigure(**settings)
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
+
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]
+        return self._stream.errors
+
+    @property
+    def buffer(self) -> Any:
+        return self._stream.buffer
+
+
+class _RedactedRecords:
+    """Makes log records whose message and traceback have no secrets."""
+
+    redacts = True
+
+    def __init__(self, make: Any) -> None:
+        self._make = make
+
+    def __call__(self, *arguments: Any, **named: Any) -> logging.LogRecord:
+        record: logging.LogRecord = self._make(*arguments, **named)
+        try:
+            message = record.getMessage()
+        except Exception:  # arguments that do not fit: logging itself reports it, where the record is shown
+            return record
+        if (safe := redact(message)) != message:  # else it stays as it is: some handlers look at its arguments
+            record.msg, record.args = safe, ()
+        if record.exc_info and record.exc_info[1] is not None:
+            record.exc_text = redact("".join(traceback.format_exception(*record.exc_info))).rstrip("\n")
+        return record
 
 
 def fill_closed_descriptors() -> None:

@@ -11,6 +11,7 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from resnet_exp.config.secrets import strike_sweep
 from resnet_exp.interfaces import ConfigError, first_line
 from resnet_exp.sweeps.check import check_launcher_settings, check_sweep, check_values, find_sweeper
 from resnet_exp.sweeps.launchers import check_launcher
@@ -31,6 +32,7 @@ class SweepCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Checks the sweep, and opens it for a sweeper that does not open it itself."""
         with exit_on_error():
+            strike_sweep(config, GlobalHydra.instance().config_loader())  # first: all that is stored comes from it
             sweeper = _checked(config)
             if not issubclass(sweeper, PlanningSweeper):
                 self._session = open_sweep(config)

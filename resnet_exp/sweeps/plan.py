@@ -19,6 +19,7 @@ from resnet_exp.config.overrides import key_of, sweep_overrides, swept
 from resnet_exp.config.plugin_folders import consented_folders, open_folders
 from resnet_exp.config.redact import redacted_command
 from resnet_exp.config.schema import SweepConfig, from_values
+from resnet_exp.config.secrets import filled, without_secrets_of
 from resnet_exp.data.identity import read_identity
 from resnet_exp.interfaces import ConfigError, Progress, Tracker
 from resnet_exp.run_dir.digest import digest_of
@@ -142,7 +143,8 @@ def tracker_of(config: DictConfig) -> Tracker:
     """
     part: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, ["tracker"]), resolve=True)
     modules = open_folders(plugin_folders(config))
-    return build.tracker_of(checked_plugin("tracker", part["tracker"], modules), modules)
+    settings = filled("tracker", without_secrets_of(part)["tracker"])
+    return build.tracker_of(checked_plugin("tracker", settings, modules), modules)
 
 
 def _of_the_command(config: DictConfig) -> list[str]:

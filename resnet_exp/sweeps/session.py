@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from resnet_exp.config.redact import redact, without_secrets
+from resnet_exp.config.secrets import without_secrets_of
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.run_dir.directory import held
 from resnet_exp.run_dir.foreign import check_directory
@@ -149,4 +148,4 @@ def parent_of(config: DictConfig, ledger: Ledger, environment: dict[str, Any]) -
 def _tracker_settings(config: DictConfig) -> Any:
     """The tracker's settings as runs record them, without secrets."""
     part: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, ["tracker"]), resolve=True)
-    return json.loads(redact(json.dumps(without_secrets(part["tracker"]))))
+    return without_secrets_of(part)["tracker"]
