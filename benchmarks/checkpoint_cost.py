@@ -2,7 +2,7 @@
 
     python benchmarks/checkpoint_cost.py [width] [batch] [steps] [saves]
 
-The custom ResNet with SGD on images of CIFAR-10's size, of random pixels; an epoch's 50,000 images are extrapolated from
+The custom ResNet with SGD on random images of the size of CIFAR-10; an epoch's 50,000 images are extrapolated from
 a few steps. A save is all that the loop waits for: the check for what is not finite, the state, its checksum, the file
 on the disk and read back; the folder is made in the current directory.
 """
@@ -51,7 +51,7 @@ def main(width: int = 64, batch_size: int = 512, steps: int = 2, saves: int = 5)
     learner.check()
     epoch = (time.perf_counter() - start) / steps * _IMAGES / batch_size
 
-    trained = Trained(begun=done)
+    trained = Trained(begun=done, seconds=epoch)
     measured = evaluate(torch.eye(_CLASSES), torch.arange(_CLASSES))
     trained.best.offer(1, measured, learner.model)  # its weights are saved too
     trained.complete(measured, VALIDATION["holdout"])
