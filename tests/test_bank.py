@@ -135,6 +135,19 @@ def test_an_epoch_shows_every_image_once(images):
     assert len(batches) == num_batches(30, 8) == 4
 
 
+def test_an_epoch_begins_at_any_batch_without_those_before_it(monkeypatch, bank):
+    expected = list(shuffled(bank, CropFlipCutout(), 10, 0, 3))
+    computed = []
+    original = ImageBank.batch
+    monkeypatch.setattr(ImageBank, "batch", lambda *args: computed.append(1) or original(*args))
+    for first in (0, 1, 4, 5):
+        computed.clear()
+        found = list(shuffled(bank, CropFlipCutout(), 10, 0, 3, first=first))
+        assert len(found) == len(computed) == len(expected) - first
+        assert all(torch.equal(a.images, b.images) for a, b in zip(found, expected[first:], strict=True))
+        assert all(torch.equal(a.labels, b.labels) for a, b in zip(found, expected[first:], strict=True))
+
+
 @pytest.mark.parametrize(("images", "batch_size", "batches"), [(1, 1, 1), (16, 8, 2), (17, 8, 3), (7, 8, 1)])
 def test_the_last_batch_is_counted(images, batch_size, batches):
     assert num_batches(images, batch_size) == batches

@@ -225,6 +225,103 @@ def test_weights_that_the_last_update_made_infinite_are_seen_at_once(tiny_learne
         learner.check()
 
 
+def test_training_can_stop_after_any_step_and_go_on_with_the_same_batches(tiny_learner, bank):
+    whole, parted = tiny_learner(), tiny_learner()
+    expected = whole.train(shuffled(bank, CropFlipCutout(), 8, 0, 1), 0, ignore)
+    batches, askings = shuffled(bank, CropFlipCutout(), 8, 0, 1), itertools.count(1)
+    first = parted.train(batches, 0, ignore, lambda: next(askings) == 4)
+    assert first.sizes == (8,) * 4
+    found = first.and_then(parted.train(batches, 4, ignore))
+    assert torch.equal(found.table(), expected.table())
+    assert (found.sizes, found.correct) == (expected.sizes, expected.correct)
+    assert equal(whole.model.state_dict().values(), parted.model.state_dict().values())
+
+
+class BrokenState:
+    """Makes one number non-finite that a step leaves behind, in step 3 of 6."""
+
+    def __init__(self, learner, tensors, value, monkeypatch):
+        step, update = itertools.count(), learner._step
+
+        def broken(*arguments):
+            update(*arguments)
+            if next(step) == 3:
+                with torch.no_grad():
+                    next(iter(tensors(learner))).view(-1)[-1] = value
+
+        monkeypatch.setattr(learner, "_step", broken)
+
+
+LEFT = {
+    "weight": (lambda learner: learner.model.parameters(), "0.weight"),
+    "running statistic": (lambda learner: [learner.model[1].running_var], "1.running_var"),
+    "optimizer's state": (
+        lambda learner: [state["momentum_buffer"] for state in learner.optimizer.state.values()],
+        "the optimizer's momentum_buffer of 0.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("left", LEFT)
+@pytest.mark.parametrize("optimizer", ["fused", "foreach"])
+def test_what_a_step_left_non_finite_is_told_with_that_step_and_no_later_step_counts(
+    tiny_learner, monkeypatch, left, value, optimizer
+):
+    """BatchNorm's statistics leave no trace in the losses, and a NaN in the optimizer's state none in the weights."""
+    tensors, where = LEFT[left]
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 4))
+    learner = tiny_learner([0.1] * 6, model=model, optimizer=OPTIMIZERS[optimizer])
+    BrokenState(learner, tensors, value, monkeypatch)
+    batches = random_batches([8] * 6)
+    learner.train(batches[:4], 0, ignore)
+    after = weights(learner)
+    learner.train(batches[4:], 4, ignore)
+    with pytest.raises(NonFinite, match="the update of step 3 is not finite") as raised:
+        learner.check()
+    assert (raised.value.step, raised.value.what) == (3, "update")
+    if optimizer == "fused":  # in others what is not finite spreads: no update follows it, but 0 * NaN is NaN
+        assert f"({where})" in str(raised.value)
+        assert equal([w.nan_to_num(9) for w in weights(learner)], [w.nan_to_num(9) for w in after])
+
+
+def test_statistics_that_a_batch_of_huge_values_overflows_are_told_with_its_step(tiny_learner):
+    """The normalised values are finite, and so is the loss."""
+    model = nn.Sequential(nn.BatchNorm1d(6), linear())
+    learner = tiny_learner([0.01] * 6, model=model)
+    batches = random_batches([8] * 6)
+    batches[2].images[:, 0] *= 3e19
+    steps = learner.train(batches, 0, ignore)
+    assert steps.losses.isfinite().all()
+    with pytest.raises(NonFinite, match=r"the update of step 2 is not finite \(0\.running_var\)"):
+        learner.check()
+
+
+def test_to_look_at_what_a_step_left_changes_no_bit_of_it(tiny_learner):
+    learner = tiny_learner([0.1], model=nn.Sequential(nn.BatchNorm1d(6), linear()))
+    values = torch.tensor([0.0, -0.0, 1e-45, -3e-39, 3.4e38, -1.1])
+    with torch.no_grad():
+        learner.model[1].weight.copy_(values.expand(4, 6))
+        learner.model[0].running_mean.copy_(values)
+    learner._note_update(0)
+    learner.check()
+    for found in (learner.model[1].weight[0], learner.model[0].running_mean):
+        assert torch.equal(found.detach().view(torch.int32), values.view(torch.int32))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_buffer_of_another_type_is_looked_at_before_each_save(tiny_learner, dtype):
+    model = linear()
+    model.register_buffer("kept", torch.ones(3, dtype=dtype))
+    learner = tiny_learner([0.1], model=model)
+    learner.train(random_batches([8]), 0, ignore)
+    learner.check()
+    model.kept[1] = float("nan")
+    with pytest.raises(NonFinite, match=r"of step 0 is not finite \(kept\)"):
+        learner.check()
+
+
 def test_a_state_in_another_precision_is_refused(tiny_learner, fp16):
     state = tiny_learner([0.1], model=linear(), runtime=fp16).state_dict()
     with pytest.raises(RunError, match="of precision fp16; this run's is fp32"):

