@@ -146,7 +146,7 @@ def test_memory_that_each_job_keeps_is_found(series, is_flat):
     if is_flat:
         check_flat(series, 64 * 1024, "bytes")
     else:
-        with pytest.raises(AssertionError, match="bytes: .* more with each job"):
+        with pytest.raises(AssertionError, match=r"bytes: .* more with each job"):
             check_flat(series, 64 * 1024, "bytes")
 
 
