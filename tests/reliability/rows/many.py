@@ -19,7 +19,7 @@ from .killed import OPTIONS
 
 _WARM = 10  # jobs until everything that is made once has been made
 _MOST = 64 * 1024  # bytes that a job may leave for good: less than the smallest bank of images or a figure
-_OBJECTS = 60  # that a job may leave for good, such as the text that names a network that was tried
+_OBJECTS = 200  # that a job may leave for good, such as the text that names a network that was tried
 _JOB = ("--multirun", *TINY, "data.limit_train=100")
 
 
