@@ -196,6 +196,16 @@ def test_other_bytes_than_expected_leave_nothing(source, reader, archive, monkey
     _assert_nothing_is_left(tmp_path)
 
 
+def test_what_a_killed_process_left_is_deleted_and_what_one_uses_is_not(source, reader, archive, tmp_path):
+    (tmp_path / reader.filename).write_bytes(archive)
+    (tmp_path / ".cifar-left").mkdir()
+    (tmp_path / ".cifar-left" / reader.filename).write_bytes(archive[:100])
+    with source(tmp_path)._workspace() as used:
+        source(tmp_path, download=False).load(progress=None)
+        assert used.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {reader.filename, reader.base_folder}
+
+
 def test_a_root_that_cannot_be_written_to_is_named(source, archive, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"data\.root=.*Not a directory.* choose another"):

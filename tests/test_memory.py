@@ -114,3 +114,30 @@ def test_what_a_job_used_is_free_once_its_error_has_been_replaced(cpu, train_con
     model.error = None  # the test's own hold on the traceback
     gc.collect()
     assert reason is not None and held() is None
+
+
+@pytest.mark.parametrize("error", FOUND[:1] + FOUND[-2:], ids=str)
+def test_where_no_stage_tells_more_the_run_itself_does_and_is_marked_as_failed(tmp_path, monkeypatch, error):
+    """Such as while its checkpoint is put together."""
+    from hydra import compose, initialize_config_dir
+
+    from resnet_exp.config.conf import CONF
+    from resnet_exp.config.config import typed
+    from resnet_exp.run_dir.journal import last_status
+    from resnet_exp.runs.run import run
+
+    def save(*arguments):
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch, "save", save)
+    tiny = [
+        *("experiment=quickstart", "train.epochs=2", "scheduler.peak_epoch=1", "data.limit_train=300"),
+        *("model.width=4", "scheduler.max_lr=0.05", "report=none", "tracker=none"),
+    ]
+    with initialize_config_dir(str(CONF)):
+        config = typed(compose("config", overrides=tiny), tiny)
+    with pytest.raises(RunError, match=r"out of memory while working on the run .* take a smaller model"):
+        run(config, "the command")
+    (journal,) = (tmp_path / "outputs").glob("*/journal.jsonl")
+    assert last_status(journal) == "FAILED"

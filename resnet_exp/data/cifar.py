@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
@@ -9,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 FIRST_BYTES_SECONDS = 3.0
 # Longer once data has come: a slow connection may pause.
 SILENCE_SECONDS = 60.0
+_WORKSPACE = ".cifar-"  # what temporary directories begin with
 
 
 class _CIFAR:
@@ -147,9 +149,22 @@ class _CIFAR:
 
     @contextmanager
     def _workspace(self) -> Iterator[Path]:
-        """A temporary directory inside `root`: on the same file system, so that a rename out of it is atomic."""
+        """A temporary directory inside `root`: on the same file system, so that a rename out of it is atomic.
+
+        It is locked while it is used: one that is not was left by a killed process, and is deleted.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".cifar-", dir=self.root, ignore_cleanup_errors=True) as name:
+        with ExitStack() as used:
+            with ExitStack() as entered:  # nobody takes a new one, not locked yet, for one that was left
+                can_tell = _lock(self.root, fcntl.LOCK_EX, entered)
+                for left in self.root.glob(f"{_WORKSPACE}*") if can_tell else ():
+                    with ExitStack() as tried:
+                        if _lock(left, fcntl.LOCK_EX | fcntl.LOCK_NB, tried):
+                            shutil.rmtree(left, ignore_errors=True)
+                name = used.enter_context(
+                    tempfile.TemporaryDirectory(prefix=_WORKSPACE, dir=self.root, ignore_cleanup_errors=True)
+                )
+                _lock(Path(name), fcntl.LOCK_EX, used)
             yield Path(name)
 
     def _unobtainable(self, fault: str, reason: str) -> RunError:
@@ -196,6 +211,17 @@ class CIFAR100(_CIFAR):
 
     def __init__(self, root: Text, download: bool = True) -> None:
         super().__init__(root, download)
+
+
+def _lock(folder: Path, how: int, until: ExitStack) -> bool:
+    """Whether the folder could be locked; it is until the stack is left, or the process killed."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        until.callback(os.close, descriptor)
+        fcntl.flock(descriptor, how)
+    except OSError:  # locked by another process, gone, or on a file system that locks no folders
+        return False
+    return True
 
 
 def _labelled(split: Any) -> LabelledImages:  # split: a torchvision data set

@@ -9,6 +9,7 @@ from resnet_exp.interfaces import RunError, first_line
 
 # torch.OutOfMemoryError, cuBLAS and cuDNN on a GPU; torch's plain RuntimeError on the CPU.
 _SAID = ("out of memory", "can't allocate memory", "not enough memory", "_STATUS_ALLOC_FAILED")
+SMALLER = "take a smaller model or a smaller train.batch_size, or free memory that other programs use"
 _MAX_LETTERS = 200  # of the error's own message
 
 

@@ -34,6 +34,7 @@ def environment_of(runtime: Runtime, plugin_folders: Sequence[Path] = ()) -> dic
         "cuda": torch.version.cuda if runtime.device.type == "cuda" else None,
         "cudnn": torch.backends.cudnn.version() if runtime.device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
+        "cpu": _cpu() if runtime.device.type == "cpu" else None,
         **code_state(*plugin_folders),
     }
 
@@ -52,6 +53,14 @@ def code_state(*plugin_folders: Path) -> dict[str, Any]:
     return {
         "version": _version("resnet_exp"),
         "code_digest": _digest(here, *plugin_folders),
+        "code": {
+            "resnet_exp": _digest(here),
+            **{
+                f"{folder.name}/{path.relative_to(folder)}": hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+                for folder in plugin_folders
+                for path in sorted(folder.rglob("*.py"))
+            },
+        },
         "git_commit": commit,
         "git_dirty": dirty,
     }
@@ -63,6 +72,16 @@ def _digest(*folders: Path) -> str:
         for path in sorted(folder.rglob("*.py")):
             hashed.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
     return hashed.hexdigest()[:16]
+
+
+def _cpu() -> str:
+    """The processor's name, and the instructions that torch uses of it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -75,17 +75,8 @@ def print_predictions(
     console.facts({"predictions": f"{count:,} in {path}"})
 
 
-def print_changed(before: dict[str, Any], now: dict[str, Any], console: Console) -> None:
+def print_changed(changed: Sequence[str], console: Console) -> None:
     """Warns of changes in code, device or packages since the run started: its digits may change with them."""
-    facts = {
-        "code": (before["code_digest"], now["code_digest"]),
-        "device": (before["device"], now["device"]),
-        **{
-            name: (before["packages"][name], now["packages"][name])
-            for name in ("torch", "torchvision", "numpy", "pillow")
-        },
-    }
-    changed = [f"{name} {then} -> {today}" for name, (then, today) in facts.items() if then != today]
     if changed:
         console.warn(
             f"since this run started: {', '.join(changed)}; another name=... makes a new one, and rerun=true "

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from resnet_exp.config.config import Config
+from resnet_exp.data.memory import SMALLER, memory_told
 from resnet_exp.data.prepare import EvaluationData
 from resnet_exp.interfaces import Augmentation, Metric, Tracker
 from resnet_exp.report.section import Section
@@ -19,6 +20,7 @@ from resnet_exp.report.subject import Subject
 from resnet_exp.run_dir.directory import RunDirectory, open_run_directory
 from resnet_exp.run_dir.files import read_json
 from resnet_exp.runs import messages, outputs
+from resnet_exp.runs.changed import check_same_code, code_changes, machine_changes
 from resnet_exp.runs.console import Console
 from resnet_exp.runs.environment import environment_of
 from resnet_exp.runs.hooks import ALONE, SweepPart
@@ -94,16 +96,19 @@ def open_run(
     that another process works on is waited for, since other jobs, or other sweeps, may need the same run.
 
     Raises:
-        RunError: another process works on it, and this run is part of no sweep.
+        RunError: another process works on it, and this run is part of no sweep; or other code began it.
     """
     environment = environment_of(runtime, config.plugin_folders)
     code, on_wait = None, None
     if part is not ALONE:
         code, on_wait = environment["code_digest"], partial(messages.print_waiting_for_run, console=console)
     with open_run_directory(config.output_dir, config.title, run_signature, config.rerun, code, on_wait) as directory:
+        if directory.result is None:
+            check_same_code(directory.paths, environment)
         mirror = open_mirror(tracker, directory.paths, part.label)
         part.started(directory.paths.root)
-        messages.print_changed(read_json(directory.paths.environment) or environment, environment, console)
+        before = read_json(directory.paths.environment) or environment
+        messages.print_changed([*code_changes(before, environment), *machine_changes(before, environment)], console)
         this = OpenRun(
             config, runtime, environment, metrics, console, part, directory, started, result=directory.result
         )
@@ -112,7 +117,7 @@ def open_run(
             mirror.begin()  # completes what is missing after an outage of the tracker
             messages.print_finished(directory, metrics, mirror.end(), console)
             return
-        with recorded(directory.paths, mirror) as record:
+        with recorded(directory.paths, mirror) as record, memory_told("working on the run", SMALLER):
             record.begin(config, environment, command, directory.is_new, part.parent)
             this._record = record
             yield this

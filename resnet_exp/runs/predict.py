@@ -15,6 +15,7 @@ from resnet_exp.config.config import Config
 from resnet_exp.data.bank import Batch, ImageBank, in_order
 from resnet_exp.data.decode_pool import decode_all
 from resnet_exp.data.image_listing import image_endings, images_in, shown_left_out
+from resnet_exp.data.memory import SMALLER, memory_told
 from resnet_exp.interfaces import ConfigError, LabelledImages, RunError
 from resnet_exp.run_dir.files import write_csv
 from resnet_exp.run_dir.model_file import (
@@ -32,6 +33,7 @@ from resnet_exp.training.learner import infer
 _SHOWN = 10  # predictions printed on the terminal; the file has all of them
 
 
+@memory_told("predicting", SMALLER)
 def predict_images(config: Config) -> Path:
     """Classifies images and writes the table `file,class,probability`; returns its path, the setting `predictions`.
 

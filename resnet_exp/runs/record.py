@@ -16,6 +16,7 @@ from resnet_exp.interfaces import DatasetInfo, Mirror, RunError
 from resnet_exp.run_dir.files import write_durably, write_json
 from resnet_exp.run_dir.journal import Journal, read
 from resnet_exp.run_dir.paths import RunPaths
+from resnet_exp.runs.changed import machines, note_of_machines
 from resnet_exp.runs.hooks import Pruned
 from resnet_exp.runs.signals import last_words, reason_of
 from resnet_exp.training.result import headline, once_metrics
@@ -129,6 +130,10 @@ class Record:
     def finish(self, result: dict[str, Any], seconds: float) -> dict[str, Any]:
         """Writes result.json with the seconds that this process took and the command; returns its content."""
         result = {**result, "seconds": seconds, "command": self._command}
+        parts = machines(read(self.paths.journal))
+        if len(parts) > 1:  # the digits of such a result are those of no one machine
+            note = "; ".join(filter(None, (result.get("note"), note_of_machines(parts))))
+            result |= {"sittings": parts, "note": note}
         self.metrics(once_metrics(result))
         tags = {"description": f"{headline(result)}\n\n`{self._command}`"}
         self.tags(tags | {key: result[key] for key in ("max_lr_source",) if key in result})

@@ -9,6 +9,7 @@ import yaml
 
 from resnet_exp.config import build
 from resnet_exp.config.config import Config, as_recorded
+from resnet_exp.data.memory import SMALLER, memory_told
 from resnet_exp.data.prepare import EvaluationData, prepare, prepare_test
 from resnet_exp.report.subject import Subject
 from resnet_exp.run_dir.directory import OnWait, open_finished_run
@@ -23,6 +24,7 @@ from resnet_exp.training.device import Runtime, start_runtime
 from resnet_exp.training.metrics import metrics_for
 
 
+@memory_told("drawing the report", SMALLER)
 def redraw(command: Config, on_wait: OnWait | None = None) -> None:
     """Draws the report of the run in `run_dir` again, with the report settings of this command.
 

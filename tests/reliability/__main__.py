@@ -76,7 +76,7 @@ def _run(chosen: list[Row], count: str, jobs: int) -> int:
     if held_all:
         shutil.rmtree(session)
     else:
-        print(f"what the trials left is in {session}")
+        print(f"all that was said of trial N of a row, and what it left: {session}/ROW-N.txt and {session}/ROW-N")
     return 0 if held_all else 1
 
 
@@ -86,7 +86,7 @@ def _print(row: Row, outcomes: list[Outcome]) -> None:
     print(f"{row.name:4} {held} of {len(outcomes)} held, {seconds:.0f} s: {row.fault}", flush=True)
     for outcome in outcomes:
         if not outcome.held:
-            print(f"  trial {outcome.number}: {outcome.reason}", flush=True)
+            print(f"  trial {outcome.number}: {outcome.reason.splitlines()[0][:500]}", flush=True)
 
 
 if __name__ == "__main__":

@@ -141,6 +141,7 @@ def _exit_code(arguments: tuple[str, ...], before: Callable[[], object] | None) 
         if before is not None:
             before()
         sys.argv[:] = ["resnet_exp", *arguments]
+        sys.modules.pop("resnet_exp.__main__", None)  # runpy warns of one that is there already
         runpy.run_module("resnet_exp", run_name="__main__", alter_sys=True)
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):

@@ -15,7 +15,6 @@ from typing import NoReturn
 
 from .trials import Row
 
-_LIMIT = 120.0  # seconds of a trial, on an idle machine
 _POLL = 0.01
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: what a command leaves behind becomes the trial's child
 
@@ -65,7 +64,7 @@ def _fork(row: Row, number: int, session: Path, limit: float | None) -> tuple[in
     pid = os.fork()
     if pid == 0:
         _become(row, number, folder, report)
-    return pid, _Running(number, time.monotonic(), limit or _LIMIT * load, report)
+    return pid, _Running(number, time.monotonic(), limit or row.limit * load, report)
 
 
 def _become(row: Row, number: int, folder: Path, report: Path) -> NoReturn:
@@ -77,8 +76,8 @@ def _become(row: Row, number: int, folder: Path, report: Path) -> NoReturn:
         os.chdir(folder)
         row.trial(number, folder)
         code = 0
-    except BaseException:  # that it was skipped, too
-        report.write_text(traceback.format_exc())
+    except BaseException as error:  # that it was skipped, too
+        report.write_text("".join(traceback.format_exception_only(error)) + "\n" + traceback.format_exc())
     finally:
         _end_descendants(os.getpid())
         os._exit(code)
@@ -99,7 +98,7 @@ def _ended(pid: int, trial: _Running) -> Outcome | None:
     code = os.waitstatus_to_exitcode(status)
     if code == 0:
         return Outcome(trial.number, True, seconds)
-    said = trial.report.read_text().strip() if trial.report.exists() else f"its process ended with exit code {code}"
+    said = trial.report.read_text() if trial.report.exists() else f"its process ended with exit code {code}"
     return Outcome(trial.number, False, seconds, said)
 
 

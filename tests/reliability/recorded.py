@@ -13,8 +13,8 @@ _ROOT = Path(__file__).parents[2]
 _RESULTS = _ROOT / "results" / "reliability"
 _HEAD = """# What was tried
 
-Written by `make reliability`; rows alone: `make reliability ROWS="R1 P1"`. Seconds are those of all trials added up, two
-at once on two CPU cores. A trial that was skipped, or not finished in its time, counts as not held.
+Written by `make reliability`; rows alone: `make reliability ROWS="R1 P1"`. Seconds are those of all trials added up,
+two at once on two CPU cores. A trial that was skipped, or not finished in its time, counts as not held.
 
 | row | fault | must hold | trials run | held | seconds | commit |
 |---|---|---|---|---|---|---|
@@ -30,7 +30,7 @@ def record(row: Row, outcomes: list[Outcome]) -> None:
         "held": sum(outcome.held for outcome in outcomes),
         "seconds": round(sum(outcome.seconds for outcome in outcomes)),
         "commit": _commit(),
-        "not held": {outcome.number: outcome.reason.splitlines()[-1] for outcome in outcomes if not outcome.held},
+        "not held": {outcome.number: outcome.reason.splitlines()[0] for outcome in outcomes if not outcome.held},
     }
     (_RESULTS / f"{row.name}.json").write_text(json.dumps(found, indent=1) + "\n")
 
