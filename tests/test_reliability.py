@@ -16,6 +16,7 @@ import torch
 from reliability import recorded
 from reliability.differences import differences
 from reliability.forked import Outcome, run_trials
+from reliability.rows.many import check_flat
 from reliability.trials import Row
 
 
@@ -133,6 +134,20 @@ def test_whatever_a_run_computed_differently_is_found(run_dir, what):
     CHANGES[what](other)
     found = differences(run_dir, other)
     assert found and all(line.startswith(what) for line in found)
+
+
+@pytest.mark.parametrize(("series", "is_flat"), [
+    ([1e6 * min(job, 9) + 1e5 * (job % 3) for job in range(40)], True),  # warms up, then goes up and down
+    ([1e7 * (job > 20) for job in range(40)], True),  # a single jump
+    ([1e5 * job + 2e5 * (job % 5) for job in range(40)], False),
+    ([2e5 * (job // 2) for job in range(40)], False),  # every second job
+])  # fmt: skip
+def test_memory_that_each_job_keeps_is_found(series, is_flat):
+    if is_flat:
+        check_flat(series, 64 * 1024, "bytes")
+    else:
+        with pytest.raises(AssertionError, match=r"bytes: .* more with each job"):
+            check_flat(series, 64 * 1024, "bytes")
 
 
 def test_times_and_seconds_are_no_difference(run_dir):

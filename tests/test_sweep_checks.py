@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from resnet_exp.config.conf import CONF
 from resnet_exp.config.overrides import parsed, values_of
 from resnet_exp.interfaces import ConfigError
+from resnet_exp.sweeps.callback import SweepCallback
 from resnet_exp.sweeps.check import check_launcher_settings, check_sweep, check_values, find_sweeper
 from resnet_exp.sweeps.grid import GridSweeper
 from resnet_exp.sweeps.ledger import Ledger
@@ -359,3 +360,12 @@ def test_a_forced_key_has_its_name_in_all_that_a_sweep_writes(sweeper, tmp_path:
     assert (root / "report" / f"over_{key}.svg").exists()
     best = yaml.safe_load((root / "best.yaml").read_text())
     assert f"label_smoothing={best['train']['label_smoothing']:g}" in done.stdout.partition("jobs finished")[2]
+
+
+def test_a_job_leaves_no_config_in_the_memory_of_its_sweep() -> None:
+    from hydra.core.utils import JobReturn
+
+    returned = JobReturn(cfg=OmegaConf.create({"seed": 0}), hydra_cfg=OmegaConf.create({"hydra": {}}))
+    returned.return_value = 0.5
+    SweepCallback().on_job_end(OmegaConf.create({}), job_return=returned)
+    assert (returned.cfg, returned.hydra_cfg, returned._return_value) == (None, None, 0.5)

@@ -19,8 +19,9 @@ from omegaconf import OmegaConf
 
 from resnet_exp.config.conf import CONF
 from resnet_exp.interfaces import ConfigError
-from resnet_exp.sweeps import launchers
+from resnet_exp.sweeps import job, launchers
 from resnet_exp.sweeps.launchers import check_launcher, jobs_at_once, prepare_launcher
+from resnet_exp.sweeps.ledger import PROCESS_VARIABLE
 
 OURS = sorted(path.stem for path in (CONF / "hydra" / "launcher").glob("*.yaml"))
 
@@ -325,3 +326,41 @@ def test_an_interrupted_sweep_s_jobs_say_so_and_nothing_runs_on(sweep, tmp_path,
     assert process.returncode == 128 + number, said.decode()
     assert [path.read_text() for path in told] == ["interrupted by SIGTERM"] * 2
     assert left_of(process) == []
+
+
+class Ended(BaseException):
+    """What `os._exit` raises here."""
+
+
+@pytest.mark.parametrize("requeues", [True, False])
+def test_submitit_queues_a_preempted_job_again_once_it_is_saved(monkeypatch, requeues) -> None:
+    """Its handler is called after the job was recorded; the one that it has for SIGTERM would let the job run on."""
+    submitit = pytest.importorskip("submitit.core.job_environment")
+    seen: list[object] = []
+
+    class Handler(submitit.SignalHandler):
+        def __init__(self) -> None: ...
+
+        def checkpoint_and_try_requeue(self, signum, frame=None) -> None:
+            seen.append(signum)
+
+        def bypass(self, signum, frame=None) -> None:
+            raise AssertionError("not called")
+
+    def end(code: int) -> None:
+        raise Ended(code)
+
+    def preempted(config: object, ledger: object) -> None:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        seen.append("not reached")
+
+    monkeypatch.setattr(job.os, "_exit", end)
+    monkeypatch.setattr(job, "_run_job", preempted)
+    monkeypatch.setenv(PROCESS_VARIABLE, "1")
+    before = signal.signal(signal.SIGUSR2, Handler().checkpoint_and_try_requeue if requeues else Handler().bypass)
+    try:
+        with pytest.raises(Ended, match=str(128 + signal.SIGUSR2)):
+            job.run_job(None, None)  # type: ignore[arg-type]
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert seen == ([signal.SIGUSR2] if requeues else [])

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig
@@ -36,6 +37,10 @@ class SweepCallback(Callback):
             sweeper = _checked(config)
             if not issubclass(sweeper, PlanningSweeper):
                 self._session = open_sweep(config)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """Drops the job's two configs, 100 KiB: launchers keep what every job returned to the end of the sweep."""
+        job_return.cfg = job_return.hydra_cfg = None
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Closes what it has opened, however the sweep ended; Hydra calls it in a `finally`."""

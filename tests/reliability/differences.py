@@ -41,7 +41,7 @@ def differences(run_dir: Path, other: Path) -> list[str]:
 def checkpoint_leaves(run_dir: Path) -> dict[str, Any]:
     """Every value of the last checkpoint's state by its path, without times."""
     state = torch.load(last_checkpoint(run_dir), map_location="cpu", weights_only=True)
-    return {path: value for path, value in leaves(state) if "perf/" not in path}
+    return {path: value for path, value in leaves(state) if "perf/" not in path and "seconds" not in path}
 
 
 def last_checkpoint(run_dir: Path) -> Path:

@@ -15,7 +15,6 @@ from typing import NoReturn
 
 from .trials import Row
 
-_LIMIT = 120.0  # seconds of a trial, on an idle machine
 _POLL = 0.01
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: what a command leaves behind becomes the trial's child
 
@@ -65,7 +64,7 @@ def _fork(row: Row, number: int, session: Path, limit: float | None) -> tuple[in
     pid = os.fork()
     if pid == 0:
         _become(row, number, folder, report)
-    return pid, _Running(number, time.monotonic(), limit or _LIMIT * load, report)
+    return pid, _Running(number, time.monotonic(), limit or row.limit * load, report)
 
 
 def _become(row: Row, number: int, folder: Path, report: Path) -> NoReturn:

@@ -39,6 +39,7 @@ class Row:
     full: int  # trials of the whole table
     ci: int  # trials that fit into CI: at most 40 s together
     trial: Callable[[int, Path], None]
+    limit: float = 120.0  # seconds of a trial on an idle machine, after which it is ended and not held
 
 
 def reference(*arguments: str) -> Path:
