@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from resnet_exp.config.redact import redact
-from resnet_exp.run_dir.files import read_derived, write_json
+from resnet_exp.run_dir.files import Damaged, read_derived, write_json
 from resnet_exp.run_dir.journal import header_of
 from resnet_exp.run_dir.paths import RunPaths
 
@@ -37,8 +38,7 @@ class MirrorState:
         if saved.get("uri") == redact(uri) and saved.get("experiment_id") in (experiment_id, None):
             return cls(**saved)
         # The journal's own id, where there is one: a state that is damaged is made anew, for the same MLflow run.
-        header = header_of(path.with_name(RunPaths(path.parent).journal.name)) or {}
-        return cls(uri=redact(uri), mirror_id=saved.get("mirror_id") or header.get("id") or uuid.uuid4().hex)
+        return cls(uri=redact(uri), mirror_id=saved.get("mirror_id") or _journals_id(path.parent) or uuid.uuid4().hex)
 
     def has_arrived(self, journal: Path) -> bool:
         """Whether the whole journal has."""
@@ -47,6 +47,12 @@ class MirrorState:
     def save(self, path: Path) -> None:
         """Replaces the file at `path` as a whole: a kill leaves the old one or the new one."""
         write_json(path, asdict(self), _OF)
+
+
+def _journals_id(run_dir: Path) -> str | None:
+    with suppress(Damaged):  # it is told where the journal is read
+        return (header_of(RunPaths(run_dir).journal) or {}).get("id")
+    return None
 
 
 def _saved(path: Path) -> dict[str, Any]:
