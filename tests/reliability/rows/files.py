@@ -176,7 +176,7 @@ def _is_finished(run: Path) -> bool:
 
 
 def _full_disk(number: int, folder: Path) -> None:
-    """A write fails for want of room; the error names the path, nothing stays RUNNING, and the next command completes."""
+    """A write finds no room: the path is named, nothing stays RUNNING, and the next command completes it."""
     names = (
         "range_tests",
         ".pt",
@@ -258,7 +258,7 @@ def _save(number: int, folder: Path) -> None:
 ROWS = (
     Row(
         "R5",
-        "100 SIGKILLs during save and prune; 20 writes that fail as on a full disk, in memo, checkpoint, journal, report",
+        "SIGKILL during save and prune (100); writes that find no room, in memo, checkpoint, journal, report (20)",
         "a whole checkpoint at every instant; path named, nothing RUNNING, completed by the next command",
         120,
         12,
