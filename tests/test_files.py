@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import errno
 import math
+import os
 
 import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnet_exp.run_dir.files import read_csv, write_csv
+from resnet_exp.interfaces import RunError
+from resnet_exp.run_dir.files import Damaged, Unwritable, read_csv, read_derived, read_json, write_csv, write_json
 
 STARTS = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
 
@@ -47,3 +50,44 @@ def test_every_text_is_read_back_and_none_is_a_formula(tmp_path_factory, texts):
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         cells = [row[0] for row in csv.reader(file)]
     assert all(not cell.startswith(tuple(STARTS)) or float(cell) < 0 for cell in cells)
+
+
+def test_json_with_a_checksum_is_read_back_by_whom_it_is_of(tmp_path):
+    value = {"b": [1, 0.1, None, (2, 3)], "a": {"x": math.inf, "y": "é"}}
+    write_json(tmp_path / "a.json", value, "job 1")
+    assert read_json(tmp_path / "a.json", "job 1") == {"b": [1, 0.1, None, [2, 3]], "a": {"x": None, "y": "é"}}
+    with pytest.raises(Damaged, match=r"a\.json is damaged, edited or of something else"):
+        read_json(tmp_path / "a.json", "job 2")
+    text = (tmp_path / "a.json").read_text()
+    (tmp_path / "a.json").write_text(text.replace("0.1", "0.2"))
+    with pytest.raises(Damaged):
+        read_json(tmp_path / "a.json", "job 1")
+    assert read_json(tmp_path / "none.json", "job 1") is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\0" * 9, b"[1]", b"5", b"\xff", b"[" * 100_000, b'{"a": 1}'])
+def test_what_is_no_json_of_ours_is_named_or_made_anew(content, tmp_path, caplog):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(Damaged, match=r"a\.json"):
+        read_json(tmp_path / "a.json", "x")
+    assert read_derived(tmp_path / "a.json", "x") is None
+    assert "it is made anew" in caplog.text
+
+
+@pytest.mark.parametrize("moment", ["write_bytes", "replace"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.EACCES])
+def test_a_file_that_cannot_be_written_is_as_it_was_and_is_named(moment, number, tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_json(path, 1)
+
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(type(path), moment, fail)
+    with pytest.raises(Unwritable, match=rf"a\.json cannot be written \({os.strerror(number)}") as caught:
+        write_json(path, 2)
+    assert caught.value.errno == number
+    assert isinstance(caught.value, RunError)
+    assert ("make room" in str(caught.value)) == (number in (errno.ENOSPC, errno.EDQUOT))
+    assert read_json(path) == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]

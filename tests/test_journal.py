@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -179,3 +181,64 @@ def test_a_killed_writer_leaves_a_gapless_journal(path: Path) -> None:
         steps = [r["step"] for r in read(path)]
         last_start = len(steps) - 1 - steps[::-1].index(0)
         assert steps[last_start:] == list(range(len(steps) - last_start))
+
+
+@pytest.mark.parametrize("of", ["", "be6911a1feb9"])
+def test_every_flipped_bit_is_noticed_or_cut_off_as_a_torn_line(path: Path, of: str) -> None:
+    with Journal(path, of) as journal:
+        journal.metrics({"loss": 0.5}, 1)
+        journal.status("FAILED", "why")
+    whole, records = path.read_bytes(), read(path)
+    for bit in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            assert read(path) == records[:-1], f"bit {bit}"  # the end of the last line is gone
+            assert bit // 8 == len(whole) - 1
+        except RunError as error:
+            assert re.search(r"journal\.jsonl: line \d, which begins at byte \d+, is damaged", str(error))  # noqa: PT017
+
+
+def test_a_line_of_another_run_is_noticed(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        with Journal(tmp_path / name / "journal.jsonl", name) as journal:
+            journal.metrics({"loss": 1.0}, 1)
+    one, two = (tmp_path / name / "journal.jsonl" for name in ("one", "two"))
+    one.write_bytes(one.read_bytes() + two.read_bytes().splitlines(keepends=True)[1])
+    with pytest.raises(RunError, match="line 3"):
+        read(one)
+
+
+def test_a_journal_of_before_there_were_checksums_is_read_and_goes_on(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text('{"kind":"metrics","time_ms":1,"step":1,"values":{"loss":0.5}}\n')
+    with Journal(path, "be6911a1feb9") as journal:
+        journal.metrics({"loss": 0.25}, 2)
+    assert metric_history(path) == {"loss": [(1, 0.5, 1), (2, 0.25, read(path)[1]["time_ms"])]}
+
+
+def test_a_full_disk_names_the_path_and_leaves_room_for_the_status(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+
+    def full(file: int, content: bytes) -> int:
+        if (path.parent / ".reserve").exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, content)
+
+    with Journal(path) as journal:
+        journal.status("RUNNING")
+        monkeypatch.setattr(os, "write", full)
+        with pytest.raises(RunError, match=r"journal\.jsonl cannot be written .* needed and .* free; make room"):
+            journal.metrics({"loss": 1.0}, 1)
+        journal.status("FAILED", "full")
+    assert [record.get("status") for record in read(path)] == ["RUNNING", "FAILED"]
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_journal_is_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("mine")
+    (tmp_path / "journal.jsonl").symlink_to(tmp_path / "notes")
+    with pytest.raises(RunError, match=r"journal\.jsonl cannot be written"):
+        Journal(tmp_path / "journal.jsonl")
+    assert (tmp_path / "notes").read_text() == "mine"

@@ -37,6 +37,9 @@ class Damaged(RunError):
 class Unwritable(RunError, OSError):
     """A file that could not be written, and is as it was; the message names it, the reason and what to do."""
 
+    def __str__(self) -> str:
+        return str(self.args[0])  # not an OSError's own, of number and path alone
+
 
 @contextmanager
 def written_durably(path: Path) -> Iterator[Path]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from resnet_exp.config.redact import redact
-from resnet_exp.run_dir.files import read_derived, write_json
+from resnet_exp.run_dir.files import Damaged, read_derived, write_json
 from resnet_exp.run_dir.journal import header_of
 from resnet_exp.run_dir.paths import RunPaths
 
@@ -39,8 +40,7 @@ class MirrorState:
         if saved.get("uri") == redact(uri) and saved.get("experiment_id") in (experiment_id, None):
             return cls(**saved)
         # The journal's own id, where there is one: a state that is damaged is made anew, for the same MLflow run.
-        header = header_of(path.with_name(RunPaths(path.parent).journal.name)) or {}
-        return cls(uri=redact(uri), mirror_id=saved.get("mirror_id") or header.get("id") or uuid.uuid4().hex)
+        return cls(uri=redact(uri), mirror_id=saved.get("mirror_id") or _journals_id(path.parent) or uuid.uuid4().hex)
 
     def has_arrived(self, journal: Path) -> bool:
         """Whether the whole journal has."""
@@ -57,6 +57,12 @@ def has_arrived(paths: RunPaths, uri: str) -> bool:
     if saved.get("uri") != redact(uri) or not paths.journal.exists():
         return False
     return MirrorState(**saved).has_arrived(paths.journal)
+
+
+def _journals_id(run_dir: Path) -> str | None:
+    with suppress(Damaged):  # it is told where the journal is read
+        return (header_of(RunPaths(run_dir).journal) or {}).get("id")
+    return None
 
 
 def _saved(path: Path) -> dict[str, Any]:
