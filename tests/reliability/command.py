@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
+_ROOT = Path(__file__).parents[2]
 _POLL = 0.002
 _numbers = itertools.count(1)
 
@@ -95,7 +96,7 @@ def start(
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                env={**os.environ, **(env or {})},
+                env={**os.environ, "PYTHONPATH": str(_ROOT), **(env or {})},  # this checkout, whatever is installed
                 cwd=folder,
                 start_new_session=True,
             )
