@@ -154,7 +154,7 @@ def _any_form_of(letter: str) -> str:
     percent = "".join(f"%(?:25)?{byte:02x}" for byte in letter.encode("utf-8", "surrogatepass"))
     escaped = rf"\\+u{ord(letter):04x}|\\+x{ord(letter):02x}|&#x?[0-9a-f]+;"
     named = {"+": r" ", " ": r"\+"}.get(letter, re.escape(html.escape(letter)))
-    return rf"\\*(?:{re.escape(letter)}|(?i:{percent}|{escaped})|{named})"
+    return rf"\\*(?:(?i:{percent}|{escaped})|{named}|{re.escape(letter)})"
 
 
 def _in_environment() -> frozenset[str]:
