@@ -16,7 +16,6 @@ _TINY = (
 )
 _ALONE = (*_TINY, "tracker=none")
 _SWEEP = ("--multirun", *_ALONE, "train.label_smoothing=0,0.1")
-_MLFLOW = "_target_: resnet_exp.tracking.mlflow.MlflowTracker"
 _NAMED = "its code is run only where the command line names it"
 _FILE_HANDLER = "{{version: 1, handlers: {{f: {{class: logging.FileHandler, filename: '{precious}', mode: w}}}}, root: {{level: INFO, handlers: [f]}}}}"  # noqa: E501
 
