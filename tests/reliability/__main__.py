@@ -11,6 +11,7 @@ import importlib
 import os
 import pkgutil
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -49,6 +50,7 @@ def main() -> int:
     for name in _PRELOADED:
         importlib.import_module(name)
     assert threading.active_count() == 1, "a thread would not survive the fork"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that trials are ended with this process
     chosen = [known[name] for name in options.rows or known]
     return _run(chosen, options.count, options.jobs)
 

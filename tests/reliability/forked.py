@@ -40,17 +40,22 @@ class _Running:
 def run_trials(row: Row, count: int, session: Path, jobs: int = 2, limit: float | None = None) -> list[Outcome]:
     """The outcomes of the trials 0 to count - 1, by number; a trial that hangs is ended after its limit."""
     waiting, running, outcomes = list(range(count)), dict[int, _Running](), list[Outcome]()
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            number = waiting.pop(0)
-            pid, trial = _fork(row, number, session, limit)
-            running[pid] = trial
-        for pid, trial in list(running.items()):
-            outcome = _ended(pid, trial)
-            if outcome is not None:
-                del running[pid]
-                outcomes.append(outcome)
-        time.sleep(_POLL)
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                number = waiting.pop(0)
+                pid, trial = _fork(row, number, session, limit)
+                running[pid] = trial
+            for pid, trial in list(running.items()):
+                outcome = _ended(pid, trial)
+                if outcome is not None:
+                    del running[pid]
+                    outcomes.append(outcome)
+            time.sleep(_POLL)
+    finally:  # interrupted: nothing runs on
+        for pid in running:
+            _end_descendants(pid)
+            os.kill(pid, signal.SIGKILL)
     return sorted(outcomes, key=lambda outcome: outcome.number)
 
 
