@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnet_exp.data.memory import first_words
 from resnet_exp.config.redact import redact
+from resnet_exp.data.memory import first_words
 from resnet_exp.interfaces import ConfigError, RunError
 
 _log = logging.getLogger(__name__)
