@@ -98,16 +98,20 @@ def by_form(text: str) -> str:
 
 def redacted(value: Any) -> Any:
     """The value, as JSON has it, without secrets in its texts and keys, and *** for each text of a secret's key."""
+    return _redacted(value, _known(_in_environment()))
+
+
+def _redacted(value: Any, known: re.Pattern[str] | None) -> Any:
     if isinstance(value, str):
-        return redact(value)
+        return by_form(known.sub(STRUCK, value) if known else value)
     if isinstance(value, dict):
         return {
-            redact(key) if isinstance(key, str) else key: STRUCK
+            _redacted(key, known): STRUCK
             if isinstance(item, str) and item and is_secret(str(key).rpartition(".")[2])
-            else redacted(item)
+            else _redacted(item, known)
             for key, item in value.items()
         }
-    return [redacted(one) for one in value] if isinstance(value, (list, tuple)) else value
+    return [_redacted(one, known) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def redacted_command(arguments: Iterable[str]) -> str:
@@ -127,6 +131,7 @@ def _redacted_override(text: str) -> str:
     return f"{key}={by_form(value)}"
 
 
+@lru_cache(maxsize=4096)
 def is_secret(name: str) -> bool:
     """Whether a setting's name says that its value is a secret."""
     return re.fullmatch(rf"[\w-]*(?:{_NAME}|authorization)|pwd", name, flags=re.IGNORECASE) is not None

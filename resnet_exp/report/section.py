@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from resnet_exp.config.redact import redact
 from resnet_exp.data.memory import first_words
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.run_dir.files import Unwritable
@@ -74,4 +75,4 @@ def drawn(title: str, draw: Callable[[], Section]) -> Section:
         return Section(title, gap=str(reason))
     except Exception as error:
         _log.debug("the part %r could not be drawn", title, exc_info=True)
-        return Section(title, gap=f"{type(error).__name__}: {first_words(error)}", is_broken=True)
+        return Section(title, gap=redact(f"{type(error).__name__}: {first_words(error)}"), is_broken=True)

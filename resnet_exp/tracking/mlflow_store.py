@@ -118,7 +118,7 @@ def redact_text(text: str, uri: str) -> str:
     secret = password if separator else (credentials if uri.startswith("http") else "")
     for form in {secret, unquote(secret)} - {""}:
         text = text.replace(form, "***")
-    return text
+    return redact(text)
 
 
 def ui_command(uri: str, port: int = 5000) -> str:
@@ -169,7 +169,7 @@ def _locked(uri: str) -> Iterator[None]:
     if database:
         lock = database.with_name(database.name + ".lock")
     else:
-        name = hashlib.sha256(uri.encode()).hexdigest()[:16]
+        name = hashlib.sha256(redact(uri).encode()).hexdigest()[:16]  # by it no password can be guessed
         lock = Path(tempfile.gettempdir()) / f"resnet_exp-{os.getuid()}-{name}.lock"
     with locked(lock):
         yield
