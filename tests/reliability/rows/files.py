@@ -233,7 +233,7 @@ def _killed_saving(number: int, folder: Path) -> None:
     killed = start(*command)
     checkpoints = Checkpoints.__name__.lower()
     saves = chance.randrange(1, 4)
-    killed.wait_for(lambda: len(list(folder.glob(f"{RUN}{checkpoints}/*"))) >= min(saves, 2))
+    killed.wait_for(lambda: len(list(folder.glob(f"{RUN}{checkpoints}/epoch-*.pt"))) >= min(saves, 2))
     time.sleep(chance.random() * 0.2)
     killed.send(signal.SIGKILL)
     killed.wait()
