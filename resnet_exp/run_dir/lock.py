@@ -46,7 +46,7 @@ def is_locked(path: Path) -> bool:
 def _opened(path: Path) -> IO[str]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("a", opener=_not_through_a_link)
+        return open(path, "a", opener=_not_through_a_link)
     except OSError as error:
         raise unwritable(path, error) from error
 
