@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,15 +34,17 @@ from resnet_exp.models.custom_resnet import CustomResNet
 from resnet_exp.optimizers.sgd import sgd
 from resnet_exp.run_dir.directory import open_run_directory
 from resnet_exp.run_dir.files import write_csv
-from resnet_exp.run_dir.journal import last_status, metric_history, read
+from resnet_exp.run_dir.journal import Journal, last_status, metric_history, read
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.run_dir.signature import signature
 from resnet_exp.runs import max_lr as finding
 from resnet_exp.runs import open_run, outputs
 from resnet_exp.runs import run as way
 from resnet_exp.runs.environment import environment_of
+from resnet_exp.runs.record import Record
 from resnet_exp.schedulers.onecycle import OneCycle
 from resnet_exp.training.evaluate import Evaluation
+from resnet_exp.training.train import Epoch
 
 TINY = (
     "data=digits", "data.image_size=8", "data.limit_train=200", "augmentation=crop", "augmentation.padding=1",
@@ -844,3 +847,63 @@ def test_what_a_terminal_cannot_show_is_printed_with_marks(encoding: str) -> Non
     )
     assert done.returncode == 0, done.stderr.decode()
     assert b"caf? " in done.stdout
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_damaged_files_of_a_finished_run_are_made_again_from_its_checkpoint(
+    go: Callable[..., Done], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    done = go(GIVEN)
+    logits, result = done.logits(), done.result
+    names = ("config.yaml", "environment.json", "predictions.npz", "model.safetensors", "steps.csv", "result.json")
+    for name in names:
+        flip(done.paths.root / name)
+    again = go(GIVEN)
+    told = capsys.readouterr().out
+    assert all(f"{done.paths.root / name} is damaged" in told for name in names)
+    assert again.paths == done.paths
+    assert untimed(again.result) == untimed(result)
+    assert np.array_equal(again.logits(), logits)
+    go(GIVEN)
+    assert "is finished already" in capsys.readouterr().out
+
+
+def test_a_damaged_file_that_cannot_be_made_again_is_named(go: Callable[..., Done]) -> None:
+    done = go(GIVEN)
+    flip(done.paths.model)
+    shutil.rmtree(done.paths.checkpoints)
+    with pytest.raises(RunError, match=r"model\.safetensors is damaged .*no checkpoint .*rerun=true"):
+        go(GIVEN)
+    assert go(GIVEN, "rerun=true").paths.root.name == f"{done.paths.root.name}-2"
+
+
+def test_a_damaged_journal_is_named_and_stops_no_run_beside_it(go: Callable[..., Done]) -> None:
+    done = go(GIVEN)
+    flip(done.paths.journal)
+    with pytest.raises(RunError, match=r"journal\.jsonl: line \d+, .* is damaged .*rerun=true"):
+        go(GIVEN)
+    beside = go(GIVEN, "rerun=true")
+    assert beside.paths.root.name == f"{done.paths.root.name}-2"
+    done.paths.journal.rename(done.paths.root / "journal.damaged")  # the other way on
+    assert_same_numbers(go(GIVEN), beside)
+
+
+def test_epochs_that_the_journal_lacks_are_recorded_again(tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path)
+    history = [Epoch(epoch, {"loss/train": 1 / epoch, "accuracy/train": 0.5}) for epoch in (1, 2)]
+    with Journal(paths.journal) as journal:
+        journal.metrics({"loss/train": 1.0}, 1)
+        journal.metrics({"loss/train": 0.3}, 3)
+        record = Record(paths, journal, Mirror())
+        record._is_new = False
+        record.goes_on_after(2, history)
+        written = paths.journal.read_bytes().count(b"metrics")
+        record.goes_on_after(2, history)
+    found = {name: [point[:2] for point in points] for name, points in metric_history(paths.journal).items()}
+    assert found == {"loss/train": [(1, 1.0), (2, 0.5)], "accuracy/train": [(1, 0.5), (2, 0.5)]}
+    assert paths.journal.read_bytes().count(b"metrics") == written

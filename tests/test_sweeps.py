@@ -711,3 +711,27 @@ def test_what_a_sweep_cannot_honour_is_refused_before_anything_is_written(argume
     assert done.returncode == 2, done.stderr[-2000:]
     assert said in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_job_whose_file_is_edited_damaged_or_foreign_is_planned_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger = Ledger(tmp_path)
+    jobs = [Job(number, {"seed": str(number)}, "command", identity=f"job{number}") for number in range(3)]
+    ledger.plan(jobs)
+    for job in jobs:
+        ledger.write(replace(job, status="failed", reason="so"))
+    edited, damaged, gone = (tmp_path / "jobs" / f"{job.key}.json" for job in jobs)
+    edited.write_text(edited.read_text().replace("failed", "finished"))
+    damaged.write_bytes(bytes(100))
+    gone.unlink()
+    (tmp_path / "jobs" / "foreign.json").write_text('{"a": 1}')
+    assert [(job.key, job.status) for job in ledger.jobs()] == [(job.key, "planned") for job in jobs]
+    assert len(ledger.every()) == 3
+    for path in (edited, damaged, tmp_path / "jobs" / "foreign.json"):
+        assert f"{path} is damaged" in caplog.text
+    ledger.plan(jobs)
+    (tmp_path / "plan.json").write_text("[")
+    assert [job.key for job in Ledger(tmp_path).jobs()] == [job.key for job in jobs]
+    ledger.plan(jobs)
+    assert len(Ledger(tmp_path).jobs()) == 3

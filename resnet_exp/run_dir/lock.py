@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from resnet_exp.run_dir.files import unwritable
 
 
 @contextmanager
@@ -41,8 +44,15 @@ def is_locked(path: Path) -> bool:
 
 
 def _opened(path: Path) -> IO[str]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("a")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "a", opener=_not_through_a_link)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def _not_through_a_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o644)  # a link in somebody else's directory may lead anywhere
 
 
 def _try(file: IO[str], kind: int) -> bool:

@@ -25,6 +25,8 @@ from resnet_exp.config.ranges import admitted, shown_settings
 from resnet_exp.data.bank import Normalisation
 from resnet_exp.data.memory import memory_told
 from resnet_exp.interfaces import ConfigError, DatasetInfo
+from resnet_exp.run_dir.contents import check_recorded
+from resnet_exp.run_dir.files import Damaged
 from resnet_exp.run_dir.weights import check_finite_weights, check_shapes, load_weights
 
 _MODEL = "model.safetensors"
@@ -84,7 +86,7 @@ def read_model_file(checkpoint: str) -> ModelFile:
     """The facts of the trained network in a run directory, or in a `model.safetensors`.
 
     Raises:
-        ConfigError: there is no such file, or resnet_exp did not write it.
+        ConfigError: there is no such file, resnet_exp did not write it, or it is not as its run recorded it.
     """
     given = Path(checkpoint).expanduser().absolute()
     path = given / _MODEL if given.is_dir() else given
@@ -92,6 +94,10 @@ def read_model_file(checkpoint: str) -> ModelFile:
         found = "the run has not finished" if (given / "journal.jsonl").exists() else "there is no such file"
         raise ConfigError(f"checkpoint={given}: {found}; a run directory, or its {_MODEL}, is needed")
     _check_size(path)
+    try:
+        check_recorded(path)
+    except Damaged as error:
+        raise ConfigError(f"checkpoint={given}: {error}") from error
     try:
         # safetensors holds numbers and texts alone: reading somebody else's file runs no code, as a pickle would.
         with safe_open(path, "pt") as file:
