@@ -248,19 +248,26 @@ def interrupt_in(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def measurement(calls: int) -> Callable[..., Any]:
         return lambda *args: after(calls, original(*args))
 
-    shuffled, original = way.shuffled, way._measurement
+    shuffled, original, askings = way.shuffled, way._measurement, itertools.count(1)
     module, name, replacement = {
         "the range test": (finding, "range_test", interrupted),
         "the middle of an epoch": (way, "shuffled", half_an_epoch),
         "a measurement": (way, "_measurement", measurement(2)),
         "the first epoch": (way, "_measurement", measurement(1)),
         "the test": (way, "_test", interrupted),
+        "asked to stop": (way, "should_stop", lambda: next(askings) >= 11),  # in the second epoch of 6 steps
+        "asked to stop later": (way, "should_stop", lambda: next(askings) >= 16),
     }[where]
+    monkeypatch.setattr(way, "stop", interrupted)
     monkeypatch.setattr(module, name, replacement)
 
 
 @pytest.mark.parametrize(
-    "where", ["the range test", "the first epoch", "the middle of an epoch", "a measurement", "the test"]
+    "where",
+    [
+        *("the range test", "the first epoch", "the middle of an epoch", "a measurement", "the test"),
+        *("asked to stop", "asked to stop later"),
+    ],
 )
 def test_an_interrupted_run_goes_on_to_the_same_bits(where: str, go: Callable[..., Done]) -> None:
     max_lr = ["scheduler.max_lr=find" if where == "the range test" else GIVEN]
