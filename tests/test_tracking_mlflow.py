@@ -355,7 +355,16 @@ def test_a_state_that_is_lost_or_damaged_makes_no_second_run(paths: RunPaths, st
     assert mirror(paths, store)
     first, state = mlflow_points(paths, store), paths.root / "mlflow.json"
     run_id = state_of(paths)["run_id"]
-    for damage in (None, b"", b"{", b"\0" * 200, b"[]", b"{}", b'{"uri": 1}', b'{"cursor": "x", "mirror_id": 7, "uri": ""}'):
+    for damage in (
+        None,
+        b"",
+        b"{",
+        b"\0" * 200,
+        b"[]",
+        b"{}",
+        b'{"uri": 1}',
+        b'{"cursor": "x", "mirror_id": 7, "uri": ""}',
+    ):
         state.unlink() if damage is None else state.write_bytes(damage)
         assert mirror(paths, store)
         assert state_of(paths)["run_id"] == run_id

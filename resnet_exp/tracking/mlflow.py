@@ -18,8 +18,8 @@ from resnet_exp.tracking.mlflow_model import export_network
 from resnet_exp.tracking.mlflow_nesting import Nesting
 from resnet_exp.tracking.mlflow_replay import Replay
 from resnet_exp.tracking.mlflow_state import LOCK, has_arrived
-from resnet_exp.tracking.mlflow_upload import bytes_read
 from resnet_exp.tracking.mlflow_store import absolute_uri, import_mlflow, open_store, redact_text, ui_command
+from resnet_exp.tracking.mlflow_upload import bytes_read
 from resnet_exp.tracking.mlflow_uri import check_uri
 
 if TYPE_CHECKING:

@@ -64,7 +64,9 @@ def _saved(path: Path) -> dict[str, Any]:
         saved = read_json(path)
         if saved is not None:
             asdict(MirrorState(**saved))
-            if not (isinstance(saved["uri"], str) and isinstance(saved["cursor"], int) and saved["mirror_id"].isalnum()):
+            if not (
+                isinstance(saved["uri"], str) and isinstance(saved["cursor"], int) and saved["mirror_id"].isalnum()
+            ):
                 raise ValueError("other values")
         return saved or {}
     except (ValueError, TypeError, AttributeError, KeyError, OSError):
