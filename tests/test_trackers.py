@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,48 @@ def test_what_a_tracker_raises_is_one_warning(method: str, paths: RunPaths, capl
     assert INCOMPLETE in mirror.end()[-1]
     (warning,) = [record.getMessage() for record in caplog.records]
     assert "BrokenTracker has failed (RuntimeError: no way to http://me:***@host)" in warning
+
+
+class Hanging(Mirror):
+    """A mirror whose end never returns, or takes long and gets on."""
+
+    def __init__(self, steps: int | None) -> None:
+        self._steps, self._done = steps, 0
+
+    def end(self) -> Sequence[str]:
+        while self._steps is None or self._done < self._steps:
+            time.sleep(0.1)
+            self._done += 1
+        return ["done"]
+
+    def progress(self) -> object:
+        return None if self._steps is None else self._done
+
+
+class HangingTracker:
+    def __init__(self, steps: int | None = None) -> None:
+        self._steps = steps
+
+    def open(self, run_dir: Path, label: str) -> Mirror:
+        return Hanging(self._steps)
+
+
+def test_an_end_that_hangs_is_given_up_and_the_runs_of_a_sweep_do_not_each_wait_for_it(
+    paths: RunPaths, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("resnet_exp.tracking.mirror.PATIENCE", 1.0)
+    monkeypatch.setattr("resnet_exp.tracking.mirror._in_vain", {})
+    start = time.monotonic()
+    for _ in range(5):
+        assert INCOMPLETE in end(open_mirror(HangingTracker(), paths))[-1]
+    assert time.monotonic() - start < 4
+    assert "it has not ended within 5 s" in caplog.text
+
+
+def test_an_end_that_is_slow_and_gets_on_is_waited_for(paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnet_exp.tracking.mirror.PATIENCE", 1.0)
+    monkeypatch.setattr("resnet_exp.tracking.mirror._in_vain", {})
+    assert end(open_mirror(HangingTracker(steps=25), paths)) == ["done"]
 
 
 def test_a_run_survives_a_tracker_that_always_raises(

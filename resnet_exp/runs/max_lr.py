@@ -75,7 +75,7 @@ def _range_test(
                 config.range_test,
                 data.info.num_classes,
                 this.console.progress,
-                Keeping(half, config.train.checkpoint_interval, lambda: None, should_stop, stop),
+                Keeping(half, config.train.checkpoint_interval, this.record.flush, should_stop, stop),
                 half.latest(this.runtime.device),
             )
         cached.store(tested.to_json())

@@ -32,7 +32,7 @@ def empty_store(folder: Path) -> None:
 
 def rows(store: Path, query: str, *values: Any) -> list[Any]:
     """The rows of a query."""
-    with closing(sqlite3.connect(store)) as connection:
+    with closing(sqlite3.connect(store, timeout=30)) as connection:
         return connection.execute(query, values).fetchall()
 
 
