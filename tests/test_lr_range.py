@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from resnet_exp.data import randomness
 from resnet_exp.data.bank import Batch, endless, shuffled
 from resnet_exp.interfaces import Schedule
 from resnet_exp.models.custom_resnet import CustomResNet
+from resnet_exp.run_dir.checkpoint import Checkpoint
 from resnet_exp.schedulers.onecycle import OneCycle
 from resnet_exp.training.device import untouched_randomness
 from resnet_exp.training.learner import NonFinite, Steps
@@ -196,7 +198,7 @@ class Keeping:
         return self.steps >= self.patience
 
     def save(self, epoch, step, state):
-        self.saved = copy.deepcopy(state)
+        self.saved = Checkpoint(Path("saved.pt"), epoch, step, copy.deepcopy(state))
         self.places.append((epoch, step))
         raise Stopped
 

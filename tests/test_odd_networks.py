@@ -165,8 +165,8 @@ def test_a_run_with_tied_weights_goes_on_as_if_it_had_not_stopped(config_of: Cal
     save = Checkpoints.save
     with pytest.MonkeyPatch.context() as patch:
 
-        def stop(self: Checkpoints, epoch: int, state: dict) -> Path:
-            save(self, epoch, state)
+        def stop(self: Checkpoints, epoch: int, step: int, state: dict) -> bool:
+            save(self, epoch, step, state)
             raise KeyboardInterrupt
 
         patch.setattr(Checkpoints, "save", stop)

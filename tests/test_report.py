@@ -20,7 +20,7 @@ from resnet_exp.config.config import Config, typed
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.report import report
 from resnet_exp.run_dir.foreign import read_config
-from resnet_exp.run_dir.journal import last_status, read
+from resnet_exp.run_dir.journal import Journal, last_status, read
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.runs import evaluate
 from resnet_exp.runs.redraw import redraw
@@ -293,6 +293,8 @@ def test_the_runs_own_tracker_is_not_contacted_unless_asked(
     tree = yaml.safe_load(paths.config.read_text())
     tracker = {"_target_": "resnet_exp.tracking.mlflow.MlflowTracker", "uri": "http://somewhere", "experiment": "x"}
     paths.config.write_text(yaml.safe_dump({**tree, "tracker": tracker}))
+    with Journal(paths.journal) as journal:  # as that of somebody else's run has it
+        journal.artifact(paths.config)
     command = "task=report", f"run_dir={paths.root}", "report=none", "report.curves=true"
     redraw(config_of(*command))
     assert opened == []

@@ -141,8 +141,11 @@ def test_the_range_tests_curves_lie_beside_its_figure(tmp_path):
 
     curves = (curve_from_json(curve),) * 2
     found = RangeTest(curves, judge(curves, 10), ())
-    RunPaths(tmp_path).range_test.write_text(json.dumps(found.to_json()))
-    (figure,) = draw_range_test(subject(tmp_path, max_lr=0.01, min_lr=0.001)).figures
+    run = subject(tmp_path, max_lr=0.01, min_lr=0.001)
+    run.paths.range_test.write_text(json.dumps(found.to_json()))
+    with Journal(run.paths.journal) as journal:
+        journal.artifact(run.paths.range_test)
+    (figure,) = draw_range_test(run).figures
     rows = rows_of(figure.data)
     assert [float(row["lr_2"]) for row in rows] == curve["lrs"]
     assert [float(row["loss_1"]) for row in rows] == curve["losses"]

@@ -55,7 +55,7 @@ def test_a_running_job_is_lost_when_nobody_holds_it(tmp_path: Path) -> None:
 
 def test_a_job_is_worked_on_by_one_at_a_time(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
-    order = order_of_two(ledger.held("key", pytest.fail), lambda on_wait: ledger.held("key", on_wait))
+    order = order_of_two(ledger.held("0-1", pytest.fail), lambda on_wait: ledger.held("0-1", on_wait))
     assert order == ["first", "second"]
 
 
@@ -91,7 +91,7 @@ def test_a_job_is_found_by_what_it_is_wherever_the_plan_has_it(tmp_path: Path) -
 
 def test_what_the_plan_has_no_more_counts_no_more_and_comes_back(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "sweep")
-    now, before = (Job(0, {"optimizer": "sgd"}, "command", identity=text) for text in ("now", "before"))
+    now, before = (Job(0, {"optimizer": "sgd"}, "command", identity=text) for text in ("aa", "bb"))
     ledger.plan([before])
     done = ledger.write(with_runs(before, tmp_path, objective=0.9))
     ledger.plan([now])
@@ -121,7 +121,7 @@ def test_a_stock_sweeper_s_job_that_failed_in_an_earlier_command_does_not_stop_t
 
 def test_equal_jobs_are_told_apart(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "sweep")
-    first, second = (Job(n, {"lr": "0.1"}, "command", identity="same", repeat=n + 1) for n in range(2))
+    first, second = (Job(n, {"lr": "0.1"}, "command", identity="ee", repeat=n + 1) for n in range(2))
     ledger.plan([first, second])
     ledger.write(with_runs(second, tmp_path, objective=0.5))
     assert [one.status for one in ledger.jobs()] == ["planned", "finished"]
@@ -717,7 +717,7 @@ def test_a_job_whose_file_is_edited_damaged_or_foreign_is_planned_anew(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     ledger = Ledger(tmp_path)
-    jobs = [Job(number, {"seed": str(number)}, "command", identity=f"job{number}") for number in range(3)]
+    jobs = [Job(number, {"seed": str(number)}, "command", identity=f"0{number}") for number in range(3)]
     ledger.plan(jobs)
     for job in jobs:
         ledger.write(replace(job, status="failed", reason="so"))

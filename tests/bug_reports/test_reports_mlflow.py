@@ -147,7 +147,7 @@ def test_a_server_that_refuses_the_user_is_one_warning(
 ) -> None:
     """mlflow/mlflow#7795, mlflow/mlflow#11036: a server that answers 403 or 401 ends the training."""
     with Journal(paths.journal) as journal:
-        tracker = MlflowMirror(paths, uri=refusing, experiment="tests", run_name="run", patience=20)
+        tracker = MlflowMirror(paths, uri=refusing, experiment="tests", run_name="run")
         tracker.begin()
         journal.metrics({"loss": 0.5}, 1)
         journal.status("FINISHED")
