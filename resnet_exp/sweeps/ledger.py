@@ -31,6 +31,7 @@ from resnet_exp.sweeps.labels import short_points
 SWEEP_VARIABLE = "RESNET_EXP_SWEEP"  # the directory of the sweep, for its jobs, wherever they are launched
 PROCESS_VARIABLE = "RESNET_EXP_SWEEP_PROCESS"  # the process that launches them
 # planned: not started. lost: its process was killed; the same command, or a second attempt, goes on with it.
+_KEY = re.compile(r"[0-9a-f]+-\d+")  # of a job
 ENDED = ("finished", "failed", "pruned")
 _log = logging.getLogger(__name__)
 
@@ -200,7 +201,7 @@ class Ledger:
     def every(self) -> list[Job]:
         """Returns all jobs that were ever planned, by the places that they had last."""
         planned = {job.key: job for job in self._planned() or ()}
-        keys = planned.keys() | {path.stem for path in self._jobs.glob("*.json")}
+        keys = planned.keys() | {path.stem for path in self._jobs.glob("*.json") if _is_jobs(path)}
         jobs = [self._known(key) or planned.get(key) for key in keys]
         return sorted((job for job in jobs if job is not None), key=lambda job: (job.number, job.key))
 
@@ -294,13 +295,21 @@ class Ledger:
         return self._jobs / f"{_checked(key)}.json"
 
 
+def _is_jobs(path: Path) -> bool:
+    """Whether the file is named as a job's; another one is told, and left alone."""
+    if _KEY.fullmatch(path.stem):
+        return True
+    _log.warning("%s is no job's file; it is left alone", path)
+    return False
+
+
 def _checked(key: str) -> str:
     """The key of a job, which names its files; from a ledger of somebody else it could lead elsewhere.
 
     Raises:
         RunError: it is none.
     """
-    if not re.fullmatch(r"[0-9a-f]+-\d+", str(key)):
+    if not _KEY.fullmatch(str(key)):
         raise RunError(f"{key} is no key of a job: the sweep's directory was changed; start it again in another one")
     return key
 
