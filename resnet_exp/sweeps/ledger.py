@@ -31,8 +31,8 @@ from resnet_exp.sweeps.labels import short_points
 SWEEP_VARIABLE = "RESNET_EXP_SWEEP"  # the directory of the sweep, for its jobs, wherever they are launched
 PROCESS_VARIABLE = "RESNET_EXP_SWEEP_PROCESS"  # the process that launches them
 # planned: not started. lost: its process was killed; the same command, or a second attempt, goes on with it.
-_KEY = re.compile(r"[0-9a-f]+-\d+")  # of a job
 ENDED = ("finished", "failed", "pruned")
+_KEY = re.compile(r"[0-9a-f]+-\d+")  # of a job
 _log = logging.getLogger(__name__)
 
 
