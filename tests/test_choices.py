@@ -117,6 +117,7 @@ HANDLER = "hydra: {job_logging: {handlers: {stderr: %s}}}"
     [
         ("plugins: own", "plugins=own: a yaml names this folder, and its code is run only where the command line"),
         ("plugins: [own, D]", "if you trust what is in it, add 'plugins=[own,D]'"),
+        ("defaults: [{override /model: own}]\nplugins: own", "'model/own'; if it is your own, plugins=DIR "),
         ("hydra: {overrides: {task: [plugins=own]}}", "a yaml says that plugins=own was typed, and it was not"),
         ("hydra: {callbacks: {x: {_target_: logging.NullHandler}}}", "hydra.callbacks="),
         (HANDLER % "{class: logging.FileHandler, filename: x, mode: w}", "handlers.stderr.class=logging.FileHandler: "),

@@ -401,6 +401,13 @@ def test_recorded_folders_of_images_elsewhere_are_named_again_and_nothing_is_dow
         assert again.plugins["data"]["root"] == root
 
 
+def test_decoded_images_elsewhere_are_made_anew_where_they_are_by_default() -> None:
+    """The command cannot name that folder again: its own data set may have no such setting."""
+    for given, read in (("/etc", None), ("../cache", None), ("some/cache", "some/cache")):
+        recorded = config_of("data=image_folder", "data.root=pictures", f"data.cache={given}").tree
+        assert as_recorded(recorded, config_of("task=report", "run_dir=x")).plugins["data"]["cache"] == read
+
+
 def test_a_yaml_names_no_plugins_unless_the_command_line_does(tmp_path: Path) -> None:
     for name in ("mine", "b c"):
         (tmp_path / name).mkdir()

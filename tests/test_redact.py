@@ -105,6 +105,7 @@ def test_a_secret_shows_by_the_form_of_its_address_or_the_name_of_its_key(text: 
         "Bearer token expired", "https://h/a?key=name&x=1", "a://b:80/c@d", "--token-length 3", "max_token=512",
         "data.root=/x/a=b@c", "loss/train", "2026-11-28 07:45:01,123 INFO: done", "https://host/path@v1",
         "the password is in the environment", "enter password: ",
+        "x.csv is a link, to /etc/passwd: nothing is read through it",
     ],
 )  # fmt: skip
 def test_what_holds_no_secret_stays_as_it_is(text: str) -> None:

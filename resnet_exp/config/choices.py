@@ -10,7 +10,7 @@ from hydra import compose
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -100,7 +100,10 @@ class Choices:
             tree = self._tree(*self._of_hydra, *choices)
         except _FAULTS as error:
             self._explain()
-            raise ConfigError(" ".join(line.strip() for line in str(error).splitlines()[:2])) from error
+            told = " ".join(line.strip() for line in str(error).splitlines()[:2]).strip()
+            if isinstance(error, MissingConfigException):
+                told += "; if it is your own, plugins=DIR or --config-dir DIR names the folder that it lies in"
+            raise ConfigError(told) from error
         check_overrides(tree["hydra"], [*self._of_hydra, *choices])
         return tree
 

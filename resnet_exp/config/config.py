@@ -199,10 +199,14 @@ def _images(recorded: Any, command: Config) -> dict[str, Any]:
         folder = os.path.abspath(os.path.expanduser(str(data[key])))
         if command.is_set(f"data.{key}"):
             data[key] = command.tree["data"][key]
-        elif not Path(folder).is_relative_to(Path.cwd()):
+        elif Path(folder).is_relative_to(Path.cwd()):
+            continue
+        elif key == "cache":  # made anew from the images, where it is by default
+            data[key] = None
+        else:
             raise ConfigError(
-                f"data.{key}={data[key]}: the run's config names this folder, outside the working directory; if it is "
-                f"yours, add {shlex.quote(f'data.{key}={data[key]}')}"
+                f"data.root={data[key]}: the run's config names this folder, outside the working directory; if it is "
+                f"yours, add {shlex.quote(f'data.root={data[key]}')}"
             )
     return {**data, "download": False} if "download" in data and not command.is_set("data.root") else data
 

@@ -54,7 +54,8 @@ _FORMS = tuple(
         (_SETTINGS, rf"({_NAME}[ \t]{{0,9}}={{1,2}}[ \t]+){_NONE}(?:{_QUOTED}|[^\s(\[.'\"]+(?=\s|$))", r"\1***"),
         (_SETTINGS, rf"((?<![\w-])--[\w-]{{0,40}}{_NAME}[ \t]+){_NONE}(?!--){_VALUE}", r"\1***"),
         (_SETTINGS, rf"({_NAME}\\?[\"'][ \t]*[:=,][ \t]*){_NONE}{_VALUE}", r"\1***"),
-        (_SETTINGS, rf"((?:{_OTHERS})[ \t]{{0,9}}\\?:[ \t]*){_NONE}{_VALUE}", r"\1***"),
+        # After /etc/passwd a message goes on.
+        (_SETTINGS, rf"((?:{_OTHERS})[ \t]{{0,9}}\\?:(?<!/etc/passwd:)[ \t]*){_NONE}{_VALUE}", r"\1***"),
         (("token",), rf"((?:^|[{{,])[ \t]{{0,40}}[\w.-]{{0,80}}{_TOKEN}[ \t]{{0,9}}\\?:[ \t]*){_NONE}{_VALUE}",
          r"\1***"),
         (("%3d",), rf"((?:{_NAME}|pwd)%3D)(?!\*\*\*)(?:(?!%3B|%26)[^\s&'\"])+", r"\1***"),

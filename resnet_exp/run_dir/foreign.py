@@ -79,9 +79,8 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
         raise ConfigError(f"{path}: this is no config of a run, which has a value for each key")
     for key, value in flat(tree).items():
-        if (
-            "${" in f"{key}{value}"
-        ):  # all were resolved when it was recorded; now one could name a password of its reader
+        # All were resolved when it was recorded; now one could name a password of its reader.
+        if "${" in f"{key}{value}":
             raise ConfigError(f"{path}: {key}={value}: the config of a run has no references ${{...}}")
     return tree
 
