@@ -16,9 +16,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.run_dir.files import write_json
-from resnet_exp.run_dir.journal import last_status
+from resnet_exp.run_dir.journal import Journal, last_status
+from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.run_dir.range_test_cache import cached_range_test
+from resnet_exp.sweeps.best_config import write_best
 from resnet_exp.sweeps.labels import short_values
 from resnet_exp.sweeps.leaderboard import COLUMNS, best_of, compare_best, deviation, ranked, rows
 from resnet_exp.sweeps.ledger import Job, Ledger, SeedRun
@@ -633,6 +636,30 @@ def test_the_best_config_runs_by_itself_and_is_the_run_that_won(swept) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     winner = best_of(ledger_in(folder).jobs()).runs[0].name
     assert f"{winner} is finished already" in done.stdout
+
+
+@pytest.mark.parametrize("damage", ["edited", "a link", "larger than a config", "a reference"])
+def test_a_config_that_is_not_the_recorded_one_is_no_best_config(damage: str, tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path / "outputs" / "tiny-be6911a1feb9")
+    best = Job(
+        0, {"scheduler.peak_epoch": "2"}, "command", "finished", runs=(SeedRun(0, str(paths.root), "finished", 0.5),)
+    )
+    with Journal(paths.journal, "be6911a1feb9") as journal:
+        paths.config.write_text("seed: 0\n")
+        journal.artifact(paths.config)
+    assert yaml.safe_load(write_best(tmp_path, best).read_text())["seed"] == 0
+    (tmp_path / "best.yaml").unlink()
+    if damage == "edited":
+        paths.config.write_text("seed: 1\n")
+    elif damage == "a link":
+        paths.config.rename(tmp_path / "elsewhere.yaml")
+        paths.config.symlink_to(tmp_path / "elsewhere.yaml")
+    else:
+        paths.config.write_text("a: ${oc.env:HOME}" if damage == "a reference" else "a: 1\n" * 100_000)
+        paths.journal.unlink()
+    with pytest.raises((ConfigError, RunError), match=r"config\.yaml"):
+        write_best(tmp_path, best)
+    assert not (tmp_path / "best.yaml").exists()
 
 
 @pytest.mark.slow

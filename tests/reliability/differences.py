@@ -15,8 +15,14 @@ from resnet_exp.run_dir.journal import metric_history
 _TIMES = ("seconds", "command", "sittings")  # of result.json: what this process took, and what it ran on
 
 
-def differences(run_dir: Path, other: Path) -> list[str]:
-    """One line for each thing in which two finished runs differ; none if all that they computed is equal."""
+def differences(run_dir: Path, other: Path, *, without: str = "") -> list[str]:
+    """One line for each thing in which two finished runs differ; none if all that they computed is equal.
+
+    Args:
+        run_dir: of one.
+        other: run directory of the other.
+        without: what is not looked at, such as the checkpoint.
+    """
     read: Mapping[str, Callable[[Path], Mapping[str, Any]]] = {
         "result": _result,
         "model": lambda root: _bytes(root, "model.safetensors"),
@@ -29,6 +35,8 @@ def differences(run_dir: Path, other: Path) -> list[str]:
     }
     found = []
     for what, leaves_of in read.items():
+        if what == without:
+            continue
         mine, others = leaves_of(run_dir), leaves_of(other)
         for path in sorted(mine.keys() | others.keys()):
             if path not in mine or path not in others:
