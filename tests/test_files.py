@@ -16,6 +16,7 @@ from resnet_exp.interfaces import RunError
 from resnet_exp.run_dir.files import (
     Damaged,
     Unwritable,
+    check_room,
     folder_written_durably,
     read_csv,
     read_derived,
@@ -137,3 +138,10 @@ def test_a_folder_is_not_written_through_a_link(tmp_path):
     folder_with(tmp_path / "model", "one")
     assert (tmp_path / "mine" / "notes").read_text() == "mine"
     assert not (tmp_path / "model").is_symlink() and (tmp_path / "model" / "inner" / "file").exists()
+
+
+def test_room_is_asked_for_and_given_back(tmp_path):
+    check_room(tmp_path, 1 << 16)
+    with pytest.raises(Unwritable, match=rf"{tmp_path} cannot be written"):
+        check_room(tmp_path, 1 << 60)
+    assert list(tmp_path.iterdir()) == []

@@ -91,9 +91,25 @@ def folder_written_durably(path: Path) -> Iterator[Path]:
         size = sum(map(_size, partial.rglob("*")))
         with suppress(OSError):
             _remove(partial)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not isinstance(error, Unwritable):
             raise unwritable(path, error, size) from error
         raise
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Raises Unwritable where so many bytes do not fit into the folder: takes them, and gives them back.
+
+    For libraries that end the process where a write fails.
+    """
+    trial = folder / ".room"
+    try:
+        with trial.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)  # quotas count too
+    except OSError as error:
+        raise unwritable(folder, error, size) from error
+    finally:
+        with suppress(OSError):
+            trial.unlink()
 
 
 def write_durably(path: Path, content: bytes | memoryview) -> None:

@@ -6,11 +6,13 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnet_exp.run_dir.files import folder_written_durably
+from resnet_exp.run_dir.files import check_room, folder_written_durably
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
     from torch import nn
+
+_AROUND = 8 << 20  # bytes: the graph, and the example of an input as text
 
 
 def export_network(model: nn.Module, example_shape: tuple[int, int, int], path: Path) -> Path:
@@ -41,6 +43,9 @@ def export_network(model: nn.Module, example_shape: tuple[int, int, int], path: 
     example = np.zeros((2, *example_shape), dtype=np.float32)
     with torch.no_grad():
         num_classes = network(torch.from_numpy(example)).shape[1]
+    weights = sum(tensor.nbytes for tensor in network.state_dict().values())
+    # torch's writer of archives ends the whole process where the disk is full.
+    check_room(path.parent, weights * 5 // 4 + _AROUND)
     with folder_written_durably(path) as partial:
         mlflow.pytorch.save_model(
             network,
