@@ -638,6 +638,15 @@ def test_the_best_config_runs_by_itself_and_is_the_run_that_won(swept) -> None:
     assert f"{winner} is finished already" in done.stdout
 
 
+def test_files_of_others_beside_those_of_jobs_are_none_of_the_ledger(tmp_path: Path) -> None:
+    ledger, job = Ledger(tmp_path), Job(0, {"scheduler.peak_epoch": "2"}, "command")
+    ledger.plan([job])
+    ledger.write(job)
+    for name in ("foreign", f"{job.key}-foreign", f".{job.key}"):
+        (tmp_path / "jobs" / f"{name}.json").write_text('{"foreign": [1]}')
+    assert [one.key for one in ledger.every()] == [one.key for one in ledger.jobs()] == [job.key]
+
+
 @pytest.mark.parametrize("damage", ["edited", "a link", "larger than a config", "a reference"])
 def test_a_config_that_is_not_the_recorded_one_is_no_best_config(damage: str, tmp_path: Path) -> None:
     paths = RunPaths(tmp_path / "outputs" / "tiny-be6911a1feb9")

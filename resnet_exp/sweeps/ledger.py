@@ -32,6 +32,7 @@ SWEEP_VARIABLE = "RESNET_EXP_SWEEP"  # the directory of the sweep, for its jobs,
 PROCESS_VARIABLE = "RESNET_EXP_SWEEP_PROCESS"  # the process that launches them
 # planned: not started. lost: its process was killed; the same command, or a second attempt, goes on with it.
 ENDED = ("finished", "failed", "pruned")
+_KEY = re.compile(r"[0-9a-f]+-\d+")  # of a job
 _log = logging.getLogger(__name__)
 
 
@@ -200,7 +201,8 @@ class Ledger:
     def every(self) -> list[Job]:
         """Returns all jobs that were ever planned, by the places that they had last."""
         planned = {job.key: job for job in self._planned() or ()}
-        keys = planned.keys() | {path.stem for path in self._jobs.glob("*.json")}
+        # Others may have put files of their own there.
+        keys = planned.keys() | {path.stem for path in self._jobs.glob("*.json") if _KEY.fullmatch(path.stem)}
         jobs = [self._known(key) or planned.get(key) for key in keys]
         return sorted((job for job in jobs if job is not None), key=lambda job: (job.number, job.key))
 
@@ -300,7 +302,7 @@ def _checked(key: str) -> str:
     Raises:
         RunError: it is none.
     """
-    if not re.fullmatch(r"[0-9a-f]+-\d+", str(key)):
+    if not _KEY.fullmatch(str(key)):
         raise RunError(f"{key} is no key of a job: the sweep's directory was changed; start it again in another one")
     return key
 

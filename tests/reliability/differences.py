@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 from resnet_exp.run_dir.journal import metric_history
 
+_CHECKPOINT = re.compile(r"epoch-\d+-step-\d+-[0-9a-f]{16}\.pt")
 _TIMES = ("seconds", "command", "sittings")  # of result.json: what this process took, and what it ran on
 
 
@@ -53,8 +55,8 @@ def checkpoint_leaves(run_dir: Path) -> dict[str, Any]:
 
 
 def last_checkpoint(run_dir: Path) -> Path:
-    """The file of the run's last checkpoint."""
-    return max((run_dir / "checkpoints").glob("*.pt"))
+    """The file of the run's last checkpoint; others may lie beside it."""
+    return max(path for path in (run_dir / "checkpoints").glob("*.pt") if _CHECKPOINT.fullmatch(path.name))
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
