@@ -103,6 +103,7 @@ def check_room(folder: Path, size: int) -> None:
     """
     trial = folder / ".room"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with trial.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, size)  # quotas count too
     except OSError as error:
