@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import shutil
@@ -399,15 +400,80 @@ def test_a_corrupt_entry_is_noticed_and_decoded_again(root, caplog, damage):
     assert _load(root, seen) and seen.opened == [8]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_an_interrupted_write_leaves_no_entry(root, monkeypatch, error):
+def test_an_interrupted_write_leaves_no_entry(root, monkeypatch):
     def interrupted(*_):
-        raise error
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(decode_cache, "_publish", interrupted)
-    with pytest.raises(RunError if error is OSError else error):
+    with pytest.raises(KeyboardInterrupt):
         _load(root)
     assert _entries(root / ".resnet_exp_cache") == []
+
+
+# Without a cache: the images stay in memory
+
+
+def _warnings(caplog):
+    return [record.getMessage() for record in caplog.records if "decoded images" in record.getMessage()]
+
+
+def _check_in_memory(root, expected, caplog):
+    """The same images as cached ones, told in one line with the folder and the room that is needed."""
+    found = _load(root)
+    np.testing.assert_array_equal(found.train.images, expected.train.images)
+    np.testing.assert_array_equal(found.test.images, expected.test.images)
+    (line,) = _warnings(caplog)
+    assert str(root / ".resnet_exp_cache") in line and f"{8 * 8 * 8 * 3:,} bytes" in line and "\n" not in line
+    assert "data.cache=<folder>" in line
+    found.train.images[:] = 0  # as those from a cache, they may be changed
+
+
+@pytest.mark.parametrize("runs_before", [0, 1])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_disk_that_fills_meanwhile_costs_the_cache_alone(root, tmp_path, monkeypatch, caplog, number, runs_before):
+    expected = _load(root, cache=str(tmp_path / "other"))
+    monkeypatch.setattr(decode_pool, "RUN_BYTES", 2 * 8 * 8 * 3)
+    written = []
+
+    class Full(io.FileIO):
+        def write(self, content):
+            written.append(content)
+            if len(written) > runs_before:
+                raise OSError(number, os.strerror(number))
+            return super().write(content)
+
+    monkeypatch.setattr(decode_cache, "open", lambda path, mode: Full(path, mode.strip("b")), raising=False)
+    _check_in_memory(root, expected, caplog)
+    assert len(written) == runs_before + 1
+    assert _entries(root / ".resnet_exp_cache") == []
+
+
+def test_a_full_disk_is_told_before_anything_is_decoded(root, tmp_path, monkeypatch, caplog):
+    expected = _load(root, cache=str(tmp_path / "other"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 5))
+    _check_in_memory(root, expected, caplog)
+    assert "5 bytes are free" in caplog.text
+    assert _entries(root / ".resnet_exp_cache") == _entries(tmp_path / "user" / "resnet_exp" / "images") == []
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_where_nothing_may_be_written_all_folders_are_named(root, tmp_path, monkeypatch, caplog, number):
+    expected = _load(root, cache=str(tmp_path / "other"))
+
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    _check_in_memory(root, expected, caplog)
+    assert f"{tmp_path / 'user' / 'resnet_exp' / 'images'}: {os.strerror(number)}" in caplog.text
+
+
+def test_unreadable_images_are_told_without_a_cache_too(root, monkeypatch):
+    _break(root)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 0))
+    with pytest.raises(RunError, match=r"(?s)cannot be read.*broken"):
+        _load(root)
+    assert len(_load(root, unreadable="skip").train) == 6
 
 
 def test_a_read_only_root_uses_the_users_cache(root, tmp_path, monkeypatch):
@@ -419,12 +485,9 @@ def test_a_read_only_root_uses_the_users_cache(root, tmp_path, monkeypatch):
     assert len(_entries(tmp_path / "user" / "resnet_exp" / "images")) == 1
 
 
-def test_a_named_cache_is_used_and_a_full_disk_is_told(root, tmp_path, monkeypatch):
+def test_a_named_cache_is_used(root, tmp_path):
     _load(root, cache=str(tmp_path / "mine"))
     assert len(_entries(tmp_path / "mine")) == 1 and not (root / ".resnet_exp_cache").exists()
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 0))
-    with pytest.raises(RunError, match=r"MiB free.*data\.cache=<folder>"):
-        _load(root)
 
 
 def test_old_entries_are_removed(root):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import pickle
@@ -39,6 +40,7 @@ def _old_files(monkeypatch):
     monkeypatch.setattr(file_digests, "_SETTLED_NS", -(10**9))
     monkeypatch.setattr(file_digests, "_verified", set())
     monkeypatch.setattr(digest_store, "_loaded", {})
+    monkeypatch.setattr(digest_store, "_told", set())
 
 
 @pytest.fixture
@@ -271,3 +273,21 @@ def test_old_stores_and_what_killed_processes_left_are_deleted(digests, tmp_path
     digests()
     left = sorted(path.name for path in cache.iterdir())
     assert len(left) == 16 and left[0] == "digests-05"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_where_nothing_can_be_written_it_is_told_once_and_nothing_is_left(
+    digests, root, tmp_path, monkeypatch, caplog, number
+):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    expected, _ = digests([tmp_path / "other"])
+    monkeypatch.setattr(os, "replace", refuse)
+    for _ in range(2):
+        found, read = digests()
+        assert read == len(NAMES) and (found == expected).all()
+    (line,) = (record.getMessage() for record in caplog.records)
+    size = 32 + len(NAMES) * (STAMP.itemsize + 32)
+    assert f"{tmp_path / 'cache'}: {os.strerror(number)}" in line and f"{size:,} bytes" in line and str(root) in line
+    assert list((tmp_path / "cache").iterdir()) == []

@@ -13,7 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resnet_exp.interfaces import RunError
-from resnet_exp.run_dir.files import Damaged, Unwritable, read_csv, read_derived, read_json, write_csv, write_json
+from resnet_exp.run_dir.files import (
+    Damaged,
+    Unwritable,
+    check_room,
+    folder_written_durably,
+    read_csv,
+    read_derived,
+    read_json,
+    write_csv,
+    write_json,
+)
 
 STARTS = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
 
@@ -91,3 +101,47 @@ def test_a_file_that_cannot_be_written_is_as_it_was_and_is_named(moment, number,
     assert ("make room" in str(caught.value)) == (number in (errno.ENOSPC, errno.EDQUOT))
     assert read_json(path) == 1
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+def folder_with(path, content):
+    with folder_written_durably(path) as partial:
+        (partial / "inner").mkdir(parents=True)
+        (partial / "inner" / "file").write_text(content)
+
+
+def test_a_folder_takes_the_place_of_the_one_before_whole(tmp_path):
+    (tmp_path / "model.partial").mkdir()
+    (tmp_path / "model.partial" / "of a kill").write_text("half")
+    for content in ("one", "two"):
+        folder_with(tmp_path / "model", content)
+        assert (tmp_path / "model" / "inner" / "file").read_text() == content
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+    assert [file.name for file in (tmp_path / "model").iterdir()] == ["inner"]
+
+
+@pytest.mark.parametrize("moment", ["write_text", "replace"])
+def test_a_folder_that_does_not_fit_is_named_and_leaves_nothing(moment, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(type(tmp_path), moment, fail)
+    with pytest.raises(Unwritable, match=r"model cannot be written \(No space left .* free; make room"):
+        folder_with(tmp_path / "model", "one")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_not_written_through_a_link(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes").write_text("mine")
+    for name in ("model", "model.partial"):
+        (tmp_path / name).symlink_to(tmp_path / "mine")
+    folder_with(tmp_path / "model", "one")
+    assert (tmp_path / "mine" / "notes").read_text() == "mine"
+    assert not (tmp_path / "model").is_symlink() and (tmp_path / "model" / "inner" / "file").exists()
+
+
+def test_room_is_asked_for_and_given_back(tmp_path):
+    check_room(tmp_path, 1 << 16)
+    with pytest.raises(Unwritable, match=rf"{tmp_path} cannot be written"):
+        check_room(tmp_path, 1 << 60)
+    assert list(tmp_path.iterdir()) == []

@@ -231,8 +231,9 @@ def test_a_full_disk_names_the_path_and_leaves_room_for_the_status(path: Path, m
         monkeypatch.setattr(os, "write", full)
         with pytest.raises(RunError, match=r"journal\.jsonl cannot be written .* needed and .* free; make room"):
             journal.metrics({"loss": 1.0}, 1)
+        journal.last_event("report_did_not_fit", reason="x" * 1000)
         journal.status("FAILED", "full")
-    assert [record.get("status") for record in read(path)] == ["RUNNING", "FAILED"]
+    assert [record.get("status") for record in read(path)] == ["RUNNING", None, "FAILED"]
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 

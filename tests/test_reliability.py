@@ -110,7 +110,10 @@ def run_dir(tmp_path):
     (root / "steps.csv").write_text("0,0.1")
     (root / "journal.jsonl").write_text('{"kind":"metrics","time_ms":1,"step":1,"values":{"loss":0.5,"perf/s":3}}\n')
     np.savez(root / "predictions.npz", logits=np.zeros(3))
-    torch.save({"model": {"a": torch.tensor([0.0, torch.nan])}, "n": [1, 2]}, root / "checkpoints/epoch-1.pt")
+    torch.save(
+        {"model": {"a": torch.tensor([0.0, torch.nan])}, "n": [1, 2]},
+        root / "checkpoints/epoch-00001-step-0000005-0123456789abcdef.pt",
+    )
     return root
 
 
@@ -121,7 +124,8 @@ CHANGES = {
     "journal": lambda root: (root / "journal.jsonl").write_text(""),
     "predictions": lambda root: np.savez(root / "predictions.npz", logits=-np.zeros(3)),  # equal, but for a bit
     "checkpoint": lambda root: torch.save(
-        {"model": {"a": torch.tensor([-0.0, torch.nan])}, "n": [1, 2]}, root / "checkpoints/epoch-1.pt"
+        {"model": {"a": torch.tensor([-0.0, torch.nan])}, "n": [1, 2]},
+        root / "checkpoints/epoch-00001-step-0000005-0123456789abcdef.pt",
     ),
 }
 

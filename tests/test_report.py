@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -245,6 +249,73 @@ def test_other_networks_have_a_whole_report(model: str) -> None:
     width = ("model.width=4",) if model == "model=resnet18" else ("data.image_size=32",)
     paths = made(model, *width, "train.epochs=1", "report.range_test=false", tiny=tiny)
     assert gaps_of(paths) == {}
+
+
+# A disk that is full
+
+
+@contextmanager
+def no_room_for(name: str) -> Iterator[None]:
+    """A block in which no file of this name can be written, nor the journal but from the room kept for that."""
+    replace, write = Path.replace, os.write
+
+    def failing_replace(path: Path, target: Path) -> Path:
+        if Path(target).name == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return replace(path, target)
+
+    def failing_write(file: int, content: bytes) -> int:
+        journal = Path(os.readlink(f"/proc/self/fd/{file}"))
+        if b"report_did_not_fit" in content and journal.with_name(".reserve").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(file, content)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", failing_replace)
+        patch.setattr(os, "write", failing_write)
+        yield
+
+
+@pytest.mark.parametrize("name", ["confusion_matrix.png", "class_accuracy.json"])
+def test_a_report_that_does_not_fit_is_an_error_where_it_is_all_that_was_asked_for(
+    finished: RunPaths, name: str
+) -> None:
+    paths = RunPaths(Path("run").absolute())
+    shutil.copytree(finished.root, paths.root)
+    with no_room_for(name), pytest.raises(RunError) as caught:
+        redraw(config_of("task=report", "run_dir=run", *FEW))
+    assert re.search(rf"{name} cannot be written \(No space left on device.* free; make room", str(caught.value))
+    assert "\n" not in str(caught.value)
+    assert last_status(paths.journal) == "FINISHED"
+    assert not list(paths.root.rglob("*.partial"))
+
+
+def test_a_report_that_fails_is_an_error_where_it_is_all_that_was_asked_for(
+    finished: RunPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished.root, "run")
+    monkeypatch.setattr(report, "page_of", lambda *_: 1 / 0)
+    with pytest.raises(RunError, match=r"could not be drawn .ZeroDivisionError"):
+        redraw(config_of("task=report", "run_dir=run", *FEW))
+
+
+def test_a_run_whose_report_does_not_fit_has_finished_and_the_next_command_draws_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with no_room_for("report.html"):
+        paths = made()
+    assert last_status(paths.journal) == "FINISHED" and paths.result.exists()
+    assert not (paths.report / "report.html").exists()
+    (line,) = [one.getMessage() for one in caplog.records if "report" in one.getMessage()]
+    assert str(paths.report / "report.html") in line and " free; make room" in line and "its own command" in line
+    result, predictions = json.loads(paths.result.read_text()), paths.predictions.read_bytes()
+    assert made() == paths
+    assert (paths.report / "report.html").exists()
+    assert json.loads(paths.result.read_text()) == {**result, "seconds": ANY, "history": ANY}
+    assert paths.predictions.read_bytes() == predictions
+    lines = len(read(paths.journal))
+    made()
+    assert len(read(paths.journal)) == lines, "it is finished, and found"
 
 
 # What task=report refuses

@@ -16,9 +16,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.run_dir.files import write_json
-from resnet_exp.run_dir.journal import last_status
+from resnet_exp.run_dir.journal import Journal, last_status
+from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.run_dir.range_test_cache import cached_range_test
+from resnet_exp.sweeps.best_config import write_best
 from resnet_exp.sweeps.labels import short_values
 from resnet_exp.sweeps.leaderboard import COLUMNS, best_of, compare_best, deviation, ranked, rows
 from resnet_exp.sweeps.ledger import Job, Ledger, SeedRun
@@ -635,6 +638,39 @@ def test_the_best_config_runs_by_itself_and_is_the_run_that_won(swept) -> None:
     assert f"{winner} is finished already" in done.stdout
 
 
+def test_files_of_others_beside_those_of_jobs_are_none_of_the_ledger(tmp_path: Path) -> None:
+    ledger, job = Ledger(tmp_path), Job(0, {"scheduler.peak_epoch": "2"}, "command")
+    ledger.plan([job])
+    ledger.write(job)
+    for name in ("foreign", f"{job.key}-foreign", f".{job.key}"):
+        (tmp_path / "jobs" / f"{name}.json").write_text('{"foreign": [1]}')
+    assert [one.key for one in ledger.every()] == [one.key for one in ledger.jobs()] == [job.key]
+
+
+@pytest.mark.parametrize("damage", ["edited", "a link", "larger than a config", "a reference"])
+def test_a_config_that_is_not_the_recorded_one_is_no_best_config(damage: str, tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path / "outputs" / "tiny-be6911a1feb9")
+    best = Job(
+        0, {"scheduler.peak_epoch": "2"}, "command", "finished", runs=(SeedRun(0, str(paths.root), "finished", 0.5),)
+    )
+    with Journal(paths.journal, "be6911a1feb9") as journal:
+        paths.config.write_text("seed: 0\n")
+        journal.artifact(paths.config)
+    assert yaml.safe_load(write_best(tmp_path, best).read_text())["seed"] == 0
+    (tmp_path / "best.yaml").unlink()
+    if damage == "edited":
+        paths.config.write_text("seed: 1\n")
+    elif damage == "a link":
+        paths.config.rename(tmp_path / "elsewhere.yaml")
+        paths.config.symlink_to(tmp_path / "elsewhere.yaml")
+    else:
+        paths.config.write_text("a: ${oc.env:HOME}" if damage == "a reference" else "a: 1\n" * 100_000)
+        paths.journal.unlink()
+    with pytest.raises((ConfigError, RunError), match=r"config\.yaml"):
+        write_best(tmp_path, best)
+    assert not (tmp_path / "best.yaml").exists()
+
+
 @pytest.mark.slow
 def test_a_study_goes_on_to_n_trials_in_all(tmp_path: Path) -> None:
     overlay = ["sweep=peak_epoch_optuna", "scheduler.peak_epoch=range(1,4)", "tracker=none"]
@@ -730,7 +766,6 @@ def test_a_job_whose_file_is_edited_damaged_or_foreign_is_planned_anew(
     assert len(ledger.every()) == 3
     for path in (edited, damaged):
         assert f"{path} is damaged" in caplog.text
-    assert f"{tmp_path / 'jobs' / 'foreign.json'} is no job's file; it is left alone" in caplog.text
     ledger.plan(jobs)
     (tmp_path / "plan.json").write_text("[")
     assert [job.key for job in Ledger(tmp_path).jobs()] == [job.key for job in jobs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -562,6 +563,24 @@ def test_the_ui_command_and_the_link_open_the_same_page(tmp_path: Path, monkeypa
     assert run_link("sqlite:///mlflow.db", "3", "abc") == local
     remote = "https://host:8/ml/#/experiments/3/runs/abc?workflowType=machine_learning"
     assert run_link("https://bob:p@host:8/ml/", "3", "abc") == remote
+
+
+def test_a_model_that_does_not_fit_is_told_with_path_and_room_and_leaves_nothing(
+    paths: RunPaths, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from torch import nn
+
+    def refuse(file: int, start: int, size: int) -> None:
+        assert size > 4 * 4 * 300
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    paths.root.mkdir()
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 300))
+    assert tracker_of(paths, "sqlite:///none.db").export_model(network, (1, 4, 4)) is None
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert str(paths.root) in line and "needed" in line and "task=report" in line and "\n" not in line
+    assert list(paths.root.iterdir()) == []
 
 
 def test_the_network_comes_back_without_pickle_and_as_one_model_of_the_run(

@@ -1,8 +1,12 @@
-"""The cache of decoded images on disk: one folder for each key, written, then renamed, and verified at each reading."""
+"""The cache of decoded images on disk: one folder for each key, written, then renamed, and verified at each reading.
+
+A run needs no cache: where none can be written, the images stay in memory.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import os
@@ -14,11 +18,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from resnet_exp.data.decoding import Decoded
-from resnet_exp.interfaces import RunError
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +35,13 @@ ABANDONED_SECONDS = 24 * 3600  # an unfinished entry older than this was left by
 class CachedImages:
     """The readable images of a listing, in its order: `[N, H, W, C], uint8, 0..255`; and why the others are missing."""
 
-    pixels: np.ndarray  # memory-mapped: read from the file when used; changes are not written back
+    pixels: np.ndarray  # memory-mapped where they are cached: read when used; changes are not written back
     unreadable: tuple[tuple[int, str], ...]  # index in the listing, reason
     grey: bool  # the channels of every pixel are equal
+
+
+class NotKept(Exception):
+    """No folder takes the images; the message names each, the reason and the room that is needed."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ class _Meta:
 def find(folders: list[Path], key: str) -> CachedImages | None:
     """The entry of the first folder that has it intact, or None; a corrupt one is logged."""
     for folder in folders:
-        if (folder / key).is_dir():
+        if os.path.isdir(folder / key):  # not Path's, which raises where there is no permission
             try:
                 return _read(folder / key)
             except (OSError, ValueError, KeyError, TypeError) as error:
@@ -68,20 +76,28 @@ def store(
     """The images of all runs, saved as one entry in the first folder that is writable and has enough free space.
 
     Raises:
-        RunError: No folder is writable with enough free space.
+        NotKept: No folder is writable with enough free space; of a started entry nothing is left.
     """
     entry = _new_entry(folders, key, most_bytes)
     try:
-        meta = _write(entry, runs, advance)
+        with open(entry / "pixels", "wb") as file:
+            meta = _write(file, runs, advance)
         (entry / "meta.json").write_text(json.dumps(asdict(meta) | {"sha256": meta.digest(entry / "pixels")}))
         images = _mapped(entry, meta)  # stays valid when the file is renamed or deleted
         _publish(entry, entry.parent / key)
     except OSError as error:
-        raise RunError(f"Writing decoded images into {entry.parent} failed ({error}). {_advice()}") from error
+        raise NotKept(f"{entry.parent}: {error.strerror or error}; they need {most_bytes:,} bytes") from error
     finally:
         shutil.rmtree(entry, ignore_errors=True)
     _prune(entry.parent)
     return images
+
+
+def in_memory(runs: Iterator[Decoded], advance: Callable[[int], None]) -> CachedImages:
+    """The images of all runs; nothing is saved."""
+    file = io.BytesIO()
+    meta = _write(file, runs, advance)
+    return CachedImages(np.frombuffer(file.getbuffer(), np.uint8).reshape(meta.shape), meta.unreadable, meta.grey)
 
 
 def _read(entry: Path) -> CachedImages:
@@ -111,27 +127,27 @@ def _new_entry(folders: list[Path], key: str, most_bytes: int) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             entry = folder / f".{key}.{uuid.uuid4().hex}"
             entry.mkdir()
+            free = shutil.disk_usage(folder).free
         except OSError as error:
             problems.append(f"{folder}: {error.strerror}")
             continue
-        if shutil.disk_usage(folder).free > most_bytes:
+        if free > most_bytes:
             return entry
         entry.rmdir()
-        problems.append(f"{folder}: less than {most_bytes >> 20} MiB free")
-    raise RunError(f"There is no room for the decoded images ({'; '.join(problems)}). {_advice()}")
+        problems.append(f"{folder}: {free:,} bytes are free")
+    raise NotKept(f"{'; '.join(problems)}; they need {most_bytes:,} bytes")
 
 
-def _write(entry: Path, runs: Iterator[Decoded], advance: Callable[[int], None]) -> _Meta:
+def _write(file: BinaryIO, runs: Iterator[Decoded], advance: Callable[[int], None]) -> _Meta:
     """Writes the pixels of all runs, one after another; returns what is known of them."""
     unreadable: list[tuple[int, str]] = []
     seen, written, grey, shape = 0, 0, True, (0, 0, 0)
-    with open(entry / "pixels", "wb") as file:
-        for run in runs:
-            file.write(run.pixels.data)
-            unreadable += [(seen + index, reason) for index, reason in run.unreadable]
-            written, seen = written + len(run.pixels), seen + len(run.pixels) + len(run.unreadable)
-            grey, shape = grey and run.grey, run.pixels.shape[1:]
-            advance(len(run.pixels) + len(run.unreadable))
+    for run in runs:
+        file.write(run.pixels.data)
+        unreadable += [(seen + index, reason) for index, reason in run.unreadable]
+        written, seen = written + len(run.pixels), seen + len(run.pixels) + len(run.unreadable)
+        grey, shape = grey and run.grey, run.pixels.shape[1:]
+        advance(len(run.pixels) + len(run.unreadable))
     return _Meta((written, *shape), tuple(unreadable), grey)
 
 
@@ -153,7 +169,3 @@ def _prune(folder: Path) -> None:
         abandoned = [e for e in times if e.name[0] == "." and time.time() - times[e] > ABANDONED_SECONDS]
         for entry in finished[MAX_ENTRIES:] + abandoned:
             shutil.rmtree(entry, ignore_errors=True)
-
-
-def _advice() -> str:
-    return "Choose another folder with data.cache=<folder>."

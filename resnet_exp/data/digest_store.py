@@ -6,6 +6,7 @@ What is read is checked, and is nothing but numbers: a file that somebody else p
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import time
 import uuid
@@ -32,6 +33,8 @@ class Known(NamedTuple):
 
 # What this process has read or written, by root: for data sets without a writable cache, and to save reading.
 _loaded: dict[Path, Known] = {}
+_told: set[Path] = set()  # the roots whose digests could not be saved
+_log = logging.getLogger(__name__)
 
 
 def load(folders: Sequence[Path], root: Path) -> Known:
@@ -55,17 +58,31 @@ def look_up(known: Known, stamps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def save(folders: Sequence[Path], root: Path, stamps: np.ndarray, digests: np.ndarray) -> None:
-    """Remembers these digests of the files under a root, and no others, in the first folder that is writable."""
+    """Remembers these digests of the files under a root, and no others, in the first folder that is writable.
+
+    Where there is none, that is told once.
+    """
     before, now = _loaded.get(root), _sorted(stamps, digests)
     _loaded[root] = now
     if not len(stamps) or (before is not None and all(map(np.array_equal, before, now))):
         return
+    problems = []
     for folder in folders:
-        with suppress(OSError):  # without any, every command reads all files
+        try:
             folder.mkdir(parents=True, exist_ok=True)
             _write(folder / _name(root), now)
-            _prune(folder)
-            return
+        except OSError as error:
+            problems.append(f"{folder}: {error.strerror or error}")
+            continue
+        _prune(folder)
+        return
+    if root not in _told:
+        _told.add(root)
+        size = DIGEST_BYTES + now.stamps.nbytes + now.digests.nbytes
+        _log.warning(
+            "What the images in %s are known by cannot be saved (%s; it needs %s bytes): every command reads them all.",
+            *(root, "; ".join(problems), f"{size:,}"),
+        )
 
 
 def _written(path: Path) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -107,8 +107,8 @@ class ImageFolder:
 
         Raises:
             ConfigError: The folder's layout is wrong.
-            RunError: An image is unreadable (`unreadable="error"`), a class has no readable one, there is no room
-                for the cache, or images change while they are read.
+            RunError: An image is unreadable (`unreadable="error"`), a class has no readable one, or images change
+                while they are read.
         """
         if self._digests is None:
             self.read_content(progress)
@@ -151,12 +151,26 @@ class ImageFolder:
         return images
 
     def _decoded(self, progress: Progress) -> CachedImages:
-        """All images, decoded and cached; unreadable ones are listed, so that a later `skip` need not decode again."""
+        """All images, decoded, and cached where that can be written.
+
+        Unreadable ones are listed, so that a later `skip` need not decode again.
+        """
+        most_bytes = len(self._listing.names) * self.image_size**2 * self._stored_channels
+        try:
+            return self._decode(progress, partial(decode_cache.store, self.caches, self._key, most_bytes=most_bytes))
+        except decode_cache.NotKept as reason:
+            log.warning(
+                "The decoded images cannot be saved (%s): they stay in memory, and the next command decodes them "
+                "again. data.cache=<folder> chooses another folder.",
+                reason,
+            )
+        return self._decode(progress, decode_cache.in_memory)
+
+    def _decode(self, progress: Progress, keep: Callable[..., CachedImages]) -> CachedImages:
         paths = [self.root / name for name in self._listing.names]
         runs = decode_all(paths, self.image_size, self._stored_channels, self.workers, self.max_megapixels)
-        most_bytes = len(paths) * self.image_size**2 * self._stored_channels
         with closing(runs), progress("Decoding images", len(paths)) as advance:
-            return decode_cache.store(self.caches, self._key, self._unchanged(runs), most_bytes, advance)
+            return keep(runs=self._unchanged(runs), advance=advance)
 
     def _unchanged(self, runs: Iterator[Decoded]) -> Iterator[Decoded]:
         """Yields the runs; then raises RunError if a file's bytes are not those that the cache's key is made of."""

@@ -68,6 +68,51 @@ def written_durably(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def folder_written_durably(path: Path) -> Iterator[Path]:
+    """A block that makes the folder it gets; at its end that takes the place of `path`, whole and on the disk.
+
+    A folder that is there is deleted before: for a moment there is none. Whatever the block raises, nothing else is
+    left behind.
+
+    Raises:
+        Unwritable: the disk is full, say.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        _remove(partial)
+        yield partial
+        for entry in (*partial.rglob("*"), partial):
+            _sync(entry)
+        _remove(path)
+        partial.replace(path)
+        _sync(path.parent)
+    except (Exception, KeyboardInterrupt) as error:
+        size = sum(map(_size, partial.rglob("*")))
+        with suppress(OSError):
+            _remove(partial)
+        if isinstance(error, OSError) and not isinstance(error, Unwritable):
+            raise unwritable(path, error, size) from error
+        raise
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Raises Unwritable where so many bytes do not fit into the folder: takes them, and gives them back.
+
+    For libraries that end the process where a write fails.
+    """
+    trial = folder / ".room"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with trial.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)  # quotas count too
+    except OSError as error:
+        raise unwritable(folder, error, size) from error
+    finally:
+        with suppress(OSError):
+            trial.unlink()
+
+
 def write_durably(path: Path, content: bytes | memoryview) -> None:
     """Writes the content to `path`, whole or not at all; it is on the disk when this returns.
 
@@ -210,6 +255,13 @@ def _sync(path: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder)
+    else:
+        folder.unlink(missing_ok=True)  # a link would lead elsewhere
 
 
 def _size(path: Path) -> int:

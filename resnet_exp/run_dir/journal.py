@@ -161,6 +161,10 @@ class Journal:
         """Records something that happened, with JSON fields; trackers do not show it."""
         self._append("event", name=name, fields=fields)
 
+    def last_event(self, name: str, **fields: Any) -> None:
+        """Records, in the room kept for that, something that happened because the disk is full."""
+        self._append_at_last("event", name=name, fields=fields)
+
     def rewind(self, step: int) -> None:
         """Records that metrics recorded so far with a later step are void: what follows does those steps again.
 
@@ -177,11 +181,7 @@ class Journal:
         """
         if status not in STATUSES:
             raise ValueError(f"status={status!r}: one of {', '.join(STATUSES)} is needed")
-        try:
-            self._append("status", status=status, reason=reason)
-        except OSError:
-            self._reserve.unlink(missing_ok=True)
-            self._append("status", status=status, reason=reason)
+        self._append_at_last("status", status=status, reason=reason)
         self.flush()
 
     def flush(self) -> None:
@@ -213,6 +213,14 @@ class Journal:
         if not full.is_relative_to(root):
             raise ValueError(f"path={str(path)!r}: only files of the run directory {root} can be mirrored")
         return full.relative_to(root).as_posix()
+
+    def _append_at_last(self, kind: str, **fields: Any) -> None:
+        """Appends a record, in the room that is kept if there is no other."""
+        try:
+            self._append(kind, **fields)
+        except OSError:
+            self._reserve.unlink(missing_ok=True)
+            self._append(kind, **fields)
 
     def _append(self, kind: str, **fields: Any) -> None:
         record = {"kind": kind, "time_ms": time.time_ns() // 1_000_000, **fields}

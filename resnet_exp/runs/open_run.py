@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from torch import nn
 from resnet_exp.config.config import Config
 from resnet_exp.data.memory import SMALLER, memory_told
 from resnet_exp.data.prepare import EvaluationData
-from resnet_exp.interfaces import Augmentation, Metric, Tracker
+from resnet_exp.interfaces import Augmentation, Metric, RunError, Tracker
 from resnet_exp.report.section import Section
 from resnet_exp.report.subject import Subject
 from resnet_exp.run_dir.directory import RunDirectory, open_run_directory
@@ -27,6 +28,8 @@ from resnet_exp.runs.hooks import ALONE, SweepPart
 from resnet_exp.runs.record import Record, recorded
 from resnet_exp.tracking.mirror import open_mirror
 from resnet_exp.training.device import Runtime
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -73,7 +76,10 @@ class OpenRun:
         self.result = self.record.finish(outcome, time.monotonic() - self.started)
         paths = self.directory.paths
         subject = Subject.of(self.config, paths, self.result, data, self.metrics, self.runtime, model, augmentation)
-        self.sections = outputs.save_report(subject, self.record, self.console.progress)
+        try:
+            self.sections = outputs.save_report(subject, self.record, self.console.progress)
+        except RunError as error:
+            _log.error("%s", error)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from resnet_exp.config import build
 from resnet_exp.config.config import Config
 from resnet_exp.config.schema import ReportConfig
 from resnet_exp.data.prepare import Data
-from resnet_exp.interfaces import COMPARED_IMAGES, COMPARED_TABLES, DatasetInfo, Progress
+from resnet_exp.interfaces import COMPARED_IMAGES, COMPARED_TABLES, DatasetInfo, Progress, RunError, first_line
 from resnet_exp.report.section import Section, drawn
 from resnet_exp.report.subject import Subject
 from resnet_exp.run_dir.contents import read_recorded
@@ -84,7 +84,11 @@ def check_report(settings: ReportConfig, make_model: Callable[[], nn.Module | No
 
 
 def save_report(subject: Subject, record: Record, progress: Progress) -> tuple[Section, ...]:
-    """Draws the report and records it, with the images and tables that runs are compared by; returns its sections."""
+    """Draws the report and records it, with the images and tables that runs are compared by; returns its sections.
+
+    Raises:
+        RunError: it could not be drawn, or does not fit on the disk; the run itself is saved.
+    """
     try:
         from resnet_exp.report.report import draw_report
 
@@ -93,16 +97,16 @@ def save_report(subject: Subject, record: Record, progress: Progress) -> tuple[S
             _as_json(path) for path in (subject.folder / f"{name}.csv" for name in COMPARED_TABLES) if path.exists()
         ]
     except Unwritable as error:
-        _log.error("the report is not drawn: %s. The run itself is saved, and the same command draws it", error)
-        record.journal.event(NO_REPORT, reason=str(error))
-        return ()
+        record.journal.last_event(NO_REPORT, reason=str(error))
+        raise RunError(
+            f"the report is not drawn: {error}. The run itself is saved, and its own command draws it"
+        ) from error
     except Exception as error:
-        _log.error(
-            "the report could not be drawn (%s: %s); the run itself is saved: task=report run_dir=%s draws it again",
-            *(type(error).__name__, error, subject.paths.root),
-        )
         _log.debug("", exc_info=True)
-        return ()
+        raise RunError(
+            f"the report could not be drawn ({type(error).__name__}: {first_line(error)}); the run itself is saved: "
+            f"task=report run_dir={subject.paths.root} draws it again"
+        ) from error
     if not subject.folder.exists():
         return ()
     record.file(subject.folder, folder="report")

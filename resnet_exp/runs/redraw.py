@@ -34,7 +34,7 @@ def redraw(command: Config, on_wait: OnWait | None = None) -> None:
 
     Raises:
         ConfigError: there is no finished run in `run_dir`, or its plug-ins are not found.
-        RunError: its data cannot be read, or have changed since the run.
+        RunError: its data cannot be read, or have changed since the run; or the report cannot be drawn.
     """
     console = Console()
     with open_finished_run(str(command.run_dir), on_wait) as directory:

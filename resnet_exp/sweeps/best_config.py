@@ -10,19 +10,29 @@ import yaml
 
 from resnet_exp.config.conf import CONF
 from resnet_exp.config.overrides import key_of
+from resnet_exp.run_dir.contents import check_recorded
 from resnet_exp.run_dir.files import write_durably
-from resnet_exp.run_dir.foreign import read_config
+from resnet_exp.run_dir.foreign import check_file, read_config
+from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.sweeps.ledger import Job
 
 
 def write_best(root: Path, job: Job | None) -> Path | None:
-    """Writes `best.yaml` into the sweep's directory, the whole config of the best job; without one there is none."""
+    """Writes `best.yaml` into the sweep's directory, the whole config of the best job; without one there is none.
+
+    Raises:
+        ConfigError: the config of its run is none, or much larger than one.
+        Damaged: it is not the one that the run recorded.
+    """
     path = root / "best.yaml"
     if job is None:
         path.unlink(missing_ok=True)  # of jobs that the command does not plan any more
         return None
     run = job.runs[0]
-    config: dict[str, Any] = read_config(Path(run.root) / "config.yaml")
+    paths = RunPaths(Path(run.root))
+    check_file(paths.journal, paths.config)
+    check_recorded(paths.config)
+    config: dict[str, Any] = read_config(paths.config)
     ours: dict[str, Any] = yaml.safe_load((CONF / "config.yaml").read_text())
     chosen = {"report": "default", "sweep": "default"}  # the point does not depend on them: others can be chosen
     of_hydra = [entry for entry in ours["defaults"] if _is_of_hydra(entry)]

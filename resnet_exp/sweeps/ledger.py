@@ -201,7 +201,8 @@ class Ledger:
     def every(self) -> list[Job]:
         """Returns all jobs that were ever planned, by the places that they had last."""
         planned = {job.key: job for job in self._planned() or ()}
-        keys = planned.keys() | {path.stem for path in self._jobs.glob("*.json") if _is_jobs(path)}
+        # Others may have put files of their own there.
+        keys = planned.keys() | {path.stem for path in self._jobs.glob("*.json") if _KEY.fullmatch(path.stem)}
         jobs = [self._known(key) or planned.get(key) for key in keys]
         return sorted((job for job in jobs if job is not None), key=lambda job: (job.number, job.key))
 
@@ -293,14 +294,6 @@ class Ledger:
 
     def _path(self, key: str) -> Path:
         return self._jobs / f"{_checked(key)}.json"
-
-
-def _is_jobs(path: Path) -> bool:
-    """Whether the file is named as a job's; another one is told, and left alone."""
-    if _KEY.fullmatch(path.stem):
-        return True
-    _log.warning("%s is no job's file; it is left alone", path)
-    return False
 
 
 def _checked(key: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from resnet_exp.config.config import flat
 from resnet_exp.config.overrides import has_whole_values, is_within, key_of, parsed
-from resnet_exp.interfaces import Mirror
+from resnet_exp.interfaces import ConfigError, Mirror, RunError
 from resnet_exp.run_dir.files import Damaged
 from resnet_exp.run_dir.journal import Journal, last_status, metric_history, read
 from resnet_exp.sweeps import best_config
@@ -62,6 +62,8 @@ class Parent:
         for show in (self._draw, self._record):
             try:
                 show(jobs)
+            except (ConfigError, RunError) as error:  # such as a file of a run that is not what it recorded
+                _log.warning("the state of the sweep is not drawn or recorded: %s", error)
             except Exception:  # neither a picture nor a full disk is worth a sweep: the ledger has it all
                 _log.exception("the state of the sweep could not be drawn or recorded")
 

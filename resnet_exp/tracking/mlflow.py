@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from resnet_exp.config.ranges import Text
 from resnet_exp.config.redact import redact
 from resnet_exp.interfaces import Mirror
+from resnet_exp.run_dir.files import Unwritable
 from resnet_exp.run_dir.lock import locked
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.tracking.mlflow_model import export_network
@@ -143,9 +144,12 @@ class MlflowMirror(Mirror):
         return "look at it in MLflow:", *start, f"  {address}"
 
     def export_model(self, model: nn.Module, input_shape: tuple[int, int, int]) -> Path | None:
-        """Writes `mlflow_model/`, where torch.export can follow the network."""
+        """Writes `mlflow_model/`, where torch.export can follow the network and there is room for it."""
         try:
             return export_network(model, input_shape, self._paths.root / "mlflow_model")
+        except Unwritable as error:
+            log.warning("no MLflow model: %s. task=report run_dir=%s exports it", error, self._paths.root)
+            return None
         except Exception as error:  # it cannot follow every network; the weights are safe
             reason = str(error).splitlines()[:1]
             log.warning("no MLflow model: torch.export could not follow this network (%s)", reason)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from resnet_exp.run_dir.files import check_room, folder_written_durably
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
     from torch import nn
+
+_AROUND = 8 << 20  # bytes: the graph, and the example of an input as text
 
 
 def export_network(model: nn.Module, example_shape: tuple[int, int, int], path: Path) -> Path:
@@ -23,6 +26,9 @@ def export_network(model: nn.Module, example_shape: tuple[int, int, int], path: 
         model: Maps images `[N, C, H, W], float32`, normalised, to logits `[N, classes]`.
         example_shape: C, H, W of one image.
         path: The folder to write; one that is there is replaced.
+
+    Raises:
+        Unwritable: There is no room for it.
     """
     import numpy as np
     import torch
@@ -37,19 +43,20 @@ def export_network(model: nn.Module, example_shape: tuple[int, int, int], path: 
     example = np.zeros((2, *example_shape), dtype=np.float32)
     with torch.no_grad():
         num_classes = network(torch.from_numpy(example)).shape[1]
-    aside = path.with_name(path.name + ".part")
-    shutil.rmtree(aside, ignore_errors=True)
-    mlflow.pytorch.save_model(
-        network,
-        str(aside),
-        signature=_signature(example_shape, num_classes),
-        input_example=example,
-        serialization_format="pt2",
-        # Given, because finding them out loads the model in another process for many seconds.
-        pip_requirements=[f"mlflow=={mlflow.__version__}", f"torch=={torch.__version__.split('+')[0]}", "numpy"],
-    )
-    shutil.rmtree(path, ignore_errors=True)
-    return aside.rename(path)
+    weights = sum(tensor.nbytes for tensor in network.state_dict().values())
+    # torch's writer of archives ends the whole process where the disk is full.
+    check_room(path.parent, weights * 5 // 4 + _AROUND)
+    with folder_written_durably(path) as partial:
+        mlflow.pytorch.save_model(
+            network,
+            str(partial),
+            signature=_signature(example_shape, num_classes),
+            input_example=example,
+            serialization_format="pt2",
+            # Given, because finding them out loads the model in another process for many seconds.
+            pip_requirements=[f"mlflow=={mlflow.__version__}", f"torch=={torch.__version__.split('+')[0]}", "numpy"],
+        )
+    return path
 
 
 def _portable_copy(model: nn.Module) -> nn.Module:

@@ -59,8 +59,9 @@ def import_mlflow() -> None:
     for name in ("alembic", "mlflow"):
         logger = logging.getLogger(name)
         logger.setLevel(max(logger.level, logging.WARNING))
-    # It reports each retry; the mirror says it once, in words that help.
+    # They report each retry, one of them with a page of traceback; the mirror says it once, in words that help.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def open_store(uri: str, experiment: str) -> Store:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,18 @@ import torch
 
 from resnet_exp.run_dir.journal import metric_history
 
+_CHECKPOINT = re.compile(r"epoch-\d+-step-\d+-[0-9a-f]{16}\.pt")
 _TIMES = ("seconds", "command", "sittings")  # of result.json: what this process took, and what it ran on
 
 
-def differences(run_dir: Path, other: Path) -> list[str]:
-    """One line for each thing in which two finished runs differ; none if all that they computed is equal."""
+def differences(run_dir: Path, other: Path, *, without: str = "") -> list[str]:
+    """One line for each thing in which two finished runs differ; none if all that they computed is equal.
+
+    Args:
+        run_dir: of one.
+        other: run directory of the other.
+        without: what is not looked at, such as the checkpoint.
+    """
     read: Mapping[str, Callable[[Path], Mapping[str, Any]]] = {
         "result": _result,
         "model": lambda root: _bytes(root, "model.safetensors"),
@@ -29,6 +37,8 @@ def differences(run_dir: Path, other: Path) -> list[str]:
     }
     found = []
     for what, leaves_of in read.items():
+        if what == without:
+            continue
         mine, others = leaves_of(run_dir), leaves_of(other)
         for path in sorted(mine.keys() | others.keys()):
             if path not in mine or path not in others:
@@ -45,8 +55,8 @@ def checkpoint_leaves(run_dir: Path) -> dict[str, Any]:
 
 
 def last_checkpoint(run_dir: Path) -> Path:
-    """The file of the run's last checkpoint."""
-    return max((run_dir / "checkpoints").glob("*.pt"))
+    """The file of the run's last checkpoint; others may lie beside it."""
+    return max(path for path in (run_dir / "checkpoints").glob("*.pt") if _CHECKPOINT.fullmatch(path.name))
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
