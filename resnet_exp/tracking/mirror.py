@@ -77,7 +77,7 @@ class _SafeMirror(Mirror):
     def end(self) -> Sequence[str]:
         """Ends the mirror; the lines say how to look at the run, or that the tracker has failed.
 
-        It is waited for while it gets on, and for `PATIENCE` seconds without progress.
+        It is waited for while it gets on, and for `PATIENCE` seconds without progress or work.
         """
         nothing: list[str] = []
         ending = self._thread.call(lambda: [str(line) for line in self._mirror.end()])
@@ -94,6 +94,10 @@ class _SafeMirror(Mirror):
         """The tracker's own."""
         return self._safely(lambda: self._mirror.progress(), None)
 
+    def work(self) -> object:
+        """The tracker's own."""
+        return self._safely(lambda: self._mirror.work(), None)
+
     def is_complete(self) -> bool:
         """Whether the tracker has the whole journal; not where it has failed."""
         return not self._has_failed and self._safely(lambda: self._mirror.is_complete(), False)
@@ -107,14 +111,16 @@ class _SafeMirror(Mirror):
         self._safely(lambda: self._mirror.sync(), None)
 
     def _ends_in_time(self, ending: Future[list[str]]) -> bool:
-        """Whether it ends before it has made no progress for as long as this process is patient."""
+        """Whether it ends before it has neither got on nor computed for as long as this process is patient."""
         key, begun = (self._name, "end"), time.monotonic()
-        seen, since = self.progress(), begun
+        seen, since, work = self.progress(), begun, self.work()
         # A tracker that has got on with this run answers now, whatever became of the runs before.
         in_vain = 0.0 if seen != self._at_first else _in_vain.get(key, 0.0)
         while not is_done(ending, _POLL) and time.monotonic() - since < max(PATIENCE - in_vain, _LEAST):
             if (now := self.progress()) != seen:
                 seen, since, in_vain = now, time.monotonic(), 0.0
+            if (now := self.work()) != work:  # which does not say that the store answers
+                work, since = now, time.monotonic()
         if ending.done() and self.is_complete():
             _in_vain.pop(key, None)
         else:
