@@ -121,22 +121,25 @@ def telling_of_dead(mirror: Mirror, roots: Sequence[Path], tracker: Tracker, set
         settings: of the tracker, without secrets, as runs record them.
     """
 
-    def untold(root: Path) -> Mirror | None:
+    def untold(root: Path, is_waited_for: Callable[[], bool]) -> Mirror | None:
         """The mirror of a run that the tracker has to be told of."""
-        other = open_mirror(tracker, RunPaths(root))
+        other = open_mirror(tracker, RunPaths(root), is_waited_for=is_waited_for)
         return None if other.is_complete() or recorded_tracker(root) != settings else other
 
     return _TellingOfDead(mirror, roots, untold) if roots else mirror
 
 
+_Untold = Callable[[Path, Callable[[], bool]], Mirror | None]
+
+
 class _TellingOfDead(Mirror):
     """A mirror with a thread that begins when it has begun: two threads must not import a tracker's library at once."""
 
-    def __init__(self, mirror: Mirror, roots: Sequence[Path], untold: Callable[[Path], Mirror | None]) -> None:
+    def __init__(self, mirror: Mirror, roots: Sequence[Path], untold: _Untold) -> None:
         self._mirror, self._roots, self._untold = mirror, roots, untold
         self._other = Mirror()  # that of the run which is told now
         self._thread: threading.Thread | None = None
-        self._ending = threading.Event()
+        self._is_waited_for, self._ending = threading.Event(), threading.Event()
 
     def begin(self) -> None:
         self._mirror.begin()
@@ -154,6 +157,7 @@ class _TellingOfDead(Mirror):
         """Ends this run's own; others are begun for a run's patience at most, and the rest the next time."""
         begun = time.monotonic()
         lines = self._mirror.end()
+        self._is_waited_for.set()
         if self._thread is not None and self._mirror.is_complete():
             self._wait_for(self._thread, begun + PATIENCE)
         self._ending.set()
@@ -185,7 +189,7 @@ class _TellingOfDead(Mirror):
         for root in self._roots:
             if self._ending.is_set():
                 return
-            if (other := self._untold(root)) is None:
+            if (other := self._untold(root, self._is_waited_for.is_set)) is None:
                 continue
             self._other = other
             other.begin()
