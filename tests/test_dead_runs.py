@@ -50,10 +50,15 @@ class Told(Mirror):
         self.tracker.complete.add(self.root.name)
         return []
 
+    def give_up(self) -> list[str]:
+        self.tracker.given_up.append(self.root.name)
+        return []
+
 
 class Tracking:
     def __init__(self, seconds: float = 0.0) -> None:
         self.told: list[tuple[str, str | None]] = []
+        self.given_up: list[str] = []
         self.complete, self.seconds = {"own"}, seconds
 
     def open(self, run_dir: Path, label: str) -> Mirror:
@@ -142,6 +147,7 @@ def test_a_run_is_told_of_for_as_long_as_the_command_trains(tmp_path: Path, monk
         time.sleep(0.05)
     mirror.end()
     assert (killed.name, "KILLED") in tracker.told
+    assert killed.name not in tracker.given_up
 
 
 def test_a_slow_tracker_is_told_of_some_now_and_of_the_rest_later(

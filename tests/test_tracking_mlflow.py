@@ -6,12 +6,14 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from contextlib import closing
@@ -26,6 +28,7 @@ from resnet_exp.interfaces import ConfigError
 from resnet_exp.run_dir.journal import Journal, metric_history, read
 from resnet_exp.run_dir.lock import locked
 from resnet_exp.run_dir.paths import RunPaths
+from resnet_exp.tracking.mirror import open_mirror
 from resnet_exp.tracking.mlflow import MlflowMirror, MlflowTracker
 from resnet_exp.tracking.mlflow_state import LOCK, MirrorState, has_arrived
 from resnet_exp.tracking.mlflow_store import (
@@ -1098,6 +1101,66 @@ def test_a_store_that_another_process_locks_at_first_shows_the_sweep_in_the_end(
         parent.end()
     assert parent.link
     assert len(sweep.shown()) == 1
+
+
+# --- A slow link
+
+
+class SlowLink:
+    """A server that takes each file slowly, but steadily, and notes how long it took."""
+
+    SECONDS = 0.02  # between two pieces
+    PIECE = 64 * 1024
+
+    def __init__(self) -> None:
+        self.took = 0.0
+        self.listening = socket.socket()
+        self.listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.PIECE)
+        self.listening.bind(("127.0.0.1", 0))
+        self.listening.listen()
+        self.url = f"http://127.0.0.1:{self.listening.getsockname()[1]}/files"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            connection, _ = self.listening.accept()
+            with connection:
+                self._take(connection)
+
+    def _take(self, connection: socket.socket) -> None:
+        request = b""
+        while b"\r\n\r\n" not in request:
+            request += connection.recv(1)
+        (size,) = re.findall(rb"(?i)content-length: (\d+)", request)
+        left, begun = int(size), time.monotonic()
+        while left:
+            time.sleep(self.SECONDS)
+            left -= len(connection.recv(min(left, self.PIECE)))
+        self.took = time.monotonic() - begun
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="how far a file is sent is known on Linux alone")
+def test_a_large_file_over_a_slow_link_is_waited_for_as_long_as_it_gets_on(
+    tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnet_exp.tracking.mirror.PATIENCE", 0.5)
+    monkeypatch.setattr("resnet_exp.tracking.mirror._in_vain", {})
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    link, paths = SlowLink(), RunPaths(tmp_path / "run")
+    client_of(store).create_experiment("slow link", link.url)
+    with Journal(paths.journal) as journal:
+        journal.metrics({"loss": 0.5}, 1)
+        (paths.root / "large.bin").write_bytes(bytes(5_000_000))
+        mirror = open_mirror(MlflowTracker(store, "slow link"), paths)
+        mirror.begin()
+        mirror.wait_until_started(60)
+        journal.artifact("large.bin")
+        journal.status("FINISHED")
+        lines = mirror.end()
+    assert link.took > 2 * 0.5  # else it would not have been given up anyway
+    assert "the same command again" not in str(lines)
+    assert mirror.is_complete()
 
 
 # --- A project that was moved

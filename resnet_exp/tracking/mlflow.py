@@ -26,7 +26,7 @@ from resnet_exp.tracking.mlflow_store import (
     turns_and_migration,
     ui_command,
 )
-from resnet_exp.tracking.mlflow_upload import bytes_read
+from resnet_exp.tracking.mlflow_upload import bytes_read, bytes_unsent
 from resnet_exp.tracking.mlflow_uri import check_uri
 from resnet_exp.tracking.thread_work import ThreadWork
 
@@ -135,8 +135,9 @@ class MlflowMirror(Mirror):
         return self._lines()
 
     def progress(self) -> object:
-        """How much has arrived, and how far the library has read the file that it uploads."""
-        return self._steps, bytes_read(self._replay.uploading if self._replay else None)
+        """How much has arrived, how far the library has read the file that it uploads, and what is still to be sent."""
+        file = self._replay.uploading if self._replay else None
+        return self._steps, bytes_read(file), bytes_unsent() if file else 0
 
     def work(self) -> object:
         """How much the thread has computed, and other processes that open the same store, which it waits for."""
