@@ -1151,7 +1151,7 @@ def test_a_large_file_over_a_slow_link_is_waited_for_as_long_as_it_gets_on(
     client_of(store).create_experiment("slow link", link.url)
     with Journal(paths.journal) as journal:
         journal.metrics({"loss": 0.5}, 1)
-        (paths.root / "large.bin").write_bytes(bytes(5_000_000))
+        (paths.root / "large.bin").write_bytes(bytes(4_000_000))
         mirror = open_mirror(MlflowTracker(store, "slow link"), paths)
         mirror.begin()
         mirror.wait_until_started(60)
