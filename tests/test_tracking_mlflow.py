@@ -37,6 +37,7 @@ from resnet_exp.tracking.mlflow_store import (
     open_store,
     redact_text,
     run_link,
+    turns_and_migration,
     ui_command,
 )
 
@@ -1101,6 +1102,67 @@ def test_a_store_that_another_process_locks_at_first_shows_the_sweep_in_the_end(
         parent.end()
     assert parent.link
     assert len(sweep.shown()) == 1
+
+
+# --- A store that others open
+
+
+@pytest.mark.parametrize("others_get_on", [True, False])
+def test_a_store_that_others_open_one_after_another_is_waited_for_and_one_that_hangs_is_not(
+    others_get_on: bool, paths: RunPaths, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_store(store, "tests")
+    monkeypatch.setattr("resnet_exp.tracking.mirror.PATIENCE", 0.8)
+    monkeypatch.setattr("resnet_exp.tracking.mirror._in_vain", {})
+    lock, held = Path(f"{store.removeprefix('sqlite:///')}.lock"), threading.Event()
+
+    def others() -> None:
+        with locked(lock):
+            held.set()
+            for _ in range(20):
+                time.sleep(0.1)
+                if others_get_on:
+                    os.utime(lock)
+
+    waiting = threading.Thread(target=others)
+    waiting.start()
+    assert held.wait(30)
+    with Journal(paths.journal) as journal:
+        journal.status("FINISHED")
+        mirror = open_mirror(MlflowTracker(store, "tests"), paths)
+        mirror.begin()
+        lines = str(mirror.end())
+    waiting.join()
+    assert ("the same command again" not in lines) == others_get_on
+
+
+def test_an_opened_store_is_a_turn_and_a_migration_is_seen(tmp_path: Path) -> None:
+    uri, seen, is_open = f"sqlite:///{tmp_path}/mlflow.db", set[str](), threading.Event()
+
+    def watch() -> None:
+        while not is_open.wait(0.05):
+            seen.add(str(turns_and_migration(uri)))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    open_store(uri, "tests")
+    is_open.set()
+    watching.join()
+    assert len(seen) > 5
+    before = turns_and_migration(uri)
+    time.sleep(0.05)
+    open_store(uri, "tests")
+    assert turns_and_migration(uri) != before
+
+
+def test_work_is_believed_for_a_while_after_an_arrival_and_no_longer(
+    paths: RunPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = tracker_of(paths, "https://store.invalid")
+    mirror._arrived = time.monotonic()
+    assert mirror.work() is not None
+    monkeypatch.setattr("resnet_exp.tracking.mlflow._LONGEST_WORK", -1.0)
+    assert mirror.work() is None
 
 
 # --- A slow link
