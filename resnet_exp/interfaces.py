@@ -274,12 +274,17 @@ class Mirror:
         """Mirrors what is left; returns lines for the terminal that say how to look at the run.
 
         The journal's last status says how the run ended. If a mirror could not finish, the same command completes it:
-        for a finished run it calls `begin` and `end` of a new mirror. It is given up after 5 s without `progress`.
+        for a finished run it calls `begin` and `end` of a new mirror. It is given up after 5 s without `progress` or
+        `work`.
         """
         return ()
 
     def progress(self) -> object:
         """What is another value whenever `end` has got on: a slow `end` is waited for as long as it gets on."""
+        return None
+
+    def work(self) -> object:
+        """What is another value whenever `end` computes, though nothing has arrived: it is waited for then, too."""
         return None
 
     def give_up(self) -> Sequence[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from resnet_exp.interfaces import Mirror
 from resnet_exp.run_dir.journal import Journal, last_status, read
@@ -16,6 +17,10 @@ from resnet_exp.run_dir.lock import locked
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.runs import dead_runs
 from resnet_exp.runs.dead_runs import REASON, end_dead, telling_of_dead
+from resnet_exp.sweeps import session
+from resnet_exp.sweeps.ledger import Ledger
+from resnet_exp.sweeps.parent_run import Parent
+from tests.planned import composed_sweep
 
 SETTINGS = {"_target_": "somewhere.Tracker", "uri": "sqlite:///a.db"}
 
@@ -45,10 +50,15 @@ class Told(Mirror):
         self.tracker.complete.add(self.root.name)
         return []
 
+    def give_up(self) -> list[str]:
+        self.tracker.given_up.append(self.root.name)
+        return []
+
 
 class Tracking:
     def __init__(self, seconds: float = 0.0) -> None:
         self.told: list[tuple[str, str | None]] = []
+        self.given_up: list[str] = []
         self.complete, self.seconds = {"own"}, seconds
 
     def open(self, run_dir: Path, label: str) -> Mirror:
@@ -94,6 +104,50 @@ def test_the_killed_are_ended_and_told_and_no_others(tmp_path: Path) -> None:
         command(outputs, tracker)
         assert len([name for name, _ in tracker.told if name != "own"]) == 3  # once
         assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_killed_sweep_is_ended_and_told_by_the_next_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the runs of its jobs, which are in another folder."""
+    monkeypatch.chdir(tmp_path)
+    tracker = Tracking()
+    monkeypatch.setattr(session, "tracker_of", lambda _: tracker)
+    with composed_sweep("experiment=quickstart", "seed=1,2", "tracker=csv") as (config, _):
+        settings: Any = OmegaConf.to_container(config.tracker)
+        killed = Ledger(tmp_path / "multirun" / "killed")
+        killed.begin({"command": "killed", "space": {"seed": "1,2"}, "seeds": 1, "config": {"task": "train"}})
+        parent = Parent(killed, Mirror(), {}, "maximize", settings)
+        parent.start()
+        parent._ending.set()  # a killed process runs no thread
+        a_run(tmp_path / "outputs" / "job", "RUNNING", settings=settings)
+        a_run(tmp_path / "outputs" / "elsewhere", "RUNNING")
+        assert last_status(killed.paths.journal) == "RUNNING"
+        following = Ledger(tmp_path / "multirun" / "own")
+        following.begin({"command": "own", "space": {"seed": "1,2"}, "seeds": 1, "config": {"task": "train"}})
+        mirror = session.parent_of(config, following, {})._mirror
+        mirror.begin()
+        mirror.end()
+    told = {(name, status) for name, status in tracker.told if name != "own"}
+    assert told == {("killed", "KILLED"), ("job", "KILLED")}
+    assert read(killed.paths.journal)[-1]["reason"] == REASON
+    assert last_status(tmp_path / "outputs" / "elsewhere" / "journal.jsonl") == "KILLED"
+
+
+def test_a_run_is_told_of_for_as_long_as_the_command_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for it then: a store that takes longer than a run's end may is told all the same."""
+    monkeypatch.setattr(dead_runs, "PATIENCE", 0.2)
+    monkeypatch.setattr("resnet_exp.tracking.mirror.PATIENCE", 0.2)
+    monkeypatch.setattr("resnet_exp.tracking.mirror._in_vain", {})
+    tracker = Tracking(seconds=1.5)
+    killed = a_run(tmp_path / "killed", "RUNNING")
+    Journal(RunPaths(tmp_path / "own").journal).close()
+    mirror = telling_of_dead(Told(tracker, tmp_path / "own"), end_dead(tmp_path), tracker, SETTINGS)
+    mirror.begin()
+    end = time.monotonic() + 30
+    while killed.name not in tracker.complete and time.monotonic() < end:
+        time.sleep(0.05)
+    mirror.end()
+    assert (killed.name, "KILLED") in tracker.told
+    assert killed.name not in tracker.given_up
 
 
 def test_a_slow_tracker_is_told_of_some_now_and_of_the_rest_later(

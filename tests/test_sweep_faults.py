@@ -19,9 +19,11 @@ from typing import Any
 
 import pytest
 
+from resnet_exp.interfaces import Mirror
 from resnet_exp.run_dir.files import write_json
 from resnet_exp.run_dir.journal import last_status
 from resnet_exp.sweeps.ledger import SWEEP_VARIABLE, Job, Ledger
+from resnet_exp.sweeps.parent_run import Parent
 
 ROOT = Path(__file__).parents[1]
 KILLS = int(os.environ.get("RESNET_EXP_KILLS", "10"))
@@ -495,3 +497,18 @@ def test_a_job_that_is_not_the_planned_one_any_more_is_refused(
         job.run_job(now, ledger)
     assert ledger.job(one.key).status == "failed"
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_sweep_whose_directory_was_moved_meanwhile_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger = Ledger(tmp_path / "sweep")
+    ledger.begin({"command": "sweep", "space": {"seed": "1,2"}, "seeds": 1, "config": {"task": "train"}})
+    parent = Parent(ledger, Mirror(), {}, "maximize")
+    (tmp_path / "sweep").rename(tmp_path / "elsewhere")
+    for _ in range(3):
+        parent._seen = None
+        parent.refresh()
+    (warning,) = [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+    assert f"{tmp_path / 'sweep'} was moved or deleted" in warning.getMessage()
+    assert warning.exc_info is None

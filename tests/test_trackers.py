@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from resnet_exp.runs import run as way
 from resnet_exp.runs.evaluate import evaluate_checkpoint
 from resnet_exp.tracking.csv_files import CsvTracker
 from resnet_exp.tracking.mirror import open_mirror
+from resnet_exp.tracking.thread_work import ThreadWork
 from tests.test_plugin_folders import ROOT, command
 from tests.test_run import GIVEN, config_of, newest
 
@@ -232,6 +234,64 @@ def test_an_end_that_is_slow_and_gets_on_is_waited_for(paths: RunPaths, monkeypa
     monkeypatch.setattr("resnet_exp.tracking.mirror.PATIENCE", 1.0)
     monkeypatch.setattr("resnet_exp.tracking.mirror._in_vain", {})
     assert end(open_mirror(HangingTracker(steps=25), paths)) == ["done"]
+
+
+class Computing(Mirror):
+    """A mirror whose end takes long and says so by its work alone."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end, self._work = time.monotonic() + seconds, ThreadWork()
+
+    def end(self) -> Sequence[str]:
+        self._work.begin()
+        while time.monotonic() < self._end:
+            pass
+        return ["done"]
+
+    def work(self) -> object:
+        return self._work.count()
+
+
+class ComputingTracker:
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def open(self, run_dir: Path, label: str) -> Mirror:
+        return Computing(self._seconds)
+
+
+def test_an_end_that_computes_is_waited_for(paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnet_exp.tracking.mirror.PATIENCE", 1.0)
+    monkeypatch.setattr("resnet_exp.tracking.mirror._in_vain", {})
+    assert end(open_mirror(ComputingTracker(2.5), paths)) == ["done"]
+
+
+def test_work_is_what_a_thread_computes_and_not_what_it_waits_for() -> None:
+    work, stop = ThreadWork(), threading.Event()
+    state = {"computes": False}
+
+    def now_and_then() -> None:
+        work.begin()
+        while not stop.is_set():
+            if not state["computes"]:
+                time.sleep(0.05)
+
+    thread = threading.Thread(target=now_and_then)
+    thread.start()
+    time.sleep(0.3)
+    before = work.count()
+    for _ in range(30):
+        time.sleep(0.05)
+        assert work.count() == before
+    state["computes"] = True
+    end = time.monotonic() + 30
+    while work.count() == before and time.monotonic() < end:
+        time.sleep(0.05)
+    stop.set()
+    thread.join()
+    assert work.count() > before
+    for _ in range(3):
+        assert work.count() >= before  # of a thread that has ended
 
 
 def test_a_run_survives_a_tracker_that_always_raises(

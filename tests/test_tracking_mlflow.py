@@ -7,12 +7,14 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from contextlib import closing
@@ -27,6 +29,7 @@ from resnet_exp.interfaces import ConfigError
 from resnet_exp.run_dir.journal import Journal, metric_history, read
 from resnet_exp.run_dir.lock import locked
 from resnet_exp.run_dir.paths import RunPaths
+from resnet_exp.tracking.mirror import open_mirror
 from resnet_exp.tracking.mlflow import MlflowMirror, MlflowTracker
 from resnet_exp.tracking.mlflow_state import LOCK, MirrorState, has_arrived
 from resnet_exp.tracking.mlflow_store import (
@@ -35,6 +38,7 @@ from resnet_exp.tracking.mlflow_store import (
     open_store,
     redact_text,
     run_link,
+    turns_and_migration,
     ui_command,
 )
 
@@ -1117,6 +1121,127 @@ def test_a_store_that_another_process_locks_at_first_shows_the_sweep_in_the_end(
         parent.end()
     assert parent.link
     assert len(sweep.shown()) == 1
+
+
+# --- A store that others open
+
+
+@pytest.mark.parametrize("others_get_on", [True, False])
+def test_a_store_that_others_open_one_after_another_is_waited_for_and_one_that_hangs_is_not(
+    others_get_on: bool, paths: RunPaths, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_store(store, "tests")
+    monkeypatch.setattr("resnet_exp.tracking.mirror.PATIENCE", 0.8)
+    monkeypatch.setattr("resnet_exp.tracking.mirror._in_vain", {})
+    lock, held = Path(f"{store.removeprefix('sqlite:///')}.lock"), threading.Event()
+
+    def others() -> None:
+        with locked(lock):
+            held.set()
+            for _ in range(20):
+                time.sleep(0.1)
+                if others_get_on:
+                    os.utime(lock)
+
+    waiting = threading.Thread(target=others)
+    waiting.start()
+    assert held.wait(30)
+    with Journal(paths.journal) as journal:
+        journal.status("FINISHED")
+        mirror = open_mirror(MlflowTracker(store, "tests"), paths)
+        mirror.begin()
+        lines = str(mirror.end())
+    waiting.join()
+    assert ("the same command again" not in lines) == others_get_on
+
+
+def test_an_opened_store_is_a_turn_and_a_migration_is_seen(tmp_path: Path) -> None:
+    uri, seen, is_open = f"sqlite:///{tmp_path}/mlflow.db", set[str](), threading.Event()
+
+    def watch() -> None:
+        while not is_open.wait(0.05):
+            seen.add(str(turns_and_migration(uri)))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    open_store(uri, "tests")
+    is_open.set()
+    watching.join()
+    assert len(seen) > 5
+    before = turns_and_migration(uri)
+    time.sleep(0.05)
+    open_store(uri, "tests")
+    assert turns_and_migration(uri) != before
+
+
+def test_work_is_believed_for_a_while_after_an_arrival_and_no_longer(
+    paths: RunPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = tracker_of(paths, "https://store.invalid")
+    mirror._arrived = time.monotonic()
+    assert mirror.work() is not None
+    monkeypatch.setattr("resnet_exp.tracking.mlflow._LONGEST_WORK", -1.0)
+    assert mirror.work() is None
+
+
+# --- A slow link
+
+
+class SlowLink:
+    """A server that takes each file slowly, but steadily, and notes how long it took."""
+
+    SECONDS = 0.02  # between two pieces
+    PIECE = 64 * 1024
+
+    def __init__(self) -> None:
+        self.took = 0.0
+        self.listening = socket.socket()
+        self.listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.PIECE)
+        self.listening.bind(("127.0.0.1", 0))
+        self.listening.listen()
+        self.url = f"http://127.0.0.1:{self.listening.getsockname()[1]}/files"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            connection, _ = self.listening.accept()
+            with connection:
+                self._take(connection)
+
+    def _take(self, connection: socket.socket) -> None:
+        request = b""
+        while b"\r\n\r\n" not in request:
+            request += connection.recv(1)
+        (size,) = re.findall(rb"(?i)content-length: (\d+)", request)
+        left, begun = int(size), time.monotonic()
+        while left:
+            time.sleep(self.SECONDS)
+            left -= len(connection.recv(min(left, self.PIECE)))
+        self.took = time.monotonic() - begun
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="how far a file is sent is known on Linux alone")
+def test_a_large_file_over_a_slow_link_is_waited_for_as_long_as_it_gets_on(
+    tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnet_exp.tracking.mirror.PATIENCE", 0.5)
+    monkeypatch.setattr("resnet_exp.tracking.mirror._in_vain", {})
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    link, paths = SlowLink(), RunPaths(tmp_path / "run")
+    client_of(store).create_experiment("slow link", link.url)
+    with Journal(paths.journal) as journal:
+        journal.metrics({"loss": 0.5}, 1)
+        (paths.root / "large.bin").write_bytes(bytes(4_000_000))
+        mirror = open_mirror(MlflowTracker(store, "slow link"), paths)
+        mirror.begin()
+        mirror.wait_until_started(60)
+        journal.artifact("large.bin")
+        journal.status("FINISHED")
+        lines = mirror.end()
+    assert link.took > 2 * 0.5  # else it would not have been given up anyway
+    assert "the same command again" not in str(lines)
+    assert mirror.is_complete()
 
 
 # --- A project that was moved

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 REASON = "its process was killed"
 _STATUS = b'{"kind":"status"'  # begins the record of a status
+_POLL = 0.05
 _TAIL = 4096  # bytes of a journal in which its last status mostly is
 
 
@@ -120,25 +121,25 @@ def telling_of_dead(mirror: Mirror, roots: Sequence[Path], tracker: Tracker, set
         settings: of the tracker, without secrets, as runs record them.
     """
 
-    def tell(root: Path) -> bool:
-        """Whether the next one may be told, too: the tracker answers."""
-        other = open_mirror(tracker, RunPaths(root))
-        if other.is_complete() or recorded_tracker(root) != settings:
-            return True
-        other.begin()
-        other.end()
-        return other.is_complete()
+    def untold(root: Path, is_waited_for: Callable[[], bool]) -> Mirror | None:
+        """The mirror of a run that the tracker has to be told of."""
+        other = open_mirror(tracker, RunPaths(root), is_waited_for=is_waited_for)
+        return None if other.is_complete() or recorded_tracker(root) != settings else other
 
-    return _TellingOfDead(mirror, roots, tell) if roots else mirror
+    return _TellingOfDead(mirror, roots, untold) if roots else mirror
+
+
+_Untold = Callable[[Path, Callable[[], bool]], Mirror | None]
 
 
 class _TellingOfDead(Mirror):
     """A mirror with a thread that begins when it has begun: two threads must not import a tracker's library at once."""
 
-    def __init__(self, mirror: Mirror, roots: Sequence[Path], tell: Callable[[Path], bool]) -> None:
-        self._mirror, self._roots, self._tell = mirror, roots, tell
+    def __init__(self, mirror: Mirror, roots: Sequence[Path], untold: _Untold) -> None:
+        self._mirror, self._roots, self._untold = mirror, roots, untold
+        self._other = Mirror()  # that of the run which is told now
         self._thread: threading.Thread | None = None
-        self._ending = threading.Event()
+        self._is_waited_for, self._ending = threading.Event(), threading.Event()
 
     def begin(self) -> None:
         self._mirror.begin()
@@ -153,16 +154,30 @@ class _TellingOfDead(Mirror):
         self._mirror.sync()
 
     def end(self) -> Sequence[str]:
-        """Ends this run's own; the others get what is left of a run's patience, and the rest the next time."""
+        """Ends this run's own; others are begun for a run's patience at most, and the rest the next time."""
         begun = time.monotonic()
         lines = self._mirror.end()
+        self._is_waited_for.set()
         if self._thread is not None and self._mirror.is_complete():
-            self._thread.join(max(0.0, PATIENCE - (time.monotonic() - begun)))
+            self._wait_for(self._thread, begun + PATIENCE)
         self._ending.set()
         return lines
 
+    def _wait_for(self, telling: threading.Thread, last_begin: float) -> None:
+        """Waits for the thread while it gets on; from `last_begin` on it begins with no other run."""
+        seen, since = None, time.monotonic()
+        while telling.is_alive() and time.monotonic() - since < PATIENCE:
+            if time.monotonic() > last_begin:
+                self._ending.set()
+            telling.join(_POLL)
+            if (now := (self._other, self._other.progress(), self._other.work())) != seen:
+                seen, since = now, time.monotonic()
+
     def progress(self) -> object:
         return self._mirror.progress()
+
+    def work(self) -> object:
+        return self._mirror.work()
 
     def is_complete(self) -> bool:
         return self._mirror.is_complete()
@@ -172,5 +187,12 @@ class _TellingOfDead(Mirror):
 
     def _tell_all(self) -> None:
         for root in self._roots:
-            if self._ending.is_set() or not self._tell(root):
+            if self._ending.is_set():
+                return
+            if (other := self._untold(root, self._is_waited_for.is_set)) is None:
+                continue
+            self._other = other
+            other.begin()
+            other.end()
+            if not other.is_complete():  # the tracker does not answer
                 return

@@ -35,6 +35,7 @@ class Parent:
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="sweep-parent", daemon=True)
         self._seen: Any = None
+        self._told: set[str] = set()
         self._children: set[Path] = set()  # in the journal already
         self.tracker_lines: Sequence[str] = ()  # how to look at the parent in its tracker, once the sweep has ended
 
@@ -58,14 +59,22 @@ class Parent:
         if seen == self._seen:
             return
         self._seen = seen
+        if not self._ledger.facts:
+            self._tell_once(f"{self._ledger.root} was moved or deleted; give it back, and the same command goes on")
+            return
         jobs = self._ledger.jobs()
         for show in (self._draw, self._record):
             try:
                 show(jobs)
-            except (ConfigError, RunError) as error:  # such as a file of a run that is not what it recorded
-                _log.warning("the state of the sweep is not drawn or recorded: %s", error)
-            except Exception:  # neither a picture nor a full disk is worth a sweep: the ledger has it all
+            except (OSError, ConfigError, RunError) as error:  # neither a picture nor a full disk is worth a sweep
+                self._tell_once(str(error))
+            except Exception:  # the ledger has it all
                 _log.exception("the state of the sweep could not be drawn or recorded")
+
+    def _tell_once(self, reason: str) -> None:
+        if reason not in self._told:
+            self._told.add(reason)
+            _log.warning("the state of the sweep is not drawn or recorded: %s", reason)
 
     def _draw(self, jobs: list[Job]) -> None:
         facts = self._ledger.facts

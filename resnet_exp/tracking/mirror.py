@@ -29,24 +29,27 @@ _POLL = 0.05
 _in_vain: dict[tuple[str, str], float] = {}
 
 
-def open_mirror(tracker: Tracker, paths: RunPaths, label: str = "") -> Mirror:
+def open_mirror(
+    tracker: Tracker, paths: RunPaths, label: str = "", is_waited_for: Callable[[], bool] = lambda: True
+) -> Mirror:
     """Opens the mirror of a run; whatever the tracker raises becomes a warning, and it is waited for a bounded time.
 
     Args:
         tracker: as `config.build` makes it.
         paths: the run directory.
         label: how a job of a sweep differs from the others.
+        is_waited_for: whether anybody waits for the mirror to end now; until then it may take its time.
     """
-    return _SafeMirror(tracker, paths, label)
+    return _SafeMirror(tracker, paths, label, is_waited_for)
 
 
 class _SafeMirror(Mirror):
     """Passes every call on to the tracker's own mirror, in a thread, and turns the first exception into a warning."""
 
-    def __init__(self, tracker: Tracker, paths: RunPaths, label: str) -> None:
+    def __init__(self, tracker: Tracker, paths: RunPaths, label: str, is_waited_for: Callable[[], bool]) -> None:
         self._name, self._journal, self._has_failed = type(tracker).__name__, paths.journal, False
         self._thread = OwnThread(f"tracker {paths.root.name}")
-        self._mirror = Mirror()
+        self._mirror, self._is_waited_for = Mirror(), is_waited_for
         self._will_sync = False
         self._mirror = self._safely(lambda: tracker.open(paths.root.absolute(), label), self._mirror)
         self._at_first = self.progress()
@@ -77,7 +80,7 @@ class _SafeMirror(Mirror):
     def end(self) -> Sequence[str]:
         """Ends the mirror; the lines say how to look at the run, or that the tracker has failed.
 
-        It is waited for while it gets on, and for `PATIENCE` seconds without progress.
+        It is waited for while it gets on, and for `PATIENCE` seconds without progress or work.
         """
         nothing: list[str] = []
         ending = self._thread.call(lambda: [str(line) for line in self._mirror.end()])
@@ -94,6 +97,10 @@ class _SafeMirror(Mirror):
         """The tracker's own."""
         return self._safely(lambda: self._mirror.progress(), None)
 
+    def work(self) -> object:
+        """The tracker's own."""
+        return self._safely(lambda: self._mirror.work(), None)
+
     def is_complete(self) -> bool:
         """Whether the tracker has the whole journal; not where it has failed."""
         return not self._has_failed and self._safely(lambda: self._mirror.is_complete(), False)
@@ -107,14 +114,18 @@ class _SafeMirror(Mirror):
         self._safely(lambda: self._mirror.sync(), None)
 
     def _ends_in_time(self, ending: Future[list[str]]) -> bool:
-        """Whether it ends before it has made no progress for as long as this process is patient."""
+        """Whether it ends before it has neither got on nor computed for as long as this process is patient."""
+        while not self._is_waited_for() and not is_done(ending, _POLL):
+            pass
         key, begun = (self._name, "end"), time.monotonic()
-        seen, since = self.progress(), begun
+        seen, since, work = self.progress(), begun, self.work()
         # A tracker that has got on with this run answers now, whatever became of the runs before.
         in_vain = 0.0 if seen != self._at_first else _in_vain.get(key, 0.0)
         while not is_done(ending, _POLL) and time.monotonic() - since < max(PATIENCE - in_vain, _LEAST):
             if (now := self.progress()) != seen:
                 seen, since, in_vain = now, time.monotonic(), 0.0
+            if (now := self.work()) != work:  # which does not say that the store answers
+                work, since = now, time.monotonic()
         if ending.done() and self.is_complete():
             _in_vain.pop(key, None)
         else:

@@ -19,9 +19,17 @@ from resnet_exp.tracking.mlflow_model import export_network
 from resnet_exp.tracking.mlflow_nesting import Nesting
 from resnet_exp.tracking.mlflow_replay import Replay
 from resnet_exp.tracking.mlflow_state import LOCK, has_arrived
-from resnet_exp.tracking.mlflow_store import absolute_uri, import_mlflow, open_store, redact_text, ui_command
-from resnet_exp.tracking.mlflow_upload import bytes_read
+from resnet_exp.tracking.mlflow_store import (
+    absolute_uri,
+    import_mlflow,
+    open_store,
+    redact_text,
+    turns_and_migration,
+    ui_command,
+)
+from resnet_exp.tracking.mlflow_upload import bytes_read, bytes_unsent
 from resnet_exp.tracking.mlflow_uri import check_uri
+from resnet_exp.tracking.thread_work import ThreadWork
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,6 +38,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_PAUSE = 1.0  # seconds between attempts, doubled each time
 _LONGEST_PAUSE = 60.0
+_LONGEST_WORK = 60.0  # seconds without any arrival for which work counts: a thread may spin
 _LAST_ATTEMPTS = 3  # after the run has ended: by then an outage only keeps the user waiting
 
 
@@ -83,6 +92,7 @@ class MlflowMirror(Mirror):
         self._abandoned = threading.Event()
         self._started = threading.Event()  # or found that it cannot be for now
         self._steps = 0  # what has arrived: stretches of the journal, files, runs of a sweep beneath this one
+        self._work, self._arrived = ThreadWork(), 0.0  # by the monotonic clock, in seconds: the last arrival
         self._replay: Replay | None = None
         self._thread: threading.Thread | None = None
         self.link: str | None = None  # the address of the run, once it is complete
@@ -98,7 +108,7 @@ class MlflowMirror(Mirror):
             return
         for event in (self._ending, self._abandoned, self._started):
             event.clear()
-        self.link = None
+        self.link, self._arrived = None, time.monotonic()
         self._wake.set()
         self._thread = threading.Thread(target=self._mirror_alone, name="mlflow-mirror", daemon=True)
         self._thread.start()
@@ -119,14 +129,22 @@ class MlflowMirror(Mirror):
             How to start MLflow's pages, where no server is named, and the address of the run.
         """
         if self._thread is not None:
+            self._arrived = time.monotonic()
             self._ending.set()
             self._wake.set()
             self._thread.join()
         return self._lines()
 
     def progress(self) -> object:
-        """How much has arrived, and how far the library has read the file that it uploads."""
-        return self._steps, bytes_read(self._replay.uploading if self._replay else None)
+        """How much has arrived, how far the library has read the file that it uploads, and what is still to be sent."""
+        file = self._replay.uploading if self._replay else None
+        return self._steps, bytes_read(file), bytes_unsent() if file else 0
+
+    def work(self) -> object:
+        """How much the thread has computed, and other processes that open the same store, which it waits for."""
+        if time.monotonic() - self._arrived > _LONGEST_WORK:
+            return None
+        return self._work.count(), turns_and_migration(self._uri) if self._replay is None else ()
 
     def give_up(self) -> Sequence[str]:
         """Lets the thread do no more than it is doing, and warns; returns what `end` would."""
@@ -157,6 +175,7 @@ class MlflowMirror(Mirror):
 
     def _mirror_alone(self) -> None:
         """The thread, once no other one mirrors this run, such as one that `end` has given up waiting for."""
+        self._work.begin()
         try:
             with locked(self._paths.root / LOCK):
                 self._mirror()
@@ -205,6 +224,7 @@ class MlflowMirror(Mirror):
 
     def _got_on(self) -> None:
         self._steps += 1
+        self._arrived = time.monotonic()
 
     def _pause(self, pause: float, ending: bool) -> float:
         """Waits before another attempt, and returns how long to wait before the one after it."""

@@ -166,14 +166,38 @@ def _locked(uri: str) -> Iterator[None]:
     if uri.startswith("http"):
         yield
         return
-    database = sqlite_path(uri)
-    if database:
-        lock = database.with_name(database.name + ".lock")
-    else:
-        name = hashlib.sha256(redact(uri).encode()).hexdigest()[:16]  # by it no password can be guessed
-        lock = Path(tempfile.gettempdir()) / f"resnet_exp-{os.getuid()}-{name}.lock"
+    lock = _lock_of(uri)
     with locked(lock):
         yield
+        os.utime(lock)  # those that wait see that the store answers
+
+
+def _lock_of(uri: str) -> Path:
+    if database := sqlite_path(uri):
+        return database.with_name(database.name + ".lock")
+    name = hashlib.sha256(redact(uri).encode()).hexdigest()[:16]  # by it no password can be guessed
+    return Path(tempfile.gettempdir()) / f"resnet_exp-{os.getuid()}-{name}.lock"
+
+
+def turns_and_migration(uri: str) -> object:
+    """What is another value whenever a process of this machine has opened the store, or got on with its migration."""
+    if uri.startswith("http"):
+        return ()
+    database = sqlite_path(uri)
+    return [_changed_at(path) for path in (_lock_of(uri), *(_made_aside(database) if database else ()))]
+
+
+def _changed_at(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:  # there is none, or not yet
+        return 0
+
+
+def _made_aside(database: Path) -> tuple[Path, Path, Path]:
+    """The database while it is migrated, its journal then, and what takes the database's name in the end."""
+    names = (".migrating", ".migrating-journal", ".ready")
+    return tuple(database.with_name(database.name + name) for name in names)  # type: ignore[return-value]
 
 
 def _create_database(database: Path | None) -> None:
@@ -182,7 +206,7 @@ def _create_database(database: Path | None) -> None:
         return
     from mlflow import MlflowClient
 
-    aside, ready = (database.with_name(database.name + end) for end in (".migrating", ".ready"))
+    aside, _, ready = _made_aside(database)
     for path in (aside, ready):
         path.unlink(missing_ok=True)
     MlflowClient(tracking_uri=sqlite_uri(aside)).search_experiments(max_results=1)

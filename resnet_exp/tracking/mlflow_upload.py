@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import stat
+import struct
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +34,21 @@ def bytes_read(path: Path | None) -> int:
     if path is None:
         return 0
     return sum(_position(number) for number in _open_descriptors() if _leads_to(number, path))
+
+
+def bytes_unsent() -> int:
+    """How much of what this process has sent has not arrived: megabytes of a file may wait for a slow link."""
+    return sum(_unsent(number) for number in _open_descriptors())
+
+
+def _unsent(number: str) -> int:
+    try:
+        if not stat.S_ISSOCK(os.stat(int(number)).st_mode):
+            return 0
+        (size,) = struct.unpack("i", fcntl.ioctl(int(number), termios.TIOCOUTQ, bytes(4)))
+    except OSError:  # closed meanwhile, or it listens
+        return 0
+    return int(size)
 
 
 def _open_descriptors() -> list[str]:

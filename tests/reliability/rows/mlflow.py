@@ -181,7 +181,7 @@ def _dead_beside_living(number: int, folder: Path) -> None:
     """One run is killed and one goes on, beside it; the next command ends the first, and only that."""
     empty_store(folder)
     chance = random.Random(number)
-    going = start(*_MLFLOW, "seed=1", "train.epochs=40") if number % 5 < 2 else None
+    going = start(*_MLFLOW, "seed=1", "train.epochs=12") if number % 5 < 2 else None
     dead = start(*_MLFLOW, "seed=2", "train.epochs=40")
     dead.wait_for(lambda: bool(_named(folder, "seed", 2)) and "RUNNING" in statuses(folder / "mlflow.db").values())
     time.sleep(chance.uniform(0, 1.5))
@@ -189,11 +189,8 @@ def _dead_beside_living(number: int, folder: Path) -> None:
     dead.wait()
     if going is not None:
         going.wait_for(lambda: bool(_named(folder, "seed", 1)))
-    for _ in range(4):  # a busy machine: what was not told within the seconds of one command is told by the next
-        command = start(*_MLFLOW, "seed=3")
-        assert command.wait() == 0, command.output
-        if "KILLED" in statuses(folder / "mlflow.db").values():
-            break
+    command = start(*_MLFLOW, "seed=3")
+    assert command.wait() == 0, command.output
     (killed,) = _named(folder, "seed", 2)
     assert last_status(killed / "journal.jsonl") == "KILLED"
     assert read(killed / "journal.jsonl")[-1]["reason"] == "its process was killed"

@@ -35,6 +35,7 @@ class _Phase:
     search: bool = False  # the run has a range test
     recorded: str | None = "KILLED"  # the status in the journal then; None: there is no run yet
     twice: str = ""  # what keeps the process there, until a second signal
+    hangs: str = ""  # what keeps a thread there, which the process leaves behind at the first signal
 
 
 _TRAIN, _STEP = "resnet_exp.runs.run.train", "resnet_exp.training.learner.Learner._backward"
@@ -51,10 +52,10 @@ _PHASES = (
     _Phase("save, twice", ("torch.save",), after=_TRAIN, twice="a call of a library"),
     _Phase("evaluation, twice", ("resnet_exp.runs.run.infer",), after=_TRAIN, most=3, twice="a finally"),
     _Phase(
-        "end of the tracker, twice",
+        "end of the tracker, which hangs",
         ("resnet_exp.interfaces.Mirror.end",),
         recorded="FINISHED",
-        twice="a call of a library",
+        hangs="a call of a library",
     ),
 )
 
@@ -66,7 +67,11 @@ def _trial(number: int, folder: Path) -> None:
     arguments = _SEARCH if phase.search else _RUN
     where = f"{first.name} at call {which} of {call}"
     expected = reference(*arguments)
-    if phase.twice:
+    if phase.hangs:
+        last = first
+        command = start(*arguments, before=lambda: _on_call(call, which, phase.after, lambda: _stay(phase.hangs)))
+        _signal_last(command, first)
+    elif phase.twice:
         last = chosen.choice(_SIGNALS)
         command = start(*arguments, before=lambda: _on_call(call, which, phase.after, lambda: _stay(phase.twice)))
         _signal_twice(command, first, last)
@@ -113,17 +118,31 @@ def _check_saved(phase: _Phase, which: int, where: str) -> None:
 
 def _signal_twice(command: Command, first: signal.Signals, last: signal.Signals) -> None:
     """Sends the second signal while the process is kept from ending by itself; it ends at once."""
-    assert command.wait_for(Path("there").exists), f"it never came there:\n{command.output}"
-    time.sleep(0.1)  # it is within the call now
+    _wait_until_there(command)
     command.send(first)
     time.sleep(_PAUSE)
     assert command.poll() is None, f"it ended by itself with {command.returncode}:\n{command.output}"
+    _end_at_once(command, last)
+
+
+def _signal_last(command: Command, last: signal.Signals) -> None:
+    """Sends a signal while a thread that the process waits for hangs; the process ends at once."""
+    _wait_until_there(command)
+    _end_at_once(command, last)
+
+
+def _wait_until_there(command: Command) -> None:
+    assert command.wait_for(Path("there").exists), f"it never came there:\n{command.output}"
+    time.sleep(0.1)  # it is within the call now
+
+
+def _end_at_once(command: Command, last: signal.Signals) -> None:
     lag = _lag()
     begun = time.monotonic()
     command.send(last)
     command.wait()
     took = time.monotonic() - begun
-    assert took <= _AT_ONCE + max(lag, _lag()), f"{last.name}, the second, took {took:.2f} s:\n{command.output}"
+    assert took <= _AT_ONCE + max(lag, _lag()), f"{last.name} took {took:.2f} s:\n{command.output}"
 
 
 def _lag() -> float:
@@ -198,7 +217,7 @@ def _owner(name: str) -> tuple[Any, str]:
 ROWS = (
     Row(
         "P1",
-        "SIGTERM, SIGINT, SIGUSR1, SIGHUP, SIGQUIT in each phase of a run; a second one in four of them",
+        "SIGTERM, SIGINT, SIGUSR1, SIGHUP, SIGQUIT in each phase of a run; a second one in three of them",
         "saved within a step, KILLED with the signal's name, 128 + n, goes on identically; a second ends it within 1 s",
         60,
         12,
