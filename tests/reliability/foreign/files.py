@@ -20,6 +20,9 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from resnet_exp.run_dir.contents import recorded_files
+from resnet_exp.run_dir.journal import Journal, read
+
 from ..trials import TINY, reference, start
 from .witness import Case, World
 
@@ -150,8 +153,17 @@ def recorded(**sections: Any) -> Make:
             found = json.loads(text)
             tree[key] = {**tree[key], **found} if isinstance(found, dict) else found
         (root / "config.yaml").write_text(yaml.safe_dump(tree))
+        _forge(root)
 
     return redrawn(change)
+
+
+def _forge(root: Path) -> None:
+    """Lets the run's journal record its files as they are now: whoever changes one can do that, too."""
+    with Journal(root / "journal.jsonl") as journal:
+        for name, digest in recorded_files(read(root / "journal.jsonl")).items():
+            if digest:
+                journal.artifact(root / name)
 
 
 def _linked(name: str, target: str) -> Callable[[World, Path], None]:
@@ -177,7 +189,11 @@ def _piped(name: str) -> Callable[[World, Path], None]:
 
 
 def _replaced(name: str, content: Callable[[World], bytes]) -> Callable[[World, Path], None]:
-    return lambda world, root: (root / name).write_bytes(content(world))
+    def change(world: World, root: Path) -> None:
+        (root / name).write_bytes(content(world))
+        _forge(root)
+
+    return change
 
 
 def _bomb(_: World) -> bytes:
@@ -212,9 +228,8 @@ def _unpacked(world: World) -> bytes:
 
 def _journal_path(world: World, root: Path) -> None:
     """An artifact of the journal that lies in the home; the tracker is asked for, and is a file of the project."""
-    line = {"kind": "artifact", "time_ms": 1, "path": "../../../home/thesis.txt", "folder": ""}
-    with (root / "journal.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    with Journal(root / "journal.jsonl") as journal:  # past its own check
+        journal._append("artifact", path="../../../home/thesis.txt", folder="")
 
 
 # Runs that go on, and sweeps
@@ -231,8 +246,8 @@ def _checkpoint(world: World) -> tuple[str, ...]:
         path.unlink()
     (root / "checkpoints").mkdir(exist_ok=True)
     (root / "checkpoints" / name).write_bytes(content)
-    with (root / "journal.jsonl").open("a") as file:
-        file.write(json.dumps({"kind": "status", "time_ms": 1, "status": "KILLED", "reason": None}) + "\n")
+    with Journal(root / "journal.jsonl") as journal:
+        journal.status("KILLED")
     return TINY
 
 
@@ -348,6 +363,6 @@ CASES = (
          "larger than the predictions of this run can be", 0),
     Case("a remembered range test that is a link", _memo, _LINK),
     Case("a folder for images that is emptied", recorded(data={"_target_": "resnet_exp.data.image_folder.ImageFolder",
-         "root": "data", "cache": "<home>"}), "outside the working directory"),
+         "root": "data", "cache": "<home>"}), "data: there is no such folder"),
     Case("a lock that is a pipe", redrawn(_piped(".lock")), "is neither a file nor a folder"),
 )  # fmt: skip
