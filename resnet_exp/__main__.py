@@ -18,6 +18,7 @@ from resnet_exp.config.conf import CONF, PRIMARY
 from resnet_exp.config.config import typed
 from resnet_exp.config.hydra_flags import CommandLine, hydra_arguments
 from resnet_exp.config.hydra_section import CALLBACK, LOGGING
+from resnet_exp.config.overrides import texts_of
 from resnet_exp.config.redact import redact
 from resnet_exp.config.secrets import fill_environment, strike
 from resnet_exp.interfaces import ConfigError, Interrupted, RunError
@@ -49,7 +50,7 @@ def _hydra_main(cfg: DictConfig) -> float | None:
 
 def _run(cfg: DictConfig) -> float | None:
     job = HydraConfig.get()
-    overrides = list(job.overrides.task)
+    overrides = texts_of(job.overrides.task)
     fill_environment(job.job.env_set)
     strike(cfg)  # some launchers store it
     config = typed(cfg, overrides, job.runtime.choices, hydra_arguments(job))

@@ -104,7 +104,8 @@ class Choices:
             if isinstance(error, MissingConfigException):
                 told += "; if it is your own, plugins=DIR or --config-dir DIR names the folder that it lies in"
             raise ConfigError(told) from error
-        check_overrides(tree["hydra"], [*self._of_hydra, *choices])
+        typed = tree["hydra"]["overrides"]
+        check_overrides([*typed["hydra"], *typed["task"]], [*self._of_hydra, *choices])
         return tree
 
     def _tree(self, *overrides: str) -> Tree:

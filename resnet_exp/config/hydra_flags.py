@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from resnet_exp.config.conf import CONF, PACKAGE, PRIMARY
-from resnet_exp.config.overrides import HydraArguments, key_of, name_and_value
+from resnet_exp.config.overrides import HydraArguments, key_of, name_and_value, texts_of
 from resnet_exp.interfaces import ConfigError
 
 # What a command does: Hydra takes one of them.
@@ -129,7 +129,7 @@ def hydra_arguments(hydra: Any) -> HydraArguments:
         flags += ["--config-name", str(name)]
     if "command-line" in sources:
         flags += ["--config-dir", _as_seen_from(hydra.runtime.cwd, sources["command-line"].path)]
-    given = list(hydra.overrides.hydra)
+    given = texts_of(hydra.overrides.hydra)
     overrides = [text for text in given if key_of(text) != "hydra.mode"]
     if hydra.mode == RunMode.MULTIRUN and len(overrides) == len(given):
         overrides.insert(0, "hydra.mode=RUN")  # the primary config itself says that it is a sweep

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import yaml
@@ -65,9 +65,14 @@ def check_section(hydra: Tree, overrides: Sequence[Override], hint: str = "") ->
         )
 
 
-def check_overrides(hydra: Any, given: Sequence[str]) -> None:
-    """Raises ConfigError where a yaml says that something was typed: Hydra adds what was to a list in its section."""
-    for text in (*hydra["overrides"]["hydra"], *hydra["overrides"]["task"]):
+def check_overrides(recorded: Iterable[str], given: Sequence[str]) -> None:
+    """Raises ConfigError where a yaml says that something was typed: Hydra adds what was to a list in its section.
+
+    Args:
+        recorded: the texts in that list, with their references.
+        given: what was typed.
+    """
+    for text in recorded:
         if text not in given:
             raise ConfigError(f"hydra.overrides: a yaml says that {text} was typed, and it was not; leave it out")
 

@@ -78,6 +78,14 @@ def key_of(text: str) -> str:
     return name_of(text).partition("@")[0]
 
 
+def texts_of(overrides: Any) -> list[str]:
+    """Returns overrides in Hydra's config as they were typed: iterated over, `name=${seed}` would be `name=0`."""
+    from omegaconf import OmegaConf
+
+    texts: Any = OmegaConf.to_container(overrides, resolve=False) if OmegaConf.is_config(overrides) else overrides
+    return list(texts)
+
+
 def is_within(key: str, *sections: str) -> bool:
     """Whether the key is one of these sections or groups, or lies in one."""
     return any(key == section or key.startswith((f"{section}.", f"{section}/")) for section in sections)

@@ -17,11 +17,11 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from resnet_exp.config.overrides import in_turn, is_within, key_of, name_of, sweep_overrides, values_of
+from resnet_exp.config.overrides import in_turn, is_within, key_of, name_of, sweep_overrides, texts_of, values_of
 from resnet_exp.config.plugin_folders import open_folders
 from resnet_exp.interfaces import ConfigError, first_line
 from resnet_exp.sweeps.objective import Objective, check_task, direction_of
-from resnet_exp.sweeps.plan import plugin_folders, settings, space_of, texts_of, tracker_of
+from resnet_exp.sweeps.plan import plugin_folders, settings, space_of, tracker_of
 from resnet_exp.sweeps.planner import compose_job
 from resnet_exp.sweeps.stock import check_stock
 from resnet_exp.sweeps.sweeper import PlanningSweeper

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from resnet_exp.config.config import typed
-from resnet_exp.config.overrides import is_within, key_of
+from resnet_exp.config.overrides import is_within, key_of, texts_of
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.run_dir.contents import check_recorded
 from resnet_exp.run_dir.files import Damaged, read_derived
@@ -45,7 +45,7 @@ def close(config: DictConfig, ledger: Ledger, parent: Parent, error: BaseExcepti
     failed = [job for job in jobs if job.status == "failed"]
     left = [job for job in jobs if job.status not in ("finished", "failed", "pruned")]
     winner = best_of(jobs, parent.direction)
-    is_requested = any(is_within(key_of(text), "report") for text in config.hydra.overrides.task)
+    is_requested = any(is_within(key_of(text), "report") for text in texts_of(config.hydra.overrides.task))
     if winner and error is None and not left and not is_requested:  # else each job has what was requested
         try:
             _draw_winner(config, winner, console)

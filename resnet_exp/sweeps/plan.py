@@ -9,13 +9,13 @@ from typing import Any
 import yaml
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from resnet_exp.config import build
 from resnet_exp.config.conf import CONF
 from resnet_exp.config.config import Config, checked_plugin, typed
 from resnet_exp.config.hydra_flags import hydra_arguments
-from resnet_exp.config.overrides import key_of, sweep_overrides, swept
+from resnet_exp.config.overrides import key_of, sweep_overrides, swept, texts_of
 from resnet_exp.config.plugin_folders import consented_folders, open_folders
 from resnet_exp.config.redact import redacted_command
 from resnet_exp.config.schema import SweepConfig, from_values
@@ -56,12 +56,6 @@ def plugin_folders(config: DictConfig) -> list[Path]:
     """
     part: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, ["plugins"]))
     return consented_folders(part["plugins"], texts_of(config.hydra.overrides.task)) if part["plugins"] else []
-
-
-def texts_of(overrides: ListConfig) -> list[str]:
-    """Returns overrides in Hydra's config as they were typed: iterated over, `name=${seed}` would be `name=0`."""
-    texts: Any = OmegaConf.to_container(overrides, resolve=False)
-    return list(texts)
 
 
 def space_of(config: DictConfig, arguments: Sequence[str], loader: ConfigLoader | None = None) -> dict[str, Override]:
@@ -150,7 +144,7 @@ def tracker_of(config: DictConfig) -> Tracker:
 def _of_the_command(config: DictConfig) -> list[str]:
     hydra = hydra_arguments(config.hydra)
     of_hydra = [text for text in hydra.overrides if key_of(text) != "hydra.mode"]
-    return [*hydra.flags, *of_hydra, *config.hydra.overrides.task]
+    return [*hydra.flags, *of_hydra, *texts_of(config.hydra.overrides.task)]
 
 
 def _base(config: DictConfig) -> Config:

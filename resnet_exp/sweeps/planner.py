@@ -17,7 +17,7 @@ from resnet_exp.config import build
 from resnet_exp.config.config import Config, typed
 from resnet_exp.config.hydra_flags import hydra_arguments
 from resnet_exp.config.hydra_section import check_overrides
-from resnet_exp.config.overrides import sweep_overrides, with_point
+from resnet_exp.config.overrides import sweep_overrides, texts_of, with_point
 from resnet_exp.data.identity import read_identity
 from resnet_exp.interfaces import ConfigError, first_line
 from resnet_exp.run_dir.digest import digest_of
@@ -136,8 +136,11 @@ def compose_job(config: DictConfig, loader: ConfigLoader, overrides: Sequence[st
         cfg = loader.load_sweep_config(config, list(overrides))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(first_line(error)) from error
-    check_overrides(cfg.hydra, [*overrides, *config.hydra.overrides.hydra])
-    choices, with_job, of_hydra = cfg.hydra.runtime.choices, list(cfg.hydra.overrides.task), hydra_arguments(cfg.hydra)
+    with_job = texts_of(cfg.hydra.overrides.task)
+    check_overrides(
+        [*texts_of(cfg.hydra.overrides.hydra), *with_job], [*overrides, *texts_of(config.hydra.overrides.hydra)]
+    )
+    choices, of_hydra = cfg.hydra.runtime.choices, hydra_arguments(cfg.hydra)
     del cfg.hydra
     checked = typed(cfg, with_job, choices, of_hydra)
     build.check_schedule(checked)

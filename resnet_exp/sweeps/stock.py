@@ -12,10 +12,9 @@ from hydra.utils import instantiate
 from hydra_plugins.hydra_optuna_sweeper.optuna_sweeper import OptunaSweeper
 from omegaconf import DictConfig
 
-from resnet_exp.config.overrides import name_of, parsed
+from resnet_exp.config.overrides import name_of, parsed, texts_of
 from resnet_exp.config.redact import redact
 from resnet_exp.interfaces import ConfigError
-from resnet_exp.sweeps.plan import texts_of
 
 _OURS = "hydra/sweeper=grid and study do that"
 
