@@ -100,7 +100,7 @@ def test_a_secret_shows_by_the_form_of_its_address_or_the_name_of_its_key(text: 
         "see http://host:8080 or mail me@x.org", "sqlite:////tmp/a@b/mlflow.db", "model.cls_token=mean",
         "class_token: avg", "unexpected token: foo", "SyntaxError: invalid token '}'", "KeyError: 'token'",
         'password authentication failed for user "me"', "password=None", "tracker.uri=http://me:***@host",
-        "'tracker.password=***'", "http://u:${oc.env:PW}@h", "signature=be6911a1feb9", "PWD=/work/x", "pwd = C:\\x",
+        "'tracker.password=***'", "http://u:${oc.env:PW}@h", "signature=be6911a1feb9", "PWD=/data/x", "pwd = C:\\x",
         "key=value", "keys: a, b", "secretary: Ann", "token = tokens[0]", "basic authentication is needed",
         "Bearer token expired", "https://h/a?key=name&x=1", "a://b:80/c@d", "--token-length 3", "max_token=512",
         "data.root=/x/a=b@c", "loss/train", "2026-11-28 07:45:01,123 INFO: done", "https://host/path@v1",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 import re
@@ -15,7 +14,7 @@ import torch
 
 from resnet_exp.data.memory import is_out_of_memory
 from resnet_exp.interfaces import RunError, first_line
-from resnet_exp.run_dir.files import write_durably
+from resnet_exp.run_dir.files import sha256_of_rest, write_durably
 
 # Of the content. 3: it is bound to its run and its place, which may be within an epoch.
 _VERSION = 3
@@ -194,8 +193,5 @@ def _write(path: Path, content: memoryview) -> None:
 
 
 def _checksum(file: BinaryIO) -> str:
-    """Of what is left of the file, as a name has it; a piece at a time, since what lies here may be of any size."""
-    digest = hashlib.sha256()
-    while piece := file.read(1 << 20):
-        digest.update(piece)
-    return digest.hexdigest()[:16]
+    """Of what is left of the file, as a name has it."""
+    return sha256_of_rest(file)[:16]

@@ -30,12 +30,12 @@ def faults_of(root: Path, records: Iterable[dict[str, Any]]) -> dict[str, str]:
 
 
 def is_whole(path: Path, records: Iterable[dict[str, Any]]) -> bool:
-    """Whether the run recorded this file, and it is still as it was then."""
+    """Whether the run recorded this file, and it is still as it was then; that it is not any more is told."""
     recorded = recorded_files(records)
     if path.name not in recorded:
         return False
     digest = recorded[path.name]
-    return path.exists() if digest is None else _fault(path, digest) is None
+    return path.exists() if digest is None else _is_same(path, digest)
 
 
 def check_recorded(path: Path) -> None:
@@ -55,10 +55,14 @@ def read_recorded(path: Path) -> Any | None:
     if path.name not in recorded:
         return None
     digest = recorded[path.name]
-    if digest and (fault := _fault(path, digest)):
+    return read_derived(path) if digest is None or _is_same(path, digest) else None
+
+
+def _is_same(path: Path, digest: str) -> bool:
+    fault = _fault(path, digest)
+    if fault:
         _log.warning("%s %s; it is made anew", path, fault)
-        return None
-    return read_derived(path)
+    return fault is None
 
 
 def _fault(path: Path, digest: str) -> str | None:

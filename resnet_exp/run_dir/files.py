@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from resnet_exp.config.redact import redacted
 from resnet_exp.interfaces import RunError
@@ -42,30 +42,26 @@ class Unwritable(RunError, OSError):
 
 
 @contextmanager
-def written_durably(path: Path) -> Iterator[Path]:
+def written_durably(path: Path, size: int = 0) -> Iterator[Path]:
     """A block that writes the file it gets; at its end that takes the place of `path`, whole and on the disk.
 
     Whatever the block raises, `path` is as it was, and nothing else is left behind.
 
+    Args:
+        path: of the file.
+        size: bytes that it will have; 0: not known before.
+
     Raises:
         Unwritable: the disk is full, say.
     """
-    # Another name in the same folder: only a rename within a file system is atomic.
-    partial = path.with_name(path.name + ".partial")
-    try:
+    partial = _partial(path)
+    with _undone(path, partial, size):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.unlink(missing_ok=True)  # a link would lead elsewhere
         yield partial
         _sync(partial)
         partial.replace(path)
         _sync(path.parent)  # the new name is an entry of the folder, which must reach the disk too
-    except (Exception, KeyboardInterrupt) as error:
-        size = _size(partial)
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise unwritable(path, error, size) from error
-        raise
 
 
 @contextmanager
@@ -78,8 +74,8 @@ def folder_written_durably(path: Path) -> Iterator[Path]:
     Raises:
         Unwritable: the disk is full, say.
     """
-    partial = path.with_name(path.name + ".partial")
-    try:
+    partial = _partial(path)
+    with _undone(path, partial):
         _remove(partial)
         yield partial
         for entry in (*partial.rglob("*"), partial):
@@ -87,8 +83,20 @@ def folder_written_durably(path: Path) -> Iterator[Path]:
         _remove(path)
         partial.replace(path)
         _sync(path.parent)
+
+
+def _partial(path: Path) -> Path:
+    """Another name in the same folder: only a rename within a file system is atomic."""
+    return path.with_name(path.name + ".partial")
+
+
+@contextmanager
+def _undone(path: Path, partial: Path, size: int = 0) -> Iterator[None]:
+    """A block after whose exceptions `partial` is gone; those of the file system become Unwritable, of `path`."""
+    try:
+        yield
     except (Exception, KeyboardInterrupt) as error:
-        size = sum(map(_size, partial.rglob("*")))
+        size = size or sum(map(_size, (partial, *partial.rglob("*"))))
         with suppress(OSError):
             _remove(partial)
         if isinstance(error, OSError) and not isinstance(error, Unwritable):
@@ -119,11 +127,8 @@ def write_durably(path: Path, content: bytes | memoryview) -> None:
     Raises:
         Unwritable: the disk is full, say; `path` is as it was.
     """
-    try:
-        with written_durably(path) as partial:
-            partial.write_bytes(content)
-    except Unwritable as error:
-        raise unwritable(path, error, memoryview(content).nbytes) from error
+    with written_durably(path, memoryview(content).nbytes) as partial:
+        partial.write_bytes(content)
 
 
 def unwritable(path: Path, error: OSError, size: int = 0) -> Unwritable:
@@ -197,10 +202,15 @@ def read_derived(path: Path, of: str | None = None) -> Any | None:
 
 def sha256_of(path: Path) -> str:
     """The sha256 of a file's content, in hex digits."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+        return sha256_of_rest(file)
+
+
+def sha256_of_rest(file: BinaryIO) -> str:
+    """The sha256 of what is left of an open file, in hex digits; a piece at a time, since it may be of any size."""
+    digest = hashlib.sha256()
+    while piece := file.read(1 << 20):
+        digest.update(piece)
     return digest.hexdigest()
 
 
@@ -265,8 +275,9 @@ def _remove(folder: Path) -> None:
 
 
 def _size(path: Path) -> int:
+    """The bytes of a file; of a folder itself none."""
     with suppress(OSError):
-        return path.stat().st_size
+        return 0 if path.is_dir() else path.stat().st_size
     return 0
 
 

@@ -12,6 +12,8 @@ import yaml
 
 from resnet_exp.config.config import flat
 from resnet_exp.interfaces import ConfigError, first_line
+from resnet_exp.run_dir.contents import check_recorded
+from resnet_exp.run_dir.paths import RunPaths
 
 _READ_WHOLE = (".json", ".jsonl", ".csv", ".yaml")  # by endings; what is read in parts has bounds of its own
 _MOST_BYTES = 256 << 20  # of such a file: a hundred thousand epochs
@@ -63,10 +65,13 @@ def read_config(path: Path) -> dict[str, Any]:
 
     Raises:
         ConfigError: it is no mapping of plain values, or much larger than a config, or has a reference in it.
+        Damaged: it is not the one that the run recorded.
     """
+    check_file(RunPaths(path.parent).journal, path)
     try:
         if path.stat().st_size > _CONFIG_BYTES:
             raise ConfigError(f"{path}: more than {_CONFIG_BYTES:,} bytes, which no config has")
+        check_recorded(path)
         loader = yaml.SafeLoader(path.read_text())
         node = loader.get_single_node()
         if _values(node, {}) > _CONFIG_VALUES:  # of which a few lines can make billions, by naming one another

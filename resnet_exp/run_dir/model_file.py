@@ -5,7 +5,6 @@ The file may be anybody's. What it says of itself is bounded and held against th
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass, replace
@@ -26,13 +25,12 @@ from resnet_exp.data.bank import Normalisation
 from resnet_exp.data.memory import memory_told
 from resnet_exp.interfaces import ConfigError, DatasetInfo
 from resnet_exp.run_dir.contents import check_recorded
-from resnet_exp.run_dir.files import Damaged
+from resnet_exp.run_dir.files import Damaged, sha256_of
 from resnet_exp.run_dir.weights import check_finite_weights, check_shapes, load_weights
 
 _MODEL = "model.safetensors"
 _MOST_HEADER = 16 << 20  # bytes: a hundred thousand tensors, or classes
 _MOST_PIXELS = 4096  # of a side
-_BLOCK = 1 << 20
 _OF_TRAINING = (
     "augmentation",
     "optimizer",
@@ -56,11 +54,7 @@ class ModelFile:
     @cached_property
     def digest(self) -> str:
         """Sixteen hex digits of the file."""
-        hashed = hashlib.sha256()
-        with self.path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                hashed.update(block)
-        return hashed.hexdigest()[:16]
+        return sha256_of(self.path)[:16]
 
     @property
     def info(self) -> DatasetInfo:

@@ -14,7 +14,7 @@ from torch import nn
 
 from resnet_exp.config.config import Config, flat
 from resnet_exp.interfaces import DatasetInfo, Mirror, RunError
-from resnet_exp.run_dir.contents import faults_of, is_whole
+from resnet_exp.run_dir.contents import is_whole
 from resnet_exp.run_dir.files import Unwritable, write_durably, write_json
 from resnet_exp.run_dir.journal import Journal, began_with, metric_history, read
 from resnet_exp.run_dir.paths import RunPaths
@@ -76,9 +76,6 @@ class Record:
     def _write_start(self, config: Config, environment: dict[str, Any]) -> None:
         """Writes the files that a run starts with, unless it has them and they are whole."""
         records = read(self.paths.journal)
-        for name, fault in faults_of(self.paths.root, records).items():
-            if name in (self.paths.config.name, self.paths.environment.name):
-                _log.warning("%s %s; it is made anew", self.paths.root / name, fault)
         if not is_whole(self.paths.config, records):
             write_durably(self.paths.config, yaml.safe_dump(config.tree, sort_keys=False).encode())
             self.journal.artifact(self.paths.config)
@@ -108,7 +105,7 @@ class Record:
         """Makes what was recorded so far safe from a power cut: before a checkpoint is saved, which relies on it."""
         self.journal.flush()
 
-    def goes_on_after(self, epoch: int, history: Sequence[Epoch] = ()) -> None:
+    def goes_on_after(self, epoch: int, history: Sequence[Epoch]) -> None:
         """Makes the journal that of a run which was trained up to this epoch and no further.
 
         Later epochs, which a killed process recorded, are void, since they are trained again; earlier ones that the

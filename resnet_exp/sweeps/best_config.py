@@ -10,9 +10,8 @@ import yaml
 
 from resnet_exp.config.conf import CONF
 from resnet_exp.config.overrides import key_of
-from resnet_exp.run_dir.contents import check_recorded
 from resnet_exp.run_dir.files import write_durably
-from resnet_exp.run_dir.foreign import check_file, read_config
+from resnet_exp.run_dir.foreign import read_config
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.sweeps.ledger import Job
 
@@ -29,10 +28,7 @@ def write_best(root: Path, job: Job | None) -> Path | None:
         path.unlink(missing_ok=True)  # of jobs that the command does not plan any more
         return None
     run = job.runs[0]
-    paths = RunPaths(Path(run.root))
-    check_file(paths.journal, paths.config)
-    check_recorded(paths.config)
-    config: dict[str, Any] = read_config(paths.config)
+    config: dict[str, Any] = read_config(RunPaths(Path(run.root)).config)
     ours: dict[str, Any] = yaml.safe_load((CONF / "config.yaml").read_text())
     chosen = {"report": "default", "sweep": "default"}  # the point does not depend on them: others can be chosen
     of_hydra = [entry for entry in ours["defaults"] if _is_of_hydra(entry)]

@@ -13,7 +13,6 @@ from omegaconf import DictConfig, OmegaConf
 from resnet_exp.config.config import typed
 from resnet_exp.config.overrides import is_within, key_of, texts_of
 from resnet_exp.interfaces import ConfigError, RunError
-from resnet_exp.run_dir.contents import check_recorded
 from resnet_exp.run_dir.files import Damaged, read_derived
 from resnet_exp.run_dir.foreign import read_config
 from resnet_exp.run_dir.paths import RunPaths
@@ -85,7 +84,6 @@ def _draw_winner(config: DictConfig, winner: Job, console: Console) -> None:
     root = Path(winner.runs[0].root)
     if (root / "report" / "report.html").exists() or (read_derived(root / "result.json") or {}).get("task") != "train":
         return
-    check_recorded(root / "config.yaml")
     from resnet_exp.runs.redraw import redraw
 
     run = read_config(root / "config.yaml")

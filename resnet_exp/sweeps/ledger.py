@@ -196,7 +196,7 @@ class Ledger:
     def jobs(self) -> list[Job]:
         """Returns the jobs of the plan, in its order; one whose process is gone is `lost`."""
         planned = self._planned()
-        return labelled(self.every() if planned is None else [self.job(job.key) for job in planned])
+        return labelled(self.every() if planned is None else [self._known(job.key) or job for job in planned])
 
     def every(self) -> list[Job]:
         """Returns all jobs that were ever planned, by the places that they had last."""

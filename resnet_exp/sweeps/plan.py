@@ -135,10 +135,14 @@ def tracker_of(config: DictConfig) -> Tracker:
     Raises:
         ConfigError: it does not take its settings.
     """
-    part: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, ["tracker"]), resolve=True)
     modules = open_folders(plugin_folders(config))
-    settings = filled("tracker", without_secrets_of(part)["tracker"])
-    return build.tracker_of(checked_plugin("tracker", settings, modules), modules)
+    return build.tracker_of(checked_plugin("tracker", filled("tracker", tracker_settings(config)), modules), modules)
+
+
+def tracker_settings(config: DictConfig) -> Any:
+    """Returns the settings of the sweep's tracker as runs record them, without secrets."""
+    part: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, ["tracker"]), resolve=True)
+    return without_secrets_of(part)["tracker"]
 
 
 def _of_the_command(config: DictConfig) -> list[str]:

@@ -11,9 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from resnet_exp.config.secrets import without_secrets_of
 from resnet_exp.interfaces import ConfigError, RunError
 from resnet_exp.run_dir.directory import held
 from resnet_exp.run_dir.foreign import check_directory
@@ -23,7 +22,15 @@ from resnet_exp.runs.signals import before_stop, last_words
 from resnet_exp.sweeps.launchers import TO_SAVE, end_jobs, interrupt_jobs, kill_jobs
 from resnet_exp.sweeps.ledger import PROCESS_VARIABLE, SWEEP_VARIABLE, Job, Ledger
 from resnet_exp.sweeps.objective import direction_of
-from resnet_exp.sweeps.plan import data_identity, facts_of, plugin_folders, root_of, settings, tracker_of
+from resnet_exp.sweeps.plan import (
+    data_identity,
+    facts_of,
+    plugin_folders,
+    root_of,
+    settings,
+    tracker_of,
+    tracker_settings,
+)
 from resnet_exp.tracking.mirror import open_mirror
 
 if TYPE_CHECKING:
@@ -139,13 +146,7 @@ def parent_of(config: DictConfig, ledger: Ledger, environment: dict[str, Any]) -
     """Returns the parent run, not started yet."""
     from resnet_exp.sweeps.parent_run import Parent  # its page imports much
 
-    tracker, settings_of_it = tracker_of(config), _tracker_settings(config)
+    tracker, settings_of_it = tracker_of(config), tracker_settings(config)
     killed = [*end_dead(Path(config.output_dir)), *end_dead(ledger.root.parent)]
     mirror = telling_of_dead(open_mirror(tracker, ledger.paths, "sweep"), killed, tracker, settings_of_it)
     return Parent(ledger, mirror, environment, direction_of(config), settings_of_it)
-
-
-def _tracker_settings(config: DictConfig) -> Any:
-    """The tracker's settings as runs record them, without secrets."""
-    part: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, ["tracker"]), resolve=True)
-    return without_secrets_of(part)["tracker"]

@@ -22,21 +22,17 @@ def _deaf(connection: socket.socket) -> None:
     time.sleep(300)
 
 
-def _dripping(connection: socket.socket) -> None:
+def _dripping(head: bytes, byte: bytes) -> Answer:
     """A byte now and then: each wait for one is short, and the answer never ends."""
-    connection.recv(65536)
-    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n")
-    while True:
-        connection.sendall(b" ")
-        time.sleep(0.3)
 
+    def answer(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\n" + head)
+        while True:
+            connection.sendall(byte)
+            time.sleep(0.3)
 
-def _dripping_headers(connection: socket.socket) -> None:
-    connection.recv(65536)
-    connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
-    while True:
-        connection.sendall(b"x")
-        time.sleep(0.3)
+    return answer
 
 
 def _saying(status: str, more: str = "") -> Answer:
@@ -55,8 +51,8 @@ def _closing(connection: socket.socket) -> None:
 ANSWERS: dict[str, Answer] = {
     "silent": _silent,
     "deaf": _deaf,
-    "dripping": _dripping,
-    "dripping headers": _dripping_headers,
+    "dripping": _dripping(b"Content-Type: application/json\r\nContent-Length: 100000\r\n\r\n", b" "),
+    "dripping headers": _dripping(b"X: ", b"x"),
     "401": _saying("401 Unauthorized"),
     "503": _saying("503 Service Unavailable", "Retry-After: 3600\r\n"),
     "hanging up": _closing,
