@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
+from hydra.core.override_parser.types import Quote, QuotedString
+
 from ..trials import TINY, Row, start
 
 _PLUGINS = Path(__file__).parents[1] / "plugins"
@@ -130,8 +132,8 @@ def _experiment(folder: Path, settings: dict[str, object]) -> str:
 
 
 def _quoted(value: str) -> str:
-    """The value as Hydra takes any text."""
-    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    """The value as Hydra takes any text; a backslash stays single unless a quote follows it."""
+    return QuotedString(value, Quote.double).with_quotes()
 
 
 def _stands_nowhere(folder: Path, letters: str, secret: str) -> None:
