@@ -14,7 +14,7 @@ from resnet_exp.config.config import Config, checked_plugin, flat, module_of
 from resnet_exp.config.schema import RangeTestConfig, SplitConfig, TrainConfig, from_values
 from resnet_exp.config.secrets import filled
 from resnet_exp.data.split import check_fit
-from resnet_exp.interfaces import DataSource, RunError
+from resnet_exp.interfaces import DataSource
 from resnet_exp.run_dir.checkpoint import Checkpoints
 from resnet_exp.run_dir.foreign import check_directory, read_config
 from resnet_exp.run_dir.journal import header_of, read
@@ -71,7 +71,7 @@ def unfinished_beside(
             found = _compared(RunPaths(root), epoch, config, source, environment)
             if found is not None and not is_locked(RunPaths(root).lock):
                 return found
-        except (OSError, RunError, ValueError, TypeError, LookupError) as error:
+        except Exception as error:  # what somebody else's files raise is of any type
             _log.debug("%s: %s", root, error)
     return None
 
