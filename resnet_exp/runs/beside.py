@@ -28,7 +28,8 @@ from resnet_exp.tracking.mirror import PATIENCE
 _log = logging.getLogger(__name__)
 
 _MOST_DIFFERENCES = 3  # settings or plug-ins: with more it is another experiment
-_MOST_BYTES = 16 << 20  # of a journal: a second of reading
+_MOST_COMPARED = 100  # runs, the newest: a second of reading
+_MOST_BYTES = 8 << 20  # of a journal: a second, too
 _MOST_LETTERS = 100  # of a difference
 _GROUPS = ("model", "augmentation", "optimizer", "scheduler")  # whose settings determine a result
 _TO_FIND_LR = ("range_test", "scheduler.find_factor ")
@@ -64,7 +65,7 @@ def unfinished_beside(
         return None
     end = time.monotonic() + PATIENCE
     begins = f"{config.name or '-'.join(config.short_names[group] for group in ('data', 'model'))}-"
-    for _, root, epoch in sorted(_unfinished(paths.root.parent, begins, end), reverse=True):
+    for _, root, epoch in sorted(_unfinished(paths.root.parent, begins, end), reverse=True)[:_MOST_COMPARED]:
         if time.monotonic() > end:
             break
         try:
@@ -95,8 +96,11 @@ def _compared(paths: RunPaths, epoch: int, config: Config, source: DataSource, n
     check_directory(paths.root)
     if paths.journal.stat().st_size > _MOST_BYTES:
         return None
-    tree, records, header = read_config(paths.config), read(paths.journal), header_of(paths.journal)
-    if _kind(tree) != _kind(config.tree) or any(one["kind"] == "tags" and "parent" in one["values"] for one in records):
+    records, header = read(paths.journal), header_of(paths.journal)
+    if any(one["kind"] == "tags" and "parent" in one["values"] for one in records):  # a job of a sweep
+        return None
+    tree = read_config(paths.config)
+    if _kind(tree) != _kind(config.tree):
         return None
     (*_, (begun_on, _)), recorded = sittings(records), _as_config(tree, config)
     precision, code = begun_on["precision"], code_changes(begun_on, now_on)
