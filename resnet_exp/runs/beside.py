@@ -52,7 +52,7 @@ def unfinished_beside(
 ) -> Beside | None:
     """The newest unfinished run that differs in little from one that begins; None if there is none, or it goes on.
 
-    Jobs of sweeps are not looked at: their sweep's command goes on with them. Nothing is written, and what cannot be
+    Jobs of sweeps are not looked at: their sweep's command goes on with them. Nothing is recorded, and what cannot be
     read is passed over.
 
     Args:
