@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from PIL import Image
 
 from resnet_exp.config.conf import CONF
 from resnet_exp.config.config import typed
 from resnet_exp.interfaces import RunError
 from resnet_exp.run_dir.journal import last_status
+from resnet_exp.run_dir.lock import locked
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.runs import open_run
 from resnet_exp.runs.changed import code_changes, machines, note_of_machines
 from resnet_exp.runs.environment import code_state, environment_of
+from resnet_exp.runs.hooks import ALONE
 from resnet_exp.runs.record import Record
 from resnet_exp.runs.run import run
 
@@ -31,7 +36,7 @@ def go(tmp_path, monkeypatch):
     """Runs the tiny run, in an environment that differs in these facts, up to a Ctrl-C while an epoch is recorded."""
     monkeypatch.chdir(tmp_path)
 
-    def do(*overrides, until=None, **changed):
+    def do(*overrides, until=None, part=ALONE, **changed):
         def metrics(self, values, step=0):
             if step == until:
                 raise KeyboardInterrupt
@@ -42,7 +47,21 @@ def go(tmp_path, monkeypatch):
             config = typed(compose("config", overrides=[*TINY, *overrides]), (*TINY, *overrides))
             patch.setattr(open_run, "environment_of", lambda *given: {**environment_of(*given), **changed})
             patch.setattr(Record, "metrics", metrics)
-            run(config, "the command")
+            run(config, "the command", part)
+
+    return do
+
+
+@pytest.fixture
+def told(go, capsys):
+    """What a run, which is stopped before its first epoch, says of an unfinished one beside it; "" for nothing."""
+
+    def do(*overrides, until=1, **more):
+        capsys.readouterr()
+        with pytest.raises(KeyboardInterrupt):
+            go(*overrides, until=until, **more)
+        lines = [line for line in capsys.readouterr().out.splitlines() if "beside it, unfinished" in line]
+        return "\n".join(lines)
 
     return do
 
@@ -157,3 +176,88 @@ def test_a_changed_plugin_is_told_by_the_name_of_its_file(tmp_path):
 
 def test_runs_of_before_the_code_was_recorded_by_file_are_told_by_its_digest():
     assert code_changes({"code_digest": "a"}, {"code_digest": "b", "code": {}}) == ["code a -> b"]
+
+
+def test_an_unfinished_run_beside_one_that_begins_is_named_with_what_differs(go, told):
+    told(until=2)
+    unfinished = only_run()
+    before = unfinished.journal.read_bytes()
+    assert told("train.epochs=4", "scheduler.peak_epoch=2") == (
+        f"  beside it, unfinished: {unfinished.root} (1 of 3 epochs done), which differs in "
+        "train.epochs 3 -> 4, scheduler.peak_epoch 1 -> 2; its own command goes on with it"
+    )
+    assert "which differs in optimizer sgd -> adam;" in told("optimizer=adam")
+    find = told("scheduler.max_lr=find", "range_test.num_steps=20", "range_test.repeats=1")
+    assert "which differs in scheduler.max_lr 0.1 -> find;" in find, "what only a range test reads is no difference"
+    assert "differs in data.limit_train 200 -> 190;" in told("data.limit_train=190")
+    assert unfinished.journal.read_bytes() == before
+    assert told(until=3) == "", "it goes on"
+    assert "(2 of 3 epochs done)" in told("train.epochs=4", until=2)
+    assert told("train.epochs=4", until=3) == "", "this one goes on, too"
+    assert "train.epochs 4 -> 5;" in told("train.epochs=5", "tracker=csv", "device=cpu"), "the newest is named"
+    for epochs in (3, 4):
+        go(f"train.epochs={epochs}")
+    assert told("train.epochs=5") == "", "they are finished"
+
+
+def test_other_code_of_an_unfinished_run_beside_is_told(told):
+    told(until=2, **OTHER)
+    line = told("seed=1")
+    assert "differs in seed 0 -> 1, resnet_exp other -> " in line and "with the code that began it" in line
+
+
+def test_an_unfinished_run_of_another_kind_is_not_named(told):
+    told(until=2)
+    assert told("name=another") == ""
+    assert told("seed=1", "train.batch_size=16", "train.label_smoothing=0.1", "model.width=8") == "", "much differs"
+    assert told("model=resnet18") == ""
+    told("name=mine", until=2)
+    assert "seed 0 -> 1" in told("name=mine", "seed=1")
+    assert told("name=mine", "model=resnet18") == ""
+
+
+def test_what_cannot_be_gone_on_with_is_not_named(told):
+    told(until=2)
+    paths, other = only_run(), "train.epochs=4"
+    assert told(other) != ""
+    with locked(paths.lock):
+        assert told(other) == "", "another process works on it"
+    assert told(other, part=replace(ALONE, label="a job")) == ""
+    whole = paths.config.read_text()
+    for damaged in (whole.replace("epochs: 3", "epochs: 2"), "\0", "[]", ""):
+        paths.config.write_text(damaged)
+        assert told(other) == ""
+    paths.config.unlink()
+    os.mkfifo(paths.config)
+    assert told(other) == ""
+    paths.config.unlink()
+    paths.config.write_text(whole)
+    assert told(other) != ""
+    for checkpoint in paths.checkpoints.iterdir():
+        checkpoint.unlink()
+    assert told(other) == "", "it would begin again"
+
+
+def test_a_job_of_a_sweep_is_not_named_beside_a_run(told, tmp_path):
+    told(until=2, part=replace(ALONE, label="a job", parent=tmp_path / "sweep"))
+    assert told("train.epochs=4") == ""
+
+
+def test_other_images_of_an_unfinished_run_beside_are_told(told):
+    for split in ("train", "test"):
+        for level, name in ((40, "cat"), (200, "dog")):
+            Path("set", split, name).mkdir(parents=True)
+            for index in range(8):
+                Image.new("RGB", (8, 8), (level, level + index, 0)).save(Path("set", split, name, f"{index}.png"))
+    ours = (
+        *("data=image_folder", "data.root=set", "data.workers=1", "data.validation=none", "data.limit_train=null"),
+        *("name=mine", "train.batch_size=4"),
+    )
+    told(*ours, until=2)
+    Image.new("RGB", (8, 8), (90, 0, 0)).save("set/train/cat/0.png")
+    assert "(1 of 3 epochs done), with other images; its own" in told(*ours)
+    assert "differs in train.epochs 3 -> 4, with other images; its own" in told(*ours, "train.epochs=4")
+    Path("set/train/cat/0.png").unlink()
+    assert "with other images (16 -> 15 to train on);" in told(*ours)
+    Path("set").rename("another")
+    assert told(*ours, "data.root=another") == "", "another folder of other images is another data set"

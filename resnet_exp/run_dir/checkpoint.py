@@ -110,6 +110,10 @@ class Checkpoints:
                 return self._read(path, torch.device("cpu")).epoch
         return 0
 
+    def newest_file(self) -> tuple[Path, int] | None:
+        """The newest file that is named like a checkpoint, and how many epochs its name says; it is not opened."""
+        return next(((path, _place(path)[0]) for path in self._files()), None)
+
     def _read(self, path: Path, device: torch.device) -> Checkpoint:
         """The checkpoint in the file.
 

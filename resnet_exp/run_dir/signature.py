@@ -16,7 +16,12 @@ _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pillow", "scikit-learn")
 
 
 def signature(config: Config, data_identity: str, precision: str) -> str:
-    """Twelve hex digits, equal if two configs must give the same result on the same kind of device.
+    """Twelve hex digits, equal if two configs must give the same result on the same kind of device."""
+    return digest_of(_plain(determining(config, data_identity, precision)))
+
+
+def determining(config: Config, data_identity: str, precision: str) -> dict[str, Any]:
+    """All settings that the result of a run depends on, by group.
 
     Of the data their identity enters, of `train.precision` the one that `auto` becomes on this device. What does not
     change the result does not enter: paths, tracker, device, name, how often checkpoints are written.
@@ -39,7 +44,7 @@ def signature(config: Config, data_identity: str, precision: str) -> str:
     }
     if not config.needs_range_test:  # find_factor multiplies the LR of a range test, and there is none
         determines["scheduler"] = {k: v for k, v in config.plugins["scheduler"].items() if k != "find_factor"}
-    return digest_of(_plain(determines))
+    return determines
 
 
 def evaluation_signature(config: Config, data_identity: str, checkpoint_digest: str, precision: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from resnet_exp.config.ranges import shown
 from resnet_exp.interfaces import RunError
 from resnet_exp.run_dir.journal import read
 from resnet_exp.run_dir.paths import RunPaths
@@ -25,16 +26,21 @@ def machine_of(environment: dict[str, Any]) -> dict[str, str]:
 
 def machine_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """The facts that differ, each as `torch 2.11 -> 2.14`."""
-    return _differences(machine_of(before), machine_of(now))
+    return differences(machine_of(before), machine_of(now))
 
 
 def code_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What of the code differs: the package, or files of the plug-ins by name; none if all of it is the same."""
     if before["code_digest"] == now["code_digest"]:
         return []
-    return _differences(before.get("code", {}), now.get("code", {})) or [
+    return differences(before.get("code", {}), now.get("code", {})) or [
         f"code {before['code_digest']} -> {now['code_digest']}"
     ]
+
+
+def has_made_something(paths: RunPaths) -> bool:
+    """Whether a run has anything that it would go on from."""
+    return paths.range_test.exists() or any(paths.checkpoints.glob("*.pt"))
 
 
 def check_same_code(paths: RunPaths, now: dict[str, Any]) -> None:
@@ -43,9 +49,8 @@ def check_same_code(paths: RunPaths, now: dict[str, Any]) -> None:
     Raises:
         RunError: the code differs; the message says where, and the way on.
     """
-    is_begun = paths.range_test.exists() or any(paths.checkpoints.glob("*.pt"))
-    sat = [environment for environment, _ in _sittings(read(paths.journal))]
-    changed = code_changes(sat[-1], now) if sat and is_begun else []
+    sat = [environment for environment, _ in sittings(read(paths.journal))]
+    changed = code_changes(sat[-1], now) if sat and has_made_something(paths) else []
     if changed:
         commit = None if sat[-1]["git_dirty"] or sat[-1]["git_commit"] == now["git_commit"] else sat[-1]["git_commit"]
         raise RunError(
@@ -58,7 +63,7 @@ def check_same_code(paths: RunPaths, now: dict[str, Any]) -> None:
 def machines(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """What each part of a run was computed on: the epochs that ended there, and the facts; one part if none changed."""
     parts: list[dict[str, Any]] = []
-    for environment, epochs in _sittings(records):
+    for environment, epochs in sittings(records):
         facts = machine_of(environment)
         if not parts or {**parts[-1], "epochs": None} != {"epochs": None, **facts}:
             parts.append({"epochs": [], **facts})
@@ -74,7 +79,7 @@ def note_of_machines(parts: list[dict[str, Any]]) -> str | None:
     return f"trained in parts that differ in {', '.join(facts)} (result.json: sittings)"
 
 
-def _sittings(records: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], list[int]]]:
+def sittings(records: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], list[int]]]:
     """The environment of each process that worked on the run once its images were there, and the epochs it ended."""
     found: list[tuple[dict[str, Any], list[int]]] = []
     environment: dict[str, Any] | None = None
@@ -92,6 +97,7 @@ def _sittings(records: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], l
     return found
 
 
-def _differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The values that differ, each as `name before -> now`."""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    return [f"{name} {before.get(name, 'not there')} -> {now.get(name, 'not there')}" for name in names]
+    return [f"{name} {shown(before.get(name, 'not there'))} -> {shown(now.get(name, 'not there'))}" for name in names]

@@ -54,10 +54,10 @@ def end_dead(folder: Path) -> list[Path]:
     another output directory.
     """
     killed, end = [], time.monotonic() + PATIENCE
-    for root in _run_directories(folder):
+    for root in run_directories(folder):
         if time.monotonic() > end:  # a file server that is busy; the rest the next time
             break
-        status = _last_status_line(root / RunPaths(root).journal.name)
+        status = last_status_line(root / RunPaths(root).journal.name)
         try:
             if b'"status":"RUNNING"' in status:
                 if end_if_dead(root, "KILLED", REASON):
@@ -69,7 +69,8 @@ def end_dead(folder: Path) -> list[Path]:
     return killed
 
 
-def _run_directories(folder: Path) -> list[Path]:
+def run_directories(folder: Path) -> list[Path]:
+    """The folders in it, those of runs among them; a link is none."""
     try:
         with os.scandir(folder) as entries:
             return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
@@ -77,7 +78,7 @@ def _run_directories(folder: Path) -> list[Path]:
         return []
 
 
-def _last_status_line(journal: Path) -> bytes:
+def last_status_line(journal: Path) -> bytes:
     """The line of a journal's last status; nothing where there is none, or no ordinary file."""
     try:
         number = os.open(journal, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

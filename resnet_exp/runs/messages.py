@@ -13,6 +13,7 @@ from resnet_exp.interfaces import DatasetInfo, Metric
 from resnet_exp.report.section import Section
 from resnet_exp.run_dir.directory import RunDirectory
 from resnet_exp.run_dir.paths import RunPaths
+from resnet_exp.runs.beside import Beside
 from resnet_exp.runs.console import Console
 from resnet_exp.training.device import Runtime
 from resnet_exp.training.lr_range import FoundLR
@@ -38,6 +39,19 @@ def print_plan(config: Config, runtime: Runtime, directory: RunDirectory, consol
     if config.task == "range_test":
         plan.pop("training")
     console.facts(plan)
+
+
+def print_beside(found: Beside | None, console: Console) -> None:
+    """Prints which unfinished run is beside one that begins, and what differs."""
+    if found is None:
+        return
+    differs = [f"which differs in {', '.join(found.settings)}"] if found.settings else []
+    differs += [f"with {found.images}"] if found.images else []
+    code = ", with the code that began it," if found.is_of_other_code else ""
+    console.line(
+        f"  beside it, unfinished: {found.path} ({found.epoch} of {found.epochs} epochs done), {', '.join(differs)}; "
+        f"its own command{code} goes on with it"
+    )
 
 
 def print_evaluation_plan(

@@ -21,6 +21,7 @@ from resnet_exp.interfaces import ConfigError, DatasetInfo, Metric, RunError, Sc
 from resnet_exp.run_dir.checkpoint import Checkpoints
 from resnet_exp.run_dir.signature import signature
 from resnet_exp.runs import messages, outputs
+from resnet_exp.runs.beside import unfinished_beside
 from resnet_exp.runs.console import Console
 from resnet_exp.runs.hooks import ALONE, SweepPart
 from resnet_exp.runs.max_lr import find_max_lr
@@ -66,6 +67,9 @@ def run(config: Config, command: str, part: SweepPart = ALONE) -> float | None:
         if this.is_finished:
             return this.objective
         messages.print_plan(config, runtime, this.directory, console)
+        if part is ALONE:
+            beside = unfinished_beside(config, plugins.source, this.directory.paths, this.environment)
+            messages.print_beside(beside, console)
         data = _prepare(this, plugins)
         this.record.mirror()
         found = find_max_lr(this, plugins, data, partial(_learner, this, plugins, data))
