@@ -6,7 +6,7 @@
     python benchmarks/max_lr.py table
 
 CIFAR10_JPEG is CIFAR-10 as a folder of images. A *cell* is a setting that people train in (`max_lr_cells.py`). Its
-*curve* is the validation accuracy over a grid of given max_lr, a sweep for each seed; what has finished is not run
+*curve* is the validation accuracy over a grid of given max_lr, a sweep for each seed; what is in runs.csv is not run
 again. `found` has each rule find a max_lr in each cell and with each seed. The *regret* of a rule is the best of the
 curve less the curve at its max_lr. Rows, figures and the table are in results/max_lr; the plan is docs/decisions/0016.
 """
@@ -49,7 +49,12 @@ def curves(cells: Sequence[Cell], folders: dict[str, str], seeds: Sequence[int],
 
 
 def _sweep(cell: Cell, folders: dict[str, str], seed: int, within: float | None) -> None:
-    values = cell.max_lrs if within is None else _near_the_best(cell, within)
+    known = {float(row["max_lr"]) for row in _of(cell) if row["seed"] == str(seed)}
+    values = [
+        max_lr for max_lr in (cell.max_lrs if within is None else _near_the_best(cell, within)) if max_lr not in known
+    ]
+    if not values:
+        return
     settings = [setting.format(**folders) for setting in cell.settings]
     swept = f"scheduler.max_lr={','.join(f'{value:g}' for value in values)}"
     command = [sys.executable, "-m", "resnet_exp", "--multirun", *settings, f"name={cell.name}", f"seed={seed}", swept]
@@ -79,10 +84,15 @@ def _row(cell: Cell, seed: int, line: dict[str, str]) -> dict[str, str]:
 
 def _near_the_best(cell: Cell, within: float) -> list[float]:
     """The part of the grid from the first to the last point whose accuracy, with the first seed, is near the best."""
-    rows = [row for row in _read(RESULTS / "runs.csv") if row["cell"] == cell.name]
+    rows = _of(cell)
     first = {float(row["max_lr"]): float(row["accuracy"]) for row in rows if row["seed"] == rows[0]["seed"]}
     near = [max_lr for max_lr, accuracy in first.items() if accuracy >= max(first.values()) - within / 100]
     return [max_lr for max_lr in cell.max_lrs if min(near) <= max_lr <= max(near)]
+
+
+def _of(cell: Cell) -> list[dict[str, str]]:
+    with _writing:
+        return [row for row in _read(RESULTS / "runs.csv") if row["cell"] == cell.name]
 
 
 def _read(path: Path) -> list[dict[str, str]]:
