@@ -23,9 +23,9 @@ def _data(data: str, holdout: int, batch: int, epochs: int, peak: int | None, *m
     return (*of_data, f"train.batch_size={batch}", f"train.epochs={epochs}", *schedule, *more)
 
 
-def _part(batch: int = 128, peak: int | None = 2) -> tuple[str, ...]:
-    """10,000 images of CIFAR-10 (JPEG), 6 epochs."""
-    return _data("cifar", 5000, batch, 6, peak, "data.limit_train=15000")
+def _part(batch: int = 128, peak: int | None = 2, epochs: int = 6) -> tuple[str, ...]:
+    """10,000 images of CIFAR-10 (JPEG)."""
+    return _data("cifar", 5000, batch, epochs, peak, "data.limit_train=15000")
 
 
 _DIGITS, _TINY = _data("digits", 400, 64, 10, 3), _data("tiny", 0, 64, 60, 12)
@@ -66,10 +66,12 @@ _ALL = (
         "digits_lenet_adamw",
         (*_DIGITS, _EXAMPLES, "model=lenet", "optimizer=adamw"),
         _grid(-7),
-        8,
+        10,
     ),
     Cell("lenet", (*_part(), _EXAMPLES, "model=lenet"), _grid(-4), 7),
     Cell("w8_b128", (*_part(), "model.width=8"), _grid(-2), 7),
+    Cell("w8_b128_24_epochs", (*_part(peak=5, epochs=24), "model.width=8"), _grid(-2), 7),
+    Cell("lenet_24_epochs", (*_part(peak=5, epochs=24), _EXAMPLES, "model=lenet"), _grid(-3), 6),
     Cell("w8_b128_adamw", (*_part(), "model.width=8", "optimizer=adamw"), _grid(-7), 8),
     Cell(
         "w8_b128_cosine",
