@@ -111,7 +111,7 @@ class SweepConfig:
 
 
 _MEANINGS = {
-    "checkpoint": "a run directory, or its model.safetensors",
+    "checkpoint": "a run directory, or its model.safetensors or model_ema.safetensors",
     "images": "an image, or a folder of images",
     "run_dir": "the directory of a finished run",
 }
