@@ -26,6 +26,7 @@ class Ema:
         self._decay = decay
         self.weights = {name: _kept(value) for name, value in model.state_dict().items()}
         self._averaged = [name for name, value in self.weights.items() if _is_averaged(value)]
+        self._copied = [name for name in self.weights if name not in self._averaged]
 
     @torch.no_grad()
     def update(self, model: nn.Module, updates: Tensor, skip: Tensor) -> None:
@@ -49,7 +50,7 @@ class Ema:
         way = torch._foreach_sub([now[name].to(self.weights[name].dtype) for name in self._averaged], own)
         torch._foreach_mul_(way, share)
         torch._foreach_add_(own, way)
-        for name in self.weights.keys() - set(self._averaged):
+        for name in self._copied:
             self.weights[name].copy_(torch.where(skip, self.weights[name], now[name]))
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
