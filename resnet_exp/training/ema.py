@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class Ema:
     """An exponential moving average of a network's parameters and floating-point buffers; others are copied.
 
-    It is on the device, and so is what it depends on: the number of updates, and whether a step was one. Of that
-    `torch.optim.swa_utils` would ask the host: `AveragedModel` counts there, and its average's decay is a plain number.
+    It is on the device, and so is all that it depends on: the number of updates, and whether a step was one. For
+    `torch.optim.swa_utils` the host would have to know both: `AveragedModel` counts there, and its decay is a number.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
