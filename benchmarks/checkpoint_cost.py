@@ -53,8 +53,7 @@ def main(width: int = 64, batch_size: int = 512, steps: int = 2, saves: int = 5)
 
     trained = Trained(begun=done, seconds=epoch)
     measured = evaluate(torch.eye(_CLASSES), torch.arange(_CLASSES))
-    trained.best.offer(1, measured, learner.model)  # its weights are saved too
-    trained.complete(measured, VALIDATION["holdout"])
+    trained.complete(learner, (measured, None), VALIDATION["holdout"])  # the best weights are saved too
     seconds = []
     with tempfile.TemporaryDirectory(dir=".") as folder:
         keeping = Keeping(Checkpoints(Path(folder), "benchmark"), _INTERVAL, lambda: None, lambda: False, sys.exit)

@@ -56,6 +56,19 @@ def cpu():
 
 
 @pytest.fixture
+def fp16(monkeypatch):
+    """A runtime that scales the loss as fp16 does, and computes in fp32: the CPU has no fp16 to train in."""
+    import contextlib
+
+    import torch
+
+    from resnet_exp.training.device import Runtime
+
+    monkeypatch.setattr(Runtime, "autocast", lambda self: contextlib.nullcontext())
+    return Runtime(torch.device("cpu"), "fp16")
+
+
+@pytest.fixture
 def train_config():
     """Makes the settings of the loop, plain ones but for those given."""
 

@@ -275,6 +275,7 @@ WITH_EFFECT = {
     "train.clip_grad_norm": "1",
     "train.grad_accum_steps": "2",
     "train.deterministic": "true",
+    "train.ema": "0.999",
 }
 
 
@@ -290,6 +291,37 @@ def test_metrics_of_ones_own_make_another_run_and_the_same_range_test() -> None:
     assert sign(*own) != sign()
     assert sign(*own, "task=range_test") == sign("task=range_test")
     assert range_sign(*own) == range_sign()
+
+
+def test_the_moving_average_makes_another_run_and_the_same_range_test() -> None:
+    """A range test has none; runs of before there was one have the signatures that they had."""
+    assert len({sign(), sign("train.ema=0.99"), sign("train.ema=0.999")}) == 3
+    assert sign("train.ema=null") == sign()
+    assert sign("train.ema=0.99", "task=range_test") == sign("task=range_test")
+
+
+@pytest.mark.parametrize("value", ["0", "1", "1.5", "-1", "nan", "inf", "true", "0.9x"])
+def test_a_decay_that_is_none_is_refused_with_its_range(value: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"^train\.ema={value}: a finite number above 0 to below 1, or null is needed"
+    ):
+        config_of(f"train.ema={value}")
+
+
+@pytest.mark.parametrize("task", ["evaluate", "predict"])
+def test_a_decay_is_refused_where_nothing_is_trained(task: str) -> None:
+    """A training's command may be repeated with task=range_test: there it is for the training, as all of `train` is."""
+    with pytest.raises(ConfigError, match=rf"train\.ema=0\.9 would be ignored: task={task} does not read it"):
+        config_of(f"task={task}", "checkpoint=x", *(["images=y"] if task == "predict" else []), "train.ema=0.9")
+    assert config_of("task=range_test", "train.ema=0.9").train.ema == 0.9
+
+
+def test_a_recorded_config_of_before_there_was_an_average_has_none() -> None:
+    with initialize_config_dir(str(CONF)):
+        tree = compose("config", overrides=["data=digits"])
+        OmegaConf.set_struct(tree, False)
+        del tree["train"]["ema"]
+    assert typed(tree).train.ema is None
 
 
 def test_the_tracker_does_not_change_the_signature() -> None:
@@ -338,7 +370,8 @@ def range_sign(*overrides: str, data: str = "d", machine: dict[str, Any] = MACHI
 @pytest.mark.parametrize(
     "override",
     ["scheduler.peak_epoch=3", "scheduler.anneal=linear", "scheduler.min_lr=0.001", "train.epochs=30",
-     "task=range_test", "name=other", "tracker=none", "output_dir=x", "train.checkpoint_interval=0", "rerun=true"],
+     "task=range_test", "name=other", "tracker=none", "output_dir=x", "train.checkpoint_interval=0", "rerun=true",
+     "train.ema=0.99"],
 )  # fmt: skip
 def test_a_range_test_is_shared_by_runs_that_differ_in_what_comes_after_it(override: str) -> None:
     assert range_sign(override) == range_sign()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from resnet_exp.runs.run import run
 
 TRAINING = (
     "data=digits", "data.image_size=16", "augmentation=none", "model.width=4", "train.epochs=3", "train.batch_size=64",
-    "scheduler.max_lr=0.1", "scheduler.peak_epoch=1", "tracker=none", "report=none", "name=trained",
+    "scheduler.max_lr=0.1", "scheduler.peak_epoch=1", "tracker=none", "report=none", "name=trained", "train.ema=0.9",
 )  # fmt: skip
 TORCHVISION = "resnet_exp.models.torchvision.TorchvisionModel"
 EVALUATION = (
@@ -98,6 +99,39 @@ def test_a_checkpoint_measures_as_its_run_did(name: str, trained: Path, tmp_path
     assert set(metric_history(directory / "journal.jsonl")) == {"accuracy/test", "loss/test", "ece/test"}
     logits = [np.load(path / "predictions.npz")["logits"] for path in (trained, directory)]
     np.testing.assert_allclose(logits[0], logits[1], rtol=1e-4, atol=1e-4)
+
+
+def test_the_moving_average_of_the_weights_is_used_as_the_weights_are_and_called_so(
+    trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, average = json.loads((trained / "result.json").read_text()), trained / "model_ema.safetensors"
+    evaluate(trained)
+    capsys.readouterr()
+    assert evaluate(average) == before["ema"]["test"]["accuracy"]
+    said = capsys.readouterr().out
+    assert f"{average} (EMA of the weights, train.ema=0.9)" in said
+    assert "test accuracy (" in said and "; EMA of the weights, train.ema=0.9\n" in said
+    results = [json.loads(path.read_text()) for path in (tmp_path / "outputs").glob("*/result.json")]
+    assert len(results) == 2, "another network is another run"
+    (after,) = [result for result in results if result["note"]]
+    assert after["test"]["correct"] == before["ema"]["test"]["correct"]
+    assert after["test"]["loss"] == pytest.approx(before["ema"]["test"]["loss"], rel=1e-5)
+    assert after["test"]["loss"] != pytest.approx(before["test"]["loss"], rel=1e-3)
+    own, averaged = (predict(checkpoint, photos) for checkpoint in (trained, average))
+    assert f"images and {average} (EMA of the weights, train.ema=0.9)" in capsys.readouterr().out
+    assert [row["file"] for row in own] == [row["file"] for row in averaged]
+    assert [row["probability"] for row in own] != [row["probability"] for row in averaged]
+
+
+def test_a_damaged_average_is_refused_as_damaged_weights_are(trained: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    content = bytearray((copy / "model_ema.safetensors").read_bytes())
+    content[-1] ^= 1
+    (copy / "model_ema.safetensors").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"model_ema\.safetensors is damaged or was edited: its checksum"):
+        evaluate(copy / "model_ema.safetensors")
+    assert evaluate(copy) == json.loads((trained / "result.json").read_text())["test"]["accuracy"]
 
 
 def test_an_evaluation_is_done_once(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 
 import pytest
@@ -378,13 +377,6 @@ def test_the_host_never_waits_for_the_gpu_within_an_epoch(tiny_learner, learnabl
     finally:
         torch.cuda.set_sync_debug_mode("default")
     learner.check()
-
-
-@pytest.fixture
-def fp16(monkeypatch):
-    """A runtime that scales the loss as fp16 does, and computes in fp32: the CPU has no fp16 to train in."""
-    monkeypatch.setattr(Runtime, "autocast", lambda self: contextlib.nullcontext())
-    return Runtime(torch.device("cpu"), "fp16")
 
 
 def overflowing_above(learner, limit):

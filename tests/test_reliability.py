@@ -107,6 +107,7 @@ def run_dir(tmp_path):
     (root / "checkpoints").mkdir(parents=True)
     (root / "result.json").write_text('{"seconds": 1, "history": [{"loss": 0.5, "perf/s": 3}]}')
     (root / "model.safetensors").write_bytes(b"weights")
+    (root / "model_ema.safetensors").write_bytes(b"their average")
     (root / "steps.csv").write_text("0,0.1")
     (root / "journal.jsonl").write_text('{"kind":"metrics","time_ms":1,"step":1,"values":{"loss":0.5,"perf/s":3}}\n')
     np.savez(root / "predictions.npz", logits=np.zeros(3))
@@ -120,6 +121,7 @@ def run_dir(tmp_path):
 CHANGES = {
     "result": lambda root: (root / "result.json").write_text('{"seconds": 2, "history": [{"loss": 0.25}]}'),
     "model": lambda root: (root / "model.safetensors").write_bytes(b"weighed"),
+    "average": lambda root: (root / "model_ema.safetensors").write_bytes(b"another average"),
     "steps": lambda root: (root / "steps.csv").unlink(),
     "journal": lambda root: (root / "journal.jsonl").write_text(""),
     "predictions": lambda root: np.savez(root / "predictions.npz", logits=-np.zeros(3)),  # equal, but for a bit

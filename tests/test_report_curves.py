@@ -80,6 +80,24 @@ def test_a_test_set_that_was_measured_each_epoch_is_called_so(tmp_path):
     assert "test, each epoch" in words and "chosen" not in words and "once" not in words
 
 
+@pytest.mark.parametrize(("validation", "legend"), [
+    ("holdout", "validation, EMA"), ("test", "test, each epoch, EMA"), ("none", None),
+])  # fmt: skip
+def test_the_moving_average_has_a_line_of_its_own_where_there_is_one(tmp_path, validation, legend):
+    one = subject(tmp_path, validation, ema={"test": {"accuracy": 0.8}})
+    images = VALIDATION[validation].ema_images
+    with Journal(one.paths.journal) as journal:
+        for epoch in range(1, EPOCHS + 1) if images else ():
+            journal.metrics({f"accuracy/{images}": 0.1 * epoch, f"loss/{images}": 1.0 / epoch}, epoch)
+    (figure,) = draw_curves(one).figures
+    words = figure.image.read_text()
+    assert (legend in words) if legend else ("EMA" not in words)
+    assert words.count("chosen by validation") == (2 if validation == "holdout" else 0), "of the weights alone"
+    assert "of the weights' EMA 80.00%." in figure.alt
+    (without,) = draw_curves(subject(tmp_path, validation)).figures
+    assert "EMA" not in without.image.read_text() + without.alt
+
+
 @pytest.mark.parametrize("cycled", [False, True])
 def test_the_schedule_is_what_was_applied_and_its_peak_is_marked(tmp_path, cycled):
     plan = OneCycle(peak_epoch=2, cycle_momentum=cycled).plan(0.08, EPOCHS, STEPS)

@@ -33,7 +33,7 @@ from resnet_exp.interfaces import ConfigError, LoadedData, Mirror, RunError
 from resnet_exp.models.custom_resnet import CustomResNet
 from resnet_exp.optimizers.sgd import sgd
 from resnet_exp.run_dir.directory import open_run_directory
-from resnet_exp.run_dir.files import write_csv
+from resnet_exp.run_dir.files import sha256_of, write_csv
 from resnet_exp.run_dir.journal import Journal, last_status, metric_history, read
 from resnet_exp.run_dir.paths import RunPaths
 from resnet_exp.run_dir.signature import signature
@@ -391,6 +391,108 @@ def test_without_validation_there_is_no_objective(go: Callable[..., Done]) -> No
     assert done.result["best_val_accuracy"] is None
     assert done.result["chosen_epoch"] == 3
     assert "accuracy/test" in done.metrics
+
+
+# The moving average of the weights
+
+
+def averages(done: Done) -> dict[str, torch.Tensor]:
+    with safe_open(done.paths.model_ema, "pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+
+
+@pytest.mark.parametrize(
+    ("validation", "name"), [("holdout", "val_ema"), ("test", "test_ema_each_epoch"), ("none", "")]
+)
+def test_the_average_is_measured_tested_and_saved_beside_the_weights_which_stay_as_they_are(
+    validation: str, name: str, go: Callable[..., Done], capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = go(GIVEN, f"data.validation={validation}")
+    capsys.readouterr()
+    done = go(GIVEN, f"data.validation={validation}", "train.ema=0.9")
+    printed = capsys.readouterr().out
+    part = done.result["ema"]
+
+    other = set(done.metrics) - set(plain.metrics)
+    of_run = {f"{metric}/test_ema" for metric in ("loss", "accuracy", "ece")}
+    of_run |= {"accuracy/best_val_ema"} if validation == "holdout" else set()
+    each_epoch = {f"loss/{name}", f"accuracy/{name}"} if name else set()
+    assert other == of_run | each_epoch
+    assert all(len(done.metrics[key]) == 3 for key in each_epoch)
+    assert all(done.metrics[key] == plain.metrics[key] for key in plain.metrics if not key.startswith("perf/"))
+    assert done.objective == plain.objective
+    assert done.paths.model.read_bytes() == plain.paths.model.read_bytes()
+    assert not plain.paths.model_ema.exists() and "ema" not in plain.result
+
+    assert done.metrics["accuracy/test_ema"] == [part["test"]["accuracy"]]
+    if validation == "holdout":
+        measured = done.metrics["accuracy/val_ema"]
+        assert part["best_val_accuracy"] == max(measured) == measured[part["chosen_epoch"] - 1]
+    else:
+        assert (part["chosen_epoch"], part["best_val_accuracy"]) == (3, None)
+    if validation == "test":
+        assert done.metrics[f"accuracy/{name}"][-1] == part["test"]["accuracy"]
+    (line,) = [line for line in printed.splitlines() if "EMA of weights" in line]
+    assert f"{part['test']['accuracy']:.2%} test accuracy ({part['test']['correct']} of 355, 95% interval" in line
+    assert line.endswith("; model_ema.safetensors")
+    header = next(line for line in printed.splitlines() if line.split()[:2] == ["epoch", "train"])
+    assert {"holdout": "val acc    ema acc ", "test": "test* acc   ema* acc ", "none": " "}[validation] in header
+    assert ("ema" in header) == bool(name)
+    assert "constant" in printed or "onecycle, EMA 0.9\n" in printed
+
+
+def test_the_saved_average_is_the_one_that_was_tested_and_its_file_is_recorded(go: Callable[..., Done]) -> None:
+    done = go(GIVEN, "train.ema=0.9")
+    with safe_open(done.paths.model_ema, "pt") as file:
+        said = json.loads(file.metadata()["resnet_exp"])
+    assert said["ema"] == 0.9
+    with safe_open(done.paths.model, "pt") as file:
+        assert json.loads(file.metadata()["resnet_exp"]) == {key: said[key] for key in said if key != "ema"}
+    model = CustomResNet(num_classes=10, in_channels=1, image_size=8, width=4).eval()
+    model.load_state_dict(averages(done))
+    test = build.plugins(config_of()).source.load(never).test  # type: ignore[arg-type]
+    inputs = (torch.from_numpy(test.images).permute(0, 3, 1, 2).float() - said["mean"][0]) / said["std"][0]
+    with torch.no_grad():
+        correct = int((model(inputs).argmax(1).numpy() == test.labels).sum())
+    assert correct == done.result["ema"]["test"]["correct"]
+    recorded = [entry for entry in read(done.paths.journal) if entry.get("path") == "model_ema.safetensors"]
+    assert [entry["sha256"] for entry in recorded] == [sha256_of(done.paths.model_ema)]
+
+
+@pytest.mark.parametrize("where", ["the first epoch", "the middle of an epoch", "the test", "asked to stop later"])
+def test_with_an_average_an_interrupted_run_goes_on_to_the_same_bits(where: str, go: Callable[..., Done]) -> None:
+    options = GIVEN, "train.ema=0.9"
+    straight = go(*options, "output_dir=straight")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_in(where, patch)
+        with pytest.raises(KeyboardInterrupt):
+            go(*options)
+    resumed = go(*options)
+    assert_same_numbers(straight, resumed)
+    assert straight.paths.model_ema.read_bytes() == resumed.paths.model_ema.read_bytes()
+
+
+def test_an_average_that_is_damaged_or_missing_is_made_again(go: Callable[..., Done]) -> None:
+    done = go(GIVEN, "train.ema=0.9")
+    before = done.paths.model_ema.read_bytes()
+    for damage in (lambda path: path.unlink(), lambda path: path.write_bytes(before[:-1])):
+        damage(done.paths.model_ema)
+        assert go(GIVEN, "train.ema=0.9") == done
+        assert done.paths.model_ema.read_bytes() == before
+
+
+def test_a_range_test_keeps_no_average_and_is_shared_with_runs_that_have_one(
+    go: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learners = []
+    original = way.Learner
+    monkeypatch.setattr(way, "Learner", lambda *args: learners.append(original(*args)) or learners[-1])
+    go("task=range_test", "train.ema=0.9")
+    assert learners and all(learner.ema is None for learner in learners)
+    with monkeypatch.context() as patch:
+        patch.setattr(finding, "range_test", never)
+        go("train.epochs=1", "scheduler.peak_epoch=1", "scheduler.find_factor=1", "train.ema=0.99")
+    assert learners[-1].ema is not None
 
 
 def test_more_images_are_never_asked_for_than_there_are(go: Callable[..., Done]) -> None:

@@ -52,6 +52,12 @@ def test_a_point_that_is_given_twice_is_two_jobs() -> None:
     assert len({one.job.key for one in planned}) == 3
 
 
+def test_the_moving_average_is_swept_as_any_key_is() -> None:
+    planned = grid("train.ema=null,0.99,0.999")
+    assert [one.job.label for one in planned] == ["ema=null", "ema=0.99", "ema=0.999"]
+    assert len({one.job.key for one in planned}) == 3
+
+
 def test_a_glob_that_gained_an_option_keeps_its_other_jobs(tmp_path: Path) -> None:
     conf = tmp_path / "conf"
     shutil.copytree(CONF, conf)

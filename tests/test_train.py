@@ -76,8 +76,9 @@ def start(tiny_learner, bank, cpu, tmp_path):
         checkpoint_interval=0.0,
         before_save=lambda: None,
         should_stop=lambda: False,
+        ema=None,
     ):
-        learner = tiny_learner(SCHEDULE)
+        learner = tiny_learner(SCHEDULE, ema=ema)
         checkpoints = Checkpoints(tmp_path / name, RUN)
         training = train(
             learner,
@@ -321,6 +322,92 @@ def test_a_checkpoint_of_another_content_is_refused_by_its_name(start, tmp_path,
     assert "\n" not in message
     path.unlink()
     assert start()[1].history[-1].epoch == EPOCHS
+
+
+# The moving average of the weights
+
+
+def all_of(learner, training):
+    """All that a run ends with; of the averaged weights those chosen, and those that a next step would move."""
+    chosen = training.ema and (training.ema, dict(training.ema.weights))
+    return everything([weights(learner), learner.state_dict(), training.steps, chosen]), without_times(training)
+
+
+@pytest.mark.parametrize(("validation", "steps"), [("holdout", 5), ("holdout", 6), ("test", 13), ("none", 1)])
+def test_with_an_average_it_ends_the_same_wherever_it_was_stopped(start, batches, steps, validation):
+    more = {"validation": validation, "ema": 0.9} | ({"measure": None} if validation == "none" else {})
+    expected = all_of(*start("whole", **more))
+    asked = Stop(steps)
+    with pytest.raises(Interrupted):
+        start("broken", batches=asked.batches(batches), should_stop=asked, checkpoint_interval=3600.0, **more)
+    assert all_of(*start("broken", **more)) == expected
+
+
+@pytest.mark.parametrize("call", [2, 9, 10])  # even ones measure the average
+def test_stopped_while_the_average_is_measured_the_networks_own_weights_are_saved(start, bank, cpu, tmp_path, call):
+    def measure(model):
+        if next(calls) == call:
+            raise Interrupted
+        return evaluate(*infer(model, in_order(bank, 16), cpu))
+
+    expected = all_of(*start("whole", ema=0.9))
+    calls = itertools.count(1)
+    with pytest.raises(Interrupted):
+        start("broken", measure=measure, checkpoint_interval=3600.0, ema=0.9)
+    assert Checkpoints(tmp_path / "broken", RUN).latest(torch.device("cpu")).step == (call + 1) // 2 * STEPS
+    assert all_of(*start("broken", ema=0.9)) == expected
+
+
+def test_the_averages_best_epoch_is_chosen_for_itself_and_changes_nothing_of_the_run(start):
+    own, average = [0.3, 0.6, 0.5, 0.6, 0.4], [0.1, 0.2, 0.7, 0.5, 0.7]
+    both = [accuracy for pair in zip(own, average, strict=True) for accuracy in pair]
+    measure, shown = scripted(both, [1.0] * 10)
+    better = []
+    learner, training = start("with", measure=measure, ema=0.9, on_epoch=lambda epoch, best: better.append(best))
+    assert (training.chosen_epoch, training.best_val_accuracy) == (2, 0.6)
+    assert (training.ema.epoch, training.ema.val_accuracy) == (3, 0.7)
+    assert better == [True, True, False, False, False]
+    assert equal(weights(learner), shown[2]) and equal(training.ema.weights, shown[5])
+    assert [epoch.metrics["accuracy/val"] for epoch in training.history] == own
+    assert [epoch.metrics["accuracy/val_ema"] for epoch in training.history] == average
+    plain, without = start("without", measure=scripted(own)[0])
+    assert without.ema is None and equal(weights(learner), weights(plain))
+    assert torch.equal(training.steps, without.steps)
+    assert all("val_ema" not in name for epoch in without.history for name in epoch.metrics)
+
+
+def test_where_nothing_chooses_the_last_average_is_kept(start):
+    learner, training = start(validation="test", ema=0.9)
+    assert (training.ema.epoch, training.ema.val_accuracy) == (EPOCHS, None)
+    assert equal(training.ema.weights, learner.ema.weights)
+    assert "accuracy/test_ema_each_epoch" in training.history[0].metrics
+
+
+@pytest.mark.parametrize(("place", "value"), [
+    (("learner", "ema"), None),
+    (("learner", "ema"), {}),
+    (("learner", "ema", "1.0.weight"), torch.zeros(2)),
+    (("learner", "ema", "1.1.running_var"), NAN.expand(4).clone()),
+    (("best_ema",), None),
+    (("best_ema", "accuracy"), "0.9"),
+    (("best_ema", "weights"), {"1.0.weight": torch.zeros(2)}),
+])  # fmt: skip
+def test_a_checkpoint_with_another_average_is_refused_by_its_name(start, tmp_path, place, value):
+    with pytest.raises(Interrupted):
+        start(on_epoch=lambda epoch, best: stop() if epoch.epoch == 3 else None, ema=0.9)
+    checkpoints = Checkpoints(tmp_path / "run", RUN)
+    found = checkpoints.latest(torch.device("cpu"))
+    checkpoints.save(found.epoch, found.step, replaced(found.state, *place, value=value))
+    found.path.unlink()
+    with pytest.raises(RunError, match="has another content than this run can go on from"):
+        start(ema=0.9)
+
+
+@pytest.mark.parametrize("before", [None, 0.9])
+def test_a_checkpoint_of_a_run_with_an_average_is_not_one_of_a_run_without(start, before):
+    start(ema=before)
+    with pytest.raises(RunError, match="an EMA" if before else "no EMA"):
+        start(ema=None if before else 0.9)
 
 
 @pytest.mark.parametrize("cycled", [False, True])

@@ -7,7 +7,7 @@ import re
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Annotated, Any, Literal, get_type_hints
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 from resnet_exp.config.ranges import Count, Factor, Fraction, NotNegative, Seed, Text, admitted
 from resnet_exp.config.suggest import UnknownKey
@@ -57,6 +57,7 @@ class TrainConfig:
     grad_accum_steps: Count
     deterministic: bool
     checkpoint_interval: NotNegative
+    ema: Annotated[float, Gt(0), Lt(1)] | None = None  # configs of before lack it
 
     def __post_init__(self) -> None:
         if self.grad_accum_steps > self.batch_size:  # a part would have no image
@@ -110,7 +111,7 @@ class SweepConfig:
 
 
 _MEANINGS = {
-    "checkpoint": "a run directory, or its model.safetensors",
+    "checkpoint": "a run directory, or its model.safetensors or model_ema.safetensors",
     "images": "an image, or a folder of images",
     "run_dir": "the directory of a finished run",
 }

@@ -14,6 +14,9 @@ class Validation:
     images: str  # what they are called in metric names: `accuracy/<images>`
     column: str  # in the table on the terminal, before "loss" and "acc"
     legend: str  # in the curves
+    ema_images: str  # the same three, where it is the weights' moving average that is measured on them
+    ema_column: str
+    ema_legend: str
     chooses: bool  # the weights of the best epoch are the run's; else those of the last
     objective: Literal["best validation", "test"] | None  # the accuracy that a sweep compares; None: no honest one
     objective_title: str  # what a sweep's page calls that accuracy
@@ -26,6 +29,9 @@ VALIDATION = {
         images="val",
         column="val",
         legend="validation",
+        ema_images="val_ema",
+        ema_column="ema",
+        ema_legend="validation, EMA",
         chooses=True,
         objective="best validation",
         objective_title="validation accuracy",
@@ -36,6 +42,9 @@ VALIDATION = {
         images="test_each_epoch",  # a name of its own: `accuracy/test` is measured once, at the end
         column="test*",
         legend="test, each epoch",
+        ema_images="test_ema_each_epoch",
+        ema_column="ema*",
+        ema_legend="test, each epoch, EMA",
         chooses=False,
         objective="test",
         objective_title="test accuracy of the last epoch",
@@ -46,6 +55,9 @@ VALIDATION = {
         images="",
         column="",
         legend="",
+        ema_images="",
+        ema_column="",
+        ema_legend="",
         chooses=False,
         objective=None,
         objective_title="objective",

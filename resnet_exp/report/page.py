@@ -50,6 +50,8 @@ def _accuracies(result: dict[str, Any], metrics: Sequence[Metric]) -> dict[str, 
     if result["best_val_accuracy"] is not None:
         best, epoch = result["best_val_accuracy"], f"epoch {result['chosen_epoch']} of {result['epochs']}"
         facts["best validation"] = f"{best:.2%}\n{epoch}"
+    if "ema" in result:
+        facts["test accuracy, EMA"] = f"{result['ema']['test']['accuracy']:.2%}\n{counts(result['ema']['test'])}"
     for metric in metrics:
         if metric.name in result["test"] and metric.name not in IN_HEADLINE:
             direction = "higher" if metric.higher_is_better else "lower"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
@@ -50,6 +50,17 @@ class ModelFile:
     in_channels: int
     image_size: int  # pixels
     normalisation: Normalisation
+    ema: float | None  # the decay, where the weights are the moving average of a run's
+
+    @property
+    def note(self) -> str | None:
+        """What must be known of the weights, beside whose they are; None where there is nothing."""
+        return None if self.ema is None else f"EMA of the weights, train.ema={self.ema}"
+
+    @property
+    def shown(self) -> str:
+        """The path, with that."""
+        return str(self.path) + (f" ({self.note})" if self.note else "")
 
     @cached_property
     def digest(self) -> str:
@@ -136,7 +147,8 @@ def _model_file(path: Path, shapes: dict[str, tuple[int, ...]], values: Any) -> 
         raise ValueError("class_names: a list of texts is needed")
     if not isinstance(plugin, dict):
         raise ValueError("model: the settings of a network are needed")
-    return ModelFile(path, shapes, dict(plugin), tuple(names), channels, height, Normalisation(mean, std))
+    ema = admitted("ema", values.get("ema"), Annotated[float, Gt(0), Lt(1)] | None)
+    return ModelFile(path, shapes, dict(plugin), tuple(names), channels, height, Normalisation(mean, std), ema)
 
 
 def with_model_of(config: Config, model_file: ModelFile) -> Config:

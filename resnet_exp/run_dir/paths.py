@@ -53,5 +53,9 @@ class RunPaths:
         return self.root / "model.safetensors"
 
     @property
+    def model_ema(self) -> Path:
+        return self.root / "model_ema.safetensors"
+
+    @property
     def report(self) -> Path:
         return self.root / "report"

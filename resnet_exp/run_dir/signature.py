@@ -27,6 +27,8 @@ def determining(config: Config, data_identity: str, precision: str) -> dict[str,
     change the result does not enter: paths, tracker, device, name, how often checkpoints are written.
     """
     train = {key: value for key, value in asdict(config.train).items() if key != "checkpoint_interval"}
+    if train["ema"] is None or config.task == "range_test":  # runs of before it was a key keep their signatures
+        train.pop("ema")
     groups = ["model", "augmentation", "optimizer", "scheduler"]
     if config.task == "range_test":  # it ends before these have an effect
         train.pop("epochs")
@@ -71,8 +73,9 @@ def range_test_signature(config: Config, data_identity: str, environment: dict[s
     A run may differ in its last digits between devices and versions; a cached range test may not. So here facts of the
     environment (`runs.environment`) enter too: device, precision, threads, code, versions.
     """
-    # Without the schedule and the epochs: jobs of a sweep over these share one range test.
-    train = {key: value for key, value in asdict(config.train).items() if key not in ("epochs", "checkpoint_interval")}
+    # Without the schedule, the epochs and the EMA: jobs of a sweep over these share one range test.
+    without = ("epochs", "checkpoint_interval", "ema")
+    train = {key: value for key, value in asdict(config.train).items() if key not in without}
     determines = {
         "version": SIGNATURE_VERSION,
         "seed": str(config.seed),

@@ -59,7 +59,7 @@ def evaluate_checkpoint(config: Config, command: str) -> float | None:
     with open_run(config, run_signature, runtime, metrics, tracker, command, console, started=started) as this:
         if this.is_finished:
             return this.objective
-        messages.print_evaluation_plan(config, str(model_file.path), runtime, this.directory, console)
+        messages.print_evaluation_plan(config, model_file.shown, runtime, this.directory, console)
         this.record.data(data.info, data.digests)
         this.record.mirror()
         model = network(config, model_file, runtime.device)
@@ -67,5 +67,6 @@ def evaluate_checkpoint(config: Config, command: str) -> float | None:
         check_finite(logits, "test")
         tested = evaluate(logits, labels, metrics)
         outputs.save_predictions(logits, labels, tested, data.info, this.record)
-        this.finish(result.of_evaluation(config, data.info, str(model_file.path), tested), data, model)
+        outcome = result.of_evaluation(config, data.info, str(model_file.path), tested, model_file.note)
+        this.finish(outcome, data, model)
         return this.objective

@@ -17,7 +17,7 @@ from resnet_exp.runs.beside import Beside
 from resnet_exp.runs.console import Console
 from resnet_exp.training.device import Runtime
 from resnet_exp.training.lr_range import FoundLR
-from resnet_exp.training.result import IN_HEADLINE, headline
+from resnet_exp.training.result import IN_HEADLINE, accuracies, headline
 from resnet_exp.training.train import LOOP_METRICS, Epoch, Trained
 
 _MANY_CLASSES = 20
@@ -32,7 +32,8 @@ def print_plan(config: Config, runtime: Runtime, directory: RunDirectory, consol
         "data": names["data"],
         **{group: _shown(config, group) for group in ("model", "augmentation", "optimizer")},
         "max_lr": "by the range test" if config.needs_range_test else config.plugins["scheduler"].get("max_lr"),
-        "training": f"{train.epochs} epochs, batch {train.batch_size}, {names['scheduler']}",
+        "training": f"{train.epochs} epochs, batch {train.batch_size}, {names['scheduler']}"
+        + (f", EMA {train.ema}" if train.ema else ""),
         "device": f"{runtime.device_name}, {runtime.precision}",
         "seed": config.seed,
     }
@@ -171,6 +172,8 @@ def print_result(
     others = [metric for metric in metrics if metric.name in tested and metric.name not in IN_HEADLINE]
     if others:
         facts["also measured"] = ", ".join(f"{metric.shown(tested[metric.name])} {metric.title}" for metric in others)
+    if "ema" in result:
+        facts["EMA of weights"] = f"{accuracies(result['ema'])}; {directory.paths.model_ema.name}"
     if "max_lr" in result:
         facts["max_lr"] = f"{result['max_lr']:.4g} ({result['max_lr_source']})"
     facts["seconds"] = f"{result['seconds']:.0f}"
@@ -208,9 +211,11 @@ def print_finished(
 class EpochTable:
     """The table on the terminal with a row for each epoch: the loop's metrics, and the others that have a column."""
 
-    def __init__(self, console: Console, epochs: int, metrics: Sequence[Metric], validation: Validation) -> None:
+    def __init__(
+        self, console: Console, epochs: int, metrics: Sequence[Metric], validation: Validation, has_ema: bool = False
+    ) -> None:
         self._console, self._epochs = console, epochs
-        self._columns = _columns(metrics, validation)
+        self._columns = _columns(metrics, validation, has_ema)
 
     def header(self) -> None:
         """Prints the columns' titles."""
@@ -228,7 +233,7 @@ class EpochTable:
         self._console.line("  ".join(["", f"{first:>7}", *aligned]), style)
 
 
-def _columns(metrics: Sequence[Metric], validation: Validation) -> list[tuple[str, str, str]]:
+def _columns(metrics: Sequence[Metric], validation: Validation, has_ema: bool) -> list[tuple[str, str, str]]:
     """Metric name, title and format of each column: training, then what is measured, then LR and speed."""
     of_loop = [(metric.name, metric.column, metric.form) for metric in LOOP_METRICS]
     measured = [
@@ -236,5 +241,7 @@ def _columns(metrics: Sequence[Metric], validation: Validation) -> list[tuple[st
         for metric in metrics
         if validation.split and metric.each_epoch and metric.column
     ]
+    if validation.split and has_ema:
+        measured.append((f"accuracy/{validation.ema_images}", f"{validation.ema_column} acc", _FORMS["fraction"]))
     training = [column for column in of_loop if column[0].endswith("/train")]
     return [*training, *measured, *(column for column in of_loop if column not in training)]

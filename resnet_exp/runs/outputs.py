@@ -154,8 +154,13 @@ def save_predictions(logits: Tensor, labels: Tensor, tested: Evaluation, info: D
     record.file(record.paths.root / "confusion_matrix.json", confusion)
 
 
-def save_model(config: Config, data: Data, model: nn.Module, record: Record, *, export: bool) -> None:
-    """Writes model.safetensors, weights and what using them needs; with `export` also in the tracker's own format."""
+def save_model(
+    config: Config, data: Data, model: nn.Module, record: Record, *, export: bool = False, ema: float | None = None
+) -> None:
+    """Writes model.safetensors, weights and what using them needs; with `export` also in the tracker's own format.
+
+    With `ema`, the decay of the moving average that the weights are, it is model_ema.safetensors, which says so.
+    """
     info = data.info
     metadata = {
         "class_names": info.class_names,
@@ -163,10 +168,12 @@ def save_model(config: Config, data: Data, model: nn.Module, record: Record, *, 
         "mean": data.normalisation.mean,  # of pixels 0..255, a value a channel
         "std": data.normalisation.std,
         "model": config.plugins["model"],
+        **({} if ema is None else {"ema": ema}),
     }
     # Under one key: safetensors writes several keys in any order, and the same network would give different bytes.
     content = save(weights_of(model), {"resnet_exp": json.dumps(metadata, sort_keys=True)})
-    write_durably(record.paths.model, content)
-    record.file(record.paths.model)
+    path = record.paths.model if ema is None else record.paths.model_ema
+    write_durably(path, content)
+    record.file(path)
     if export:
         record.export(model, info)

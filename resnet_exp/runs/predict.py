@@ -50,7 +50,7 @@ def predict_images(config: Config) -> Path:
         raise ConfigError(f"predictions={path}: a file in a folder that can be written to is needed")
     runtime = start_runtime(config.device, config.train.precision, config.train.deterministic)
     model = network(config, model_file, runtime.device)
-    console.heading(f"{len(files):,} image{'s' if len(files) > 1 else ''} and {model_file.path}")
+    console.heading(f"{len(files):,} image{'s' if len(files) > 1 else ''} and {model_file.shown}")
     if left_out:
         console.warn(f"images={config.images}: left out: {shown_left_out(left_out)}")
     rows: list[tuple[str, str, float]] = []

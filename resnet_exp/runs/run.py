@@ -30,12 +30,13 @@ from resnet_exp.runs.signals import deferred, should_stop, stop
 from resnet_exp.runs.verified import verified_signature
 from resnet_exp.training import result
 from resnet_exp.training.device import Runtime, start_runtime
+from resnet_exp.training.ema import holding
 from resnet_exp.training.evaluate import Evaluation, check_finite, evaluate
 from resnet_exp.training.keeping import Keeping
 from resnet_exp.training.learner import Learner, check_momentum, infer
 from resnet_exp.training.lr_range import FoundLR
 from resnet_exp.training.metrics import metrics_for
-from resnet_exp.training.train import Epoch, Training, resume, train
+from resnet_exp.training.train import Chosen, Epoch, Training, resume, train
 from resnet_exp.training.trial import try_network
 
 _tried: set[str] = set()  # what determines each network that has passed its trial: jobs of a sweep often share one
@@ -72,17 +73,18 @@ def run(config: Config, command: str, part: SweepPart = ALONE) -> float | None:
             messages.print_beside(beside, console)
         data = _prepare(this, plugins)
         this.record.mirror()
-        found = find_max_lr(this, plugins, data, partial(_learner, this, plugins, data))
+        found = find_max_lr(this, plugins, data, partial(_learner, this, plugins, data, ema=None))
         _record_range_test(this, found)
         if config.task == "range_test" and found.range_test:
             this.finish(result.of_range_test(config, found.range_test), data, None, plugins.augmentation)
             return this.objective
         schedule = _schedule(this, plugins, data, found)
-        learner = _learner(this, plugins, data, schedule)
+        learner = _learner(this, plugins, data, schedule, config.train.ema)
         training = _train(this, plugins, data, learner, run_signature)
         tested = _test(this, data, learner.model)
         outputs.save_model(config, data, learner.model, this.record, export=part.export_model)
-        outcome = result.of_training(config, data.info, found, schedule, training, tested, data.note)
+        tested_ema = _test_ema(this, data, learner.model, training.ema)
+        outcome = result.of_training(config, data.info, found, schedule, training, tested, tested_ema, data.note)
         this.finish(outcome, data, learner.model, plugins.augmentation)
         return this.objective
 
@@ -172,13 +174,14 @@ def _schedule(this: OpenRun, plugins: build.Plugins, data: Data, found: FoundLR)
         raise RunError(f"with the max_lr found by the range test, {found.max_lr:.4g}: {error}") from error
 
 
-def _learner(this: OpenRun, plugins: build.Plugins, data: Data, schedule: Schedule) -> Learner:
+def _learner(this: OpenRun, plugins: build.Plugins, data: Data, schedule: Schedule, ema: float | None) -> Learner:
     """Returns an untrained network, with the same weights each time for one seed, and its optimizer."""
     config = this.config
     randomness.seed_streams(config.seed, randomness.INIT)
     with memory_told("making the model and its optimizer", "choose a smaller model"):
         model = build.model(config, data.info)
-        return Learner(model, plugins.optimizer, schedule, config.train, this.runtime, config.seed)
+        settings = replace(config.train, ema=ema)
+        return Learner(model, plugins.optimizer, schedule, settings, this.runtime, config.seed)
 
 
 def _train(this: OpenRun, plugins: build.Plugins, data: Data, learner: Learner, run_signature: str) -> Training:
@@ -189,7 +192,8 @@ def _train(this: OpenRun, plugins: build.Plugins, data: Data, learner: Learner, 
     trained = resume(learner, checkpoints)
     this.record.goes_on_after(len(trained.history), trained.history)
     messages.print_going_on(trained, config.train.epochs, steps, this.console)
-    table = messages.EpochTable(this.console, config.train.epochs, this.metrics, validation)
+    has_ema = config.train.ema is not None
+    table = messages.EpochTable(this.console, config.train.epochs, this.metrics, validation, has_ema)
     table.header()
 
     def batches(epoch: int, first: int) -> Iterator[Batch]:
@@ -245,3 +249,14 @@ def _test(this: OpenRun, data: Data, model: nn.Module) -> Evaluation:
     tested = evaluate(logits, labels, this.metrics)
     outputs.save_predictions(logits, labels, tested, data.info, this.record)
     return tested
+
+
+def _test_ema(this: OpenRun, data: Data, model: nn.Module, ema: Chosen | None) -> Evaluation | None:
+    """Measures the chosen moving average of the weights on the test set, once, and saves it; None without one."""
+    if ema is None:
+        return None
+    with holding(model, ema.weights):
+        logits, labels = infer(model, in_order(data.test, this.config.train.batch_size), this.runtime)
+        check_finite(logits, "test")
+        outputs.save_model(this.config, data, model, this.record, ema=this.config.train.ema)
+    return evaluate(logits, labels, this.metrics)

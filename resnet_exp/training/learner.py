@@ -18,6 +18,7 @@ from resnet_exp.data.memory import memory_told
 from resnet_exp.interfaces import Advance, ConfigError, OptimizerFactory, RunError, Schedule
 from resnet_exp.optimizers.parameter_groups import check_momentum_is_there, momentum_of, set_momentum
 from resnet_exp.training.device import Runtime
+from resnet_exp.training.ema import Ema
 
 # fp16: the first loss scale, and how many good updates double it. Source: torch.amp.GradScaler's defaults.
 _FIRST_SCALE, _GROWTH_INTERVAL = 65536.0, 2000
@@ -119,6 +120,7 @@ class Learner:
         self._good = torch.zeros((), dtype=torch.int64, device=device)  # updates since the scale last changed
         self._one, self._updated = torch.ones((), device=device), torch.tensor(_UPDATE, device=device)
         self._with_buffers = [module for module in self.model.modules() if any(True for _ in module.buffers(False))]
+        self.ema = Ema(self.model, train.ema) if train.ema is not None else None
         self._last_step = -1
 
     def train(
@@ -162,7 +164,7 @@ class Learner:
         return Steps(torch.stack(losses), torch.stack(lrs), tuple(momenta), tuple(sizes), correct)
 
     def check(self) -> None:
-        """Waits for the device; returns if losses, gradients, weights, statistics and optimizer state are all finite.
+        """Waits for the device; returns if losses, gradients and all that a checkpoint has of this are finite.
 
         Raises:
             NonFinite: one is not, with the step that made it so; no update was made from then on.
@@ -185,10 +187,12 @@ class Learner:
                 if isinstance(value, Tensor):
                     yield f"the optimizer's {key} of {names.get(parameter, 'a parameter')}", value
         yield "the loss scale", self._scale
+        for name, value in self.ema.weights.items() if self.ema else ():
+            yield f"the EMA of {name}", value
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that resuming needs besides the number of the step."""
-        return {
+        state = {
             "precision": self._runtime.precision,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -196,22 +200,28 @@ class Learner:
             "scale": self._scale,
             "good": self._good,
         }
+        return state | ({"ema": self.ema.weights} if self.ema else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned.
 
         Raises:
-            RunError: the state is from a run in another precision.
+            RunError: the state is from a run in another precision, or from one with an EMA where this has none.
         """
         if state["precision"] != self._runtime.precision:
             raise RunError(
                 f"the checkpoint is of precision {state['precision']}; this run's is {self._runtime.precision}"
             )
+        if ("ema" in state) != (self.ema is not None):
+            has, is_set = ("an EMA", "null") if self.ema is None else ("no EMA", "set")
+            raise RunError(f"the checkpoint has {has} of the weights, and train.ema is {is_set}")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._updates.copy_(state["updates"])
         self._scale.copy_(state["scale"])
         self._good.copy_(state["good"])
+        if self.ema:
+            self.ema.load(state["ema"])
 
     def _backward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Adds up the gradients of the batch's mean loss; returns that loss and the correct predictions."""
@@ -251,6 +261,8 @@ class Learner:
         self._note_update(step)
         self.optimizer.zero_grad(set_to_none=True)
         self._updates += (~skip).long()
+        if self.ema:
+            self.ema.update(self.model, self._updates, skip)
         return lr
 
     def _note_fault(self, step: int, loss: Tensor, norm: Tensor) -> Tensor:

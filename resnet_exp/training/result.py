@@ -9,7 +9,7 @@ from resnet_exp.config.validation import VALIDATION
 from resnet_exp.interfaces import DatasetInfo, Schedule
 from resnet_exp.training.evaluate import Evaluation, wilson_interval
 from resnet_exp.training.lr_range import FoundLR, RangeTest
-from resnet_exp.training.train import Training
+from resnet_exp.training.train import Chosen, Training
 
 IN_HEADLINE = ("loss", "accuracy")  # metrics that need no line beside it: it says the accuracy, the report has the loss
 
@@ -33,9 +33,10 @@ def of_training(
     schedule: Schedule,
     training: Training,
     tested: Evaluation,
+    tested_ema: Evaluation | None,
     note: str | None,
 ) -> dict[str, Any]:
-    """The result of a training run; the note is on its images."""
+    """The result of a training run, in which the moving average has a part of its own; the note is on its images."""
     validation = VALIDATION[config.split.validation]
     accuracies = {"best validation": training.best_val_accuracy, "test": tested.accuracy, None: None}
     return {
@@ -52,18 +53,27 @@ def of_training(
         "best_val_accuracy": training.best_val_accuracy,
         "train_accuracy": training.history[-1].metrics["accuracy/train"],
         **_measured(info, tested),
+        **_of_ema(training.ema, tested_ema),
         "history": [{"epoch": epoch.epoch, **epoch.metrics} for epoch in training.history],
     }
 
 
-def of_evaluation(config: Config, info: DatasetInfo, checkpoint: str, tested: Evaluation) -> dict[str, Any]:
-    """The result of measuring a checkpoint."""
+def _of_ema(ema: Chosen | None, tested: Evaluation | None) -> dict[str, Any]:
+    if ema is None or tested is None:
+        return {}
+    return {"ema": {"chosen_epoch": ema.epoch, "best_val_accuracy": ema.val_accuracy, "test": _counted(tested)}}
+
+
+def of_evaluation(
+    config: Config, info: DatasetInfo, checkpoint: str, tested: Evaluation, note: str | None
+) -> dict[str, Any]:
+    """The result of measuring a checkpoint; the note is on its weights."""
     return {
         "task": config.task,
         "objective": tested.accuracy,
         "data": info.name,
         "checkpoint": checkpoint,
-        "note": None,
+        "note": note,
         "best_val_accuracy": None,
         **_measured(info, tested),
     }
@@ -71,7 +81,7 @@ def of_evaluation(config: Config, info: DatasetInfo, checkpoint: str, tested: Ev
 
 def _measured(info: DatasetInfo, tested: Evaluation) -> dict[str, Any]:
     return {
-        "test": {**tested.metrics, "correct": tested.correct, "count": tested.count},
+        "test": _counted(tested),
         "per_class": {
             name: {"correct": correct, "count": count}
             for name, (correct, count) in zip(info.class_names, tested.per_class, strict=True)
@@ -79,13 +89,18 @@ def _measured(info: DatasetInfo, tested: Evaluation) -> dict[str, Any]:
     }
 
 
+def _counted(tested: Evaluation) -> dict[str, float]:
+    return {**tested.metrics, "correct": tested.correct, "count": tested.count}
+
+
 def once_metrics(result: dict[str, Any]) -> dict[str, float]:
     """The metrics that have one value a run, by their names in the journal."""
-    if "test" not in result:
-        return {}
-    values = {f"{name}/test": value for name, value in result["test"].items() if name not in ("correct", "count")}
-    if result["best_val_accuracy"] is not None:
-        values["accuracy/best_val"] = result["best_val_accuracy"]
+    values: dict[str, float] = {}
+    for part, suffix in ((result, ""), (result.get("ema", {}), "_ema")):
+        tested = part.get("test", {})
+        values |= {f"{name}/test{suffix}": tested[name] for name in tested if name not in ("correct", "count")}
+        if tested and part["best_val_accuracy"] is not None:
+            values[f"accuracy/best_val{suffix}"] = part["best_val_accuracy"]
     return values
 
 
@@ -96,10 +111,15 @@ def headline(result: dict[str, Any]) -> str:
             f"the range test suggests {result['suggestion']:.4g} ({result['status']}); "
             "scheduler.max_lr=find takes scheduler.find_factor times that"
         )
-    line = f"{result['test']['accuracy']:.2%} test accuracy ({counts(result['test'])})"
-    if result["best_val_accuracy"] is not None:
-        line += f", {result['best_val_accuracy']:.2%} validation (best, epoch {result['chosen_epoch']})"
-    return line + (f"; {result['note']}" if result["note"] else "")
+    return accuracies(result) + (f"; {result['note']}" if result["note"] else "")
+
+
+def accuracies(part: dict[str, Any]) -> str:
+    """The test and validation accuracy in a result, or in its part `ema`."""
+    line = f"{part['test']['accuracy']:.2%} test accuracy ({counts(part['test'])})"
+    if part["best_val_accuracy"] is not None:
+        line += f", {part['best_val_accuracy']:.2%} validation (best, epoch {part['chosen_epoch']})"
+    return line
 
 
 def counts(test: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from resnet_exp.config.validation import Validation
 from resnet_exp.data.bank import Batch
 from resnet_exp.interfaces import Advance, RunError
 from resnet_exp.run_dir.checkpoint import Checkpoint, Checkpoints
+from resnet_exp.training.ema import holding
 from resnet_exp.training.evaluate import Evaluation
 from resnet_exp.training.keeping import Keeping
 from resnet_exp.training.learner import Learner, NonFinite, Steps
@@ -50,6 +51,15 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """An epoch that was chosen, the best by validation or else the last, and its weights."""
+
+    epoch: int
+    val_accuracy: float | None  # None unless held-out images chose it
+    weights: Mapping[str, Tensor] = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True)
 class Training:
     """All epochs and steps, and the epoch whose weights were chosen."""
 
@@ -57,6 +67,7 @@ class Training:
     steps: Tensor = field(compare=False)  # LR, momentum and loss of each, as in Steps.table
     chosen_epoch: int
     best_val_accuracy: float | None  # None unless held-out images chose the epoch
+    ema: Chosen | None = None  # of the weights' moving average, by the same rule for itself; None without one
 
 
 @dataclass
@@ -68,13 +79,22 @@ class _Best:
     loss: float = 0.0
     weights: dict[str, Any] | None = None
 
-    def offer(self, epoch: int, measured: Evaluation, model: nn.Module) -> bool:
-        """Copies the model's weights if they are better, by accuracy, then by loss; returns whether they are."""
+    def offer(self, epoch: int, measured: Evaluation, weights: Mapping[str, Tensor]) -> bool:
+        """Copies the weights if they are better, by accuracy, then by loss; returns whether they are."""
         if not (measured.accuracy, -measured.loss) > (self.accuracy, -self.loss):  # a NaN is not better either
             return False
         self.epoch, self.accuracy, self.loss = epoch, measured.accuracy, measured.loss
-        self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self.weights = {name: value.detach().clone() for name, value in weights.items()}
         return True
+
+    def chosen(self, validation: Validation, last: int, weights: Mapping[str, Tensor]) -> Chosen:
+        """This epoch if validation chooses, else the last one, which has these weights."""
+        if validation.chooses and self.weights is not None:
+            return Chosen(self.epoch, self.accuracy, self.weights)
+        return Chosen(last, None, weights)
+
+
+Measured = tuple[Evaluation | None, Evaluation | None]  # a network, and its moving average; None: not measured
 
 
 @dataclass
@@ -84,6 +104,7 @@ class Trained:
     history: list[Epoch] = field(default_factory=list)  # of the epochs that were measured
     table: list[Tensor] = field(default_factory=list)  # of their steps
     best: _Best = field(default_factory=_Best)
+    best_ema: _Best = field(default_factory=_Best)  # of the moving average
     begun: Steps | None = None  # of the epoch after them
     seconds: float = 0.0  # that these steps took
 
@@ -102,13 +123,27 @@ class Trained:
         """The number of steps made in all."""
         return sum(map(len, self.table)) + self.begun_steps
 
-    def complete(self, measured: Evaluation | None, validation: Validation) -> None:
-        """Adds the epoch that has begun, all of whose steps are made, to the history."""
+    def complete(self, learner: Learner, measured: Measured, validation: Validation) -> bool:
+        """Adds the epoch that has begun, all of whose steps are made, to the history; returns whether it is the best.
+
+        Args:
+            learner: has the epoch's weights.
+            measured: of these, and of their moving average.
+            validation: whether an epoch can be the best, and the names of what was measured.
+        """
         assert self.begun is not None
-        metrics = _metrics(self.begun, self.seconds, measured, validation)
+        metrics = {metric.name: metric.value(self.begun, self.seconds) for metric in LOOP_METRICS}
+        for images, found in zip((validation.images, validation.ema_images), measured, strict=True):
+            metrics |= {f"{name}/{images}": value for name, value in (found.metrics if found else {}).items()}
         self.history.append(Epoch(len(self.history) + 1, metrics))
         self.table.append(self.begun.table())
         self.begun, self.seconds = None, 0.0
+        if not validation.chooses:
+            return False
+        own, ema = measured
+        if ema and learner.ema:
+            self.best_ema.offer(len(self.history), ema, learner.ema.weights)
+        return own is not None and self.best.offer(len(self.history), own, learner.model.state_dict())
 
     def state_dict(self, learner: Learner) -> dict[str, Any]:
         """The content of a checkpoint."""
@@ -119,6 +154,7 @@ class Trained:
             "best": vars(self.best),
             "begun": vars(self.begun) if self.begun else None,
             "seconds": self.seconds,
+            **({"best_ema": vars(self.best_ema)} if learner.ema else {}),
         }
 
 
@@ -135,10 +171,15 @@ def resume(learner: Learner, checkpoints: Checkpoints) -> Trained:
     try:
         learner.load_state_dict(state["learner"])
         learner.check()
+        best, best_ema = (
+            _Best(*(state[which][key] for key in ("epoch", "accuracy", "loss", "weights"))) if is_there else _Best()
+            for which, is_there in (("best", True), ("best_ema", learner.ema is not None))
+        )
         trained = Trained(
             [Epoch(**epoch) for epoch in state["history"]],
             [state["steps"].cpu()] if state["steps"] is not None else [],
-            _Best(*(state["best"][key] for key in ("epoch", "accuracy", "loss", "weights"))),
+            best,
+            best_ema,
             Steps(**state["begun"]) if state["begun"] else None,
             state["seconds"],
         )
@@ -155,7 +196,8 @@ def resume(learner: Learner, checkpoints: Checkpoints) -> Trained:
 def _check(trained: Trained, checkpoint: Checkpoint, model: nn.Module) -> None:
     """Raises ValueError where the content is not of the types, shapes and place that it should be of."""
     numbers = [value for epoch in trained.history for value in epoch.metrics.values()]
-    numbers += [trained.seconds, trained.best.epoch, trained.best.accuracy, trained.best.loss]
+    bests = trained.best, trained.best_ema
+    numbers += [trained.seconds, *(number for best in bests for number in (best.epoch, best.accuracy, best.loss))]
     if not all(isinstance(number, int | float) for number in numbers):
         raise ValueError("a metric is no number")
     if [epoch.epoch for epoch in trained.history] != [*range(1, checkpoint.epoch + 1)]:
@@ -165,8 +207,8 @@ def _check(trained: Trained, checkpoint: Checkpoint, model: nn.Module) -> None:
     begun, count = trained.begun, trained.begun_steps
     if begun and not (begun.losses.shape == begun.lrs.shape == (count,) and len(begun.momenta) == count):
         raise ValueError("another number of losses than of steps")
-    if trained.best.weights is not None:
-        of_best, own = ([(k, v.shape) for k, v in w.items()] for w in (trained.best.weights, model.state_dict()))
+    for weights in (best.weights for best in bests if best.weights is not None):
+        of_best, own = ([(k, v.shape) for k, v in w.items()] for w in (weights, model.state_dict()))
         if of_best != own:
             raise ValueError("the best epoch's weights are of another network")
 
@@ -190,8 +232,8 @@ def train(
         learner: the network and its optimizer.
         trained: as `resume` returned it; it is brought up to date.
         batches: the training batches of an epoch, counted from 1, from a number on, counted from 0.
-        measure: measures the network after each epoch; None measures nothing. Where it raises KeyboardInterrupt, the
-            epoch's steps are saved, and measured when the run goes on.
+        measure: measures the network, and its moving average, after each epoch; None measures nothing. Where it raises
+            KeyboardInterrupt, the epoch's steps are saved, and measured when the run goes on.
         validation: the images measured, and whether they choose the weights; else those of the last epoch stay.
         epochs: of the whole run.
         steps_per_epoch: batches of each.
@@ -214,20 +256,29 @@ def train(
             if keeping.after_step():
                 save()
         try:
-            measured = measure(learner.model) if measure else None
+            measured = _measured(learner, measure)
         except KeyboardInterrupt:
             save()
             raise
-        better = validation.chooses and measured is not None and trained.best.offer(epoch, measured, learner.model)
-        trained.complete(measured, validation)
+        better = trained.complete(learner, measured, validation)
         on_epoch(trained.history[-1], better)
         if epoch == epochs or keeping.after_epoch():
             save()
-    table = torch.cat(trained.table)
-    if validation.chooses and trained.best.weights is not None:
-        learner.model.load_state_dict(trained.best.weights)
-        return Training(tuple(trained.history), table, trained.best.epoch, trained.best.accuracy)
-    return Training(tuple(trained.history), table, epochs, None)
+    ema = trained.best_ema.chosen(validation, epochs, learner.ema.weights) if learner.ema else None
+    chosen = trained.best.chosen(validation, epochs, learner.model.state_dict())
+    learner.model.load_state_dict(chosen.weights)
+    return Training(tuple(trained.history), torch.cat(trained.table), chosen.epoch, chosen.val_accuracy, ema)
+
+
+def _measured(learner: Learner, measure: Callable[[nn.Module], Evaluation] | None) -> Measured:
+    """Measures the network and, if it has one, its moving average."""
+    if measure is None:
+        return None, None
+    own = measure(learner.model)
+    if learner.ema is None:
+        return own, None
+    with holding(learner.model, learner.ema.weights) as averaged:
+        return own, measure(averaged)
 
 
 def _go_on(learner: Learner, trained: Trained, batches: Iterator[Batch], advance: Advance, keeping: Keeping) -> None:
@@ -237,10 +288,3 @@ def _go_on(learner: Learner, trained: Trained, batches: Iterator[Batch], advance
     learner.check()  # the host waits for the device here, once an epoch and before a save
     trained.seconds += time.perf_counter() - start
     trained.begun = trained.begun.and_then(steps) if trained.begun else steps
-
-
-def _metrics(steps: Steps, seconds: float, measured: Evaluation | None, validation: Validation) -> dict[str, float]:
-    """All metrics of an epoch, by their names in the journal."""
-    of_loop = {metric.name: metric.value(steps, seconds) for metric in LOOP_METRICS}
-    measurements = measured.metrics if measured else {}
-    return of_loop | {f"{name}/{validation.images}": value for name, value in measurements.items()}

@@ -28,6 +28,7 @@ def differences(run_dir: Path, other: Path, *, without: str = "") -> list[str]:
     read: Mapping[str, Callable[[Path], Mapping[str, Any]]] = {
         "result": _result,
         "model": lambda root: _bytes(root, "model.safetensors"),
+        "average": lambda root: _bytes(root, "model_ema.safetensors"),
         "checkpoint": checkpoint_leaves,
         "steps": lambda root: _bytes(root, "steps.csv"),
         "confusion": lambda root: _bytes(root, "confusion_matrix.json"),

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from resnet_exp.config.validation import VALIDATION, Validation
 from resnet_exp.interfaces import Metric
-from resnet_exp.report.drawing import BLUE, GREY, INK, ORANGE, VERMILLION, save
+from resnet_exp.report.drawing import BLUE, GREEN, GREY, INK, ORANGE, VERMILLION, save
 from resnet_exp.report.section import Figure, Gap, Section
 from resnet_exp.report.subject import Subject
 from resnet_exp.run_dir.files import write_csv
@@ -75,6 +75,7 @@ def _draw_history(axes: Axes, history: dict[str, dict[int, float]], metric: Metr
     for images, label, colour, style in (
         ("train", "training", GREY, "--"),
         (validation.images, validation.legend, BLUE, "-"),
+        (validation.ema_images, validation.ema_legend, GREEN, "-"),
     ):
         values = history.get(f"{metric.name}/{images}", {})
         if values:
@@ -105,7 +106,8 @@ def _alt_text(result: dict[str, Any]) -> str:
     alt = f"Curves over {result['epochs']} epochs; training accuracy ends at {result['train_accuracy']:.1%}"
     if result["best_val_accuracy"] is not None:
         alt += f", validation is best in epoch {result['chosen_epoch']} with {result['best_val_accuracy']:.2%}"
-    return f"{alt}; test accuracy {result['test']['accuracy']:.2%}."
+    alt += f"; test accuracy {result['test']['accuracy']:.2%}"
+    return f"{alt}, of the weights' EMA {result['ema']['test']['accuracy']:.2%}." if "ema" in result else f"{alt}."
 
 
 def draw_schedule(subject: Subject) -> Section:

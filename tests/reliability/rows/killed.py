@@ -18,17 +18,20 @@ from ..trials import TINY, Command, Row, differences, reference, run_directory, 
 _PLUGINS = f"plugins={Path(__file__).parents[1] / 'plugins'}"
 _EACH_EPOCH = "train.checkpoint_interval=0"
 # What a killed run must find again differs with these: optimizer state, momentum, parts of batches, random layers,
-# mixed images, no best epoch, no validation, a range test before, a report and a tracker after.
+# mixed images, no best epoch, no validation, a moving average, a range test before, a report and a tracker after.
 OPTIONS = {
     "plain": (_EACH_EPOCH, "train.epochs=4"),
-    "rarely saved": ("train.epochs=3",),
+    "rarely saved": ("train.epochs=3", "train.ema=0.9"),
     "cycled and clipped": (_EACH_EPOCH, "scheduler.cycle_momentum=true", "train.clip_grad_norm=0.5"),
     "adamw in parts": (
         *(_EACH_EPOCH, "optimizer=adamw", "scheduler.max_lr=0.002", "train.grad_accum_steps=2"),
-        "train.label_smoothing=0.1",
+        *("train.label_smoothing=0.1", "train.ema=0.999"),
     ),
-    "cutmix, test": (_EACH_EPOCH, "augmentation=crop_flip_cutmix", "data.validation=test"),
-    "dropout, none": ("train.checkpoint_interval=0.05", "model=dropout_net", _PLUGINS, "data.validation=none"),
+    "cutmix, test": (_EACH_EPOCH, "augmentation=crop_flip_cutmix", "data.validation=test", "train.ema=0.9"),
+    "dropout, none": (
+        *("train.checkpoint_interval=0.05", "model=dropout_net", _PLUGINS, "data.validation=none"),
+        "train.ema=0.9",
+    ),
     "range test": (
         *(_EACH_EPOCH, "scheduler.max_lr=find", "range_test.repeats=2", "range_test.num_steps=60"),
         *("train.batch_size=32", "model.width=8"),
@@ -45,6 +48,7 @@ POINTS = {
     "a forward pass": ("resnet_exp.training.learner.Learner._backward", 8, "adamw in parts"),
     "an update": ("resnet_exp.training.learner.Learner._update", 8, "cycled and clipped"),
     "a step": ("resnet_exp.training.learner.Learner._step", 8, "dropout, none"),
+    "an update of the average": ("resnet_exp.training.ema.Ema.update", 8, "dropout, none"),
     "the check of an epoch": ("resnet_exp.training.learner.Learner.check", 2, "plain"),
     "a checkpoint serialised": ("torch.save", 2, "plain"),
     "a checkpoint saved": ("resnet_exp.run_dir.checkpoint.Checkpoints.save", 2, "plain"),
@@ -53,10 +57,13 @@ POINTS = {
     "a file deleted": ("pathlib.Path.unlink", 1, "plain"),
     "a line of the journal": ("resnet_exp.run_dir.journal.Journal._append", 15, "cutmix, test"),
     "a measurement": ("resnet_exp.training.learner._infer", 3, "plain"),
+    "a measurement of the average": ("resnet_exp.training.train._measured", 3, "rarely saved"),
     "the test": ("resnet_exp.runs.run._test", 1, "plain"),
+    "the test of the average": ("resnet_exp.runs.run._test_ema", 1, "adamw in parts"),
     "the steps written": ("resnet_exp.runs.outputs.save_steps", 1, "plain"),
     "the predictions written": ("resnet_exp.runs.outputs.save_predictions", 1, "plain"),
     "the model written": ("resnet_exp.runs.outputs.save_model", 1, "plain"),
+    "the average written": ("resnet_exp.runs.outputs.save_model", 2, "rarely saved"),
     "the result": ("resnet_exp.runs.record.Record.finish", 1, "plain"),
     "the report": ("resnet_exp.runs.outputs.save_report", 1, "report"),
     "a section of the report": ("resnet_exp.report.section.drawn", 2, "report"),
@@ -161,8 +168,8 @@ ROWS = (
         "R1",
         f"SIGKILL: {2 * _RUNS} random moments over {_RUNS} runs, {_PUBLIC} of them through the public command; "
         f"{len(POINTS)} named points of range test, step, save, evaluation, report",
-        "weights, optimizer, scheduler, scaler, best, steps and every recorded loss equal those of the run left alone, "
-        "bit for bit (there is no EMA)",
+        "weights, their moving average, optimizer, scheduler, scaler, best, steps and every recorded loss equal those "
+        "of the run left alone, bit for bit",
         full=len(_CASES),
         ci=8,
         trial=_trial,

@@ -38,7 +38,8 @@ from ..trials import TINY, Row, differences, reference, run_directory, start
 _VALUES = (math.nan, math.inf, -math.inf)
 _OPTIONS = (
     ("train.checkpoint_interval=0",),
-    ("train.checkpoint_interval=1e-9", "optimizer=adamw", "scheduler.max_lr=0.002"),  # after each step
+    # After each step.
+    ("train.checkpoint_interval=1e-9", "optimizer=adamw", "scheduler.max_lr=0.002", "train.ema=0.9"),
     ("train.checkpoint_interval=0.03", "optimizer=rmsprop", "scheduler.max_lr=0.002"),
     ("train.checkpoint_interval=0.03", "train.clip_grad_norm=1", "train.grad_accum_steps=2"),
 )
@@ -168,12 +169,19 @@ def _overflowing(number: int, folder: Path) -> None:
     plain.train(good, 0, lambda n=1: None)
     _assert_equal(dict(whole.model.named_parameters()), dict(plain.model.named_parameters()))
     _assert_equal(whole.optimizer.state_dict()["state"], plain.optimizer.state_dict()["state"])
+    _assert_equal(*(_averaged_parameters(learner) for learner in (whole, plain)))
     for at in sorted(drawn.sample(range(1, len(lrs)), 3)):
         with contextlib.suppress(KeyboardInterrupt):
             _train(make, skipped, folder / "stopped", at)
     resumed, again = _train(make, skipped, folder / "stopped")
     _assert_equal(resumed.state_dict(), whole.state_dict())
     assert torch.equal(again.steps, training.steps)
+
+
+def _averaged_parameters(learner: Learner) -> dict[str, Tensor]:
+    """Without the statistics, which a skipped step changes, too."""
+    assert learner.ema is not None
+    return {name: learner.ema.weights[name] for name, _ in learner.model.named_parameters()}
 
 
 def _steps_to_skip(drawn: random.Random, count: int) -> set[int]:
@@ -228,7 +236,7 @@ def _stop() -> Any:
 def _learner(make: OptimizerFactory, runtime: Runtime) -> Learner:
     torch.manual_seed(0)
     model: nn.Module = CustomResNet(num_classes=4, in_channels=3, image_size=16, width=4)
-    settings = TrainConfig(_EPOCHS, 8, runtime.precision, True, 0.0, None, 1, False, 0.0)
+    settings = TrainConfig(_EPOCHS, 8, runtime.precision, True, 0.0, None, 1, False, 0.0, ema=0.9)
     return Learner(model, make, _SCHEDULE, settings, runtime, 0)
 
 
