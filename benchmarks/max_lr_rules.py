@@ -176,7 +176,7 @@ class _Silent:
     def __exit__(self, *_: object) -> None: ...
 
 
-def _silent(description: str, total: int) -> Any:
+def _silent(description: str, total: int, done: int = 0) -> Any:
     return _Silent()
 
 
