@@ -6,9 +6,8 @@ fastai's. `range_rules` reads the curves.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,10 +15,10 @@ import numpy as np
 
 from resnet_exp.config.schema import RangeTestConfig
 from resnet_exp.data.bank import Batch
-from resnet_exp.interfaces import Advance, Progress, Schedule
+from resnet_exp.interfaces import Progress, Schedule
 from resnet_exp.run_dir.checkpoint import Checkpoint
 from resnet_exp.training.keeping import Keeping
-from resnet_exp.training.learner import Learner, NonFinite
+from resnet_exp.training.learner import Learner
 from resnet_exp.training.range_curve import Curve, curve_from_json, curve_to_json
 from resnet_exp.training.range_rules import (
     Verdict,
@@ -29,10 +28,8 @@ from resnet_exp.training.range_rules import (
     minimum_at_end,
     verdict_from_json,
 )
+from resnet_exp.training.short_runs import ShortRun, ShortRuns
 
-# The host reads the losses after this many steps: each reading waits for the device, and with fewer readings the
-# training would go on long after a divergence.
-_CHUNK = 10
 # A second try starts at this fraction of start_lr, or ends at this multiple of end_lr.
 _LOWER, _HIGHER = 100, 10
 
@@ -106,12 +103,12 @@ def range_test(
     """
     start, end = settings.start_lr, settings.end_lr
     history: list[str] = []
-    repeats = _Repeats(make_learner, batches, keeping, saved)
+    runs = ShortRuns(make_learner, batches, _diverges, keeping, saved)
 
     def run_repeats() -> RangeTest:
         lrs = _exponential(start, end, _steps(settings, start, end))
         with progress("LR range test", settings.repeats * len(lrs)) as advance:
-            curves = tuple(repeats.curve(r, lrs, advance) for r in range(settings.repeats))
+            curves = tuple(_curve(runs.run(r, lrs, advance), lrs) for r in range(settings.repeats))
         return RangeTest(curves, judge(curves, num_classes), tuple(history))
 
     result = run_repeats()
@@ -126,114 +123,15 @@ def range_test(
     return result
 
 
-class _Repeats:
-    """Runs one repeat after another; those that a stopped process had done before are not run again.
-
-    Which repeat follows is determined by the curves before it, so that these and the steps of the one that was under
-    way are all there is to save.
-    """
-
-    def __init__(
-        self,
-        make_learner: Callable[[Schedule], Learner],
-        batches: Callable[[int, int], Iterator[Batch]],
-        keeping: Keeping | None,
-        saved: Checkpoint | None,
-    ) -> None:
-        self._make_learner, self._batches, self._keeping = make_learner, batches, keeping
-        self._saved = saved
-        self._before: list[Curve] = []  # not asked for yet
-        self._half: dict[str, Any] | None = None
-        if saved is not None:
-            try:
-                self._before = [curve_from_json(curve) for curve in saved.state["curves"]]
-                self._half = saved.state["half"]
-            except (KeyError, TypeError, ValueError) as error:
-                raise saved.unfit(error) from error
-        self._done: list[Curve] = []
-
-    def curve(self, repeat: int, lrs: tuple[float, ...], advance: Advance) -> Curve:
-        """The curve of one repeat, up to where it diverged; a non-finite loss is the last."""
-        if self._before:
-            curve = self._before.pop(0)
-            advance(len(lrs))
-        else:
-            curve = self._run(repeat, lrs, advance)
-        self._done.append(curve)
-        return curve
-
-    def _run(self, repeat: int, lrs: tuple[float, ...], advance: Advance) -> Curve:
-        """A step that fp16 skipped is left out of the curve: the next step has the same LR again."""
-        # Without cycled momenta: the optimizer's own momentum is used.
-        learner = self._make_learner(Schedule(lrs=lrs, momenta=None, max_lr=lrs[-1], min_lr=lrs[0]))
-        applied, losses = self._go_on(learner)
-        advance(len(losses))
-        batches = self._batches(repeat, len(losses))
-        while len(losses) < len(lrs):
-            first = len(losses) - len(losses) % _CHUNK
-            try:
-                self._finish_chunk(learner, batches, min(first + _CHUNK, len(lrs)), applied, losses, advance)
-            except NonFinite as fault:
-                advance(len(lrs) - len(losses))
-                return Curve(lrs, (*_once_each(applied, losses[: fault.step]), math.nan))
-            # Once a whole chunk is above the rule's cap it is diverging: the rule caps these losses and all later ones.
-            if min(losses[first:]) > loss_ceiling(np.array(losses)):
-                advance(len(lrs) - len(losses))
-                break
-            self._keep(learner, applied, losses)
-        return Curve(lrs, _once_each(applied, losses))
-
-    def _finish_chunk(
-        self,
-        learner: Learner,
-        batches: Iterator[Batch],
-        last: int,
-        applied: list[float],
-        losses: list[float],
-        advance: Advance,
-    ) -> None:
-        """Adds the losses up to step `last`; keeps them and stops after any step where it is asked to.
-
-        Raises:
-            NonFinite: a step was not finite; the step named is the same wherever a process was stopped.
-        """
-        until = self._keeping.after_step if self._keeping else _never
-        while len(losses) < last:
-            done = len(losses)
-            chunk = itertools.islice(batches, last - done)
-            # Progress counts the losses below instead.
-            steps = learner.train(chunk, done, lambda n=1: None, until)
-            losses += steps.losses.tolist()
-            applied += steps.lrs.tolist()
-            advance(len(losses) - done)
-            try:
-                learner.check()
-            except NonFinite:
-                if len(losses) == last:
-                    raise
-                until = _never  # a few steps more, of which none changes anything
-            else:
-                if len(losses) < last:
-                    self._keep(learner, applied, losses)
-
-    def _go_on(self, learner: Learner) -> tuple[list[float], list[float]]:
-        """The LRs and losses of the steps that were done before, after which the learner is then."""
-        half, self._half = self._half, None
-        if half is None:
-            return [], []
-        learner.load_state_dict(half["learner"])
-        return half["applied"], half["losses"]
-
-    def _keep(self, learner: Learner, applied: list[float], losses: list[float]) -> None:
-        """Saves what was done, if it is time or the process is asked to stop."""
-        if self._keeping is not None and self._keeping.after_step():
-            half = {"learner": learner.state_dict(), "applied": applied, "losses": losses}
-            curves = [curve_to_json(curve) for curve in self._done]
-            self._keeping.save(len(curves), len(losses), {"curves": curves, "half": half})
+def _diverges(losses: Sequence[float], first: int) -> bool:
+    """Whether all losses from `first` on are above the rule's cap: it caps these and all later ones."""
+    return min(losses[first:]) > loss_ceiling(np.array(losses))
 
 
-def _never() -> bool:
-    return False
+def _curve(run: ShortRun, lrs: tuple[float, ...]) -> Curve:
+    """One repeat; a non-finite loss is its last. A step that fp16 skipped is left out: the next has the same LR."""
+    losses = _once_each(run.applied, run.losses)
+    return Curve(lrs, losses if run.is_finite else (*losses, math.nan))
 
 
 def _once_each(applied: list[float], losses: list[float]) -> tuple[float, ...]:
