@@ -154,7 +154,7 @@ def _find(
         lambda max_lr: plugins.scheduler.plan(max_lr, config.train.epochs, steps),
         data.info.num_classes,
         config,
-        way.find_factor(config, plugins, data.info),
+        way.find_factor(config, plugins, data),
     )
     with rows.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -18,6 +18,7 @@ from resnet_exp.config.plugin_args import checked_settings
 from resnet_exp.config.plugin_folders import consented_folders, open_folders
 from resnet_exp.config.redact import redact
 from resnet_exp.config.schema import (
+    MiniaturesConfig,
     RangeTestConfig,
     ReportConfig,
     SplitConfig,
@@ -25,6 +26,7 @@ from resnet_exp.config.schema import (
     TopLevelConfig,
     TrainConfig,
     from_values,
+    range_test_from,
 )
 from resnet_exp.config.secrets import filled, without_secrets_of
 from resnet_exp.config.suggest import UnknownKey
@@ -66,7 +68,7 @@ class Config:
     run_dir: str | None
     metrics: list[str]  # the user's own, `module.name`
     split: SplitConfig
-    range_test: RangeTestConfig
+    range_test: RangeTestConfig | MiniaturesConfig
     train: TrainConfig
     report: ReportConfig
     sweep: SweepConfig
@@ -144,7 +146,7 @@ def typed(
     config = Config(
         **top,
         split=from_values(SplitConfig, "data.", split),
-        range_test=from_values(RangeTestConfig, "range_test.", tree["range_test"]),
+        range_test=range_test_from(tree["range_test"]),
         train=from_values(TrainConfig, "train.", tree["train"]),
         report=report,
         sweep=from_values(SweepConfig, "sweep.", tree["sweep"]),

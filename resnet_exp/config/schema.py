@@ -32,16 +32,47 @@ class SplitConfig:
 
 @dataclass
 class RangeTestConfig:
-    """`range_test`: the LR range test that finds max_lr."""
+    """`range_test=default`: the LR range test that finds max_lr, a sweep of rising LRs."""
 
     start_lr: Factor
     end_lr: Factor
     num_steps: Annotated[int, Ge(20)]  # the rule needs 15 points at least (range_rules.MIN_POINTS)
     repeats: Count
+    rule: Literal["minimum"] = "minimum"  # configs of before lack it
 
     def __post_init__(self) -> None:
         if not self.start_lr < self.end_lr:
             raise ConfigError(f"range_test.end_lr={self.end_lr}: a finite number above {self.start_lr} is needed")
+
+
+@dataclass
+class MiniaturesConfig:
+    """`range_test=miniatures`: complete, short runs that find max_lr."""
+
+    first_lr: Factor
+    num_steps: Annotated[int, Ge(10)]
+    rule: Literal["miniatures"] = "miniatures"
+
+
+def range_test_from(values: dict[str, Any]) -> RangeTestConfig | MiniaturesConfig:
+    """The settings of `range_test`, checked by its rule.
+
+    Raises:
+        ConfigError: as `from_values` does; or the settings are those of another rule.
+    """
+    rules: dict[Any, type[Any]] = {"minimum": RangeTestConfig, "miniatures": MiniaturesConfig}
+    options = {"minimum": "default", "miniatures": "miniatures"}
+    rule = values.get("rule", "minimum")
+    if rule not in rules:
+        raise ConfigError(f"range_test.rule={rule}: one of {', '.join(rules)} is needed")
+    others = next(schema for name, schema in rules.items() if name != rule)
+    foreign = {one.name for one in fields(others)} - {one.name for one in fields(rules[rule])}
+    if found := foreign & values.keys():
+        raise ConfigError(
+            f"range_test.rule={rule} takes no range_test.{min(found)}: choose range_test={options[rule]}, which sets "
+            "the rule with its own settings"
+        )
+    return from_values(rules[rule], "range_test.", values)
 
 
 @dataclass

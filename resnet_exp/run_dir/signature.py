@@ -39,7 +39,7 @@ def determining(config: Config, data_identity: str, precision: str) -> dict[str,
         "seed": str(config.seed),  # as text, since `_plain` makes floats, which merge seeds above 2^53
         "data": data_identity,
         "split": asdict(config.split),
-        "range_test": asdict(config.range_test) if config.needs_range_test else None,
+        "range_test": _range_test(config) if config.needs_range_test else None,
         "train": {**train, "precision": precision},
         **{group: config.plugins[group] for group in groups},
         **_extra_metrics(config),
@@ -62,6 +62,12 @@ def evaluation_signature(config: Config, data_identity: str, checkpoint_digest: 
     return digest_of(_plain(determines))
 
 
+def _range_test(config: Config) -> dict[str, Any]:
+    """The settings of the range test; its first rule is not named, so that signatures of before stay."""
+    settings = asdict(config.range_test)
+    return {key: value for key, value in settings.items() if (key, value) != ("rule", "minimum")}
+
+
 def _extra_metrics(config: Config) -> dict[str, Any]:
     """The user's own metrics, where there are any: a run without one is not the run that measures it."""
     return {"metrics": sorted(config.metrics)} if config.metrics and config.task != "range_test" else {}
@@ -81,7 +87,7 @@ def range_test_signature(config: Config, data_identity: str, environment: dict[s
         "seed": str(config.seed),
         "data": data_identity,
         "split": asdict(config.split),
-        "range_test": asdict(config.range_test),
+        "range_test": _range_test(config),
         "train": train,
         "environment": {fact: environment[fact] for fact in _CURVES_DEPEND_ON},
         "packages": {name: environment["packages"][name] for name in _PACKAGES},

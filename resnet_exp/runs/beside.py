@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_exp.config.config import Config, checked_plugin, flat, module_of
-from resnet_exp.config.schema import RangeTestConfig, SplitConfig, TrainConfig, from_values
+from resnet_exp.config.schema import SplitConfig, TrainConfig, from_values, range_test_from
 from resnet_exp.config.secrets import filled
 from resnet_exp.data.split import check_fit
 from resnet_exp.interfaces import DataSource
@@ -131,7 +131,7 @@ def _as_config(tree: dict[str, Any], command: Config) -> Config:
         seed=tree["seed"],
         metrics=tree["metrics"],
         split=from_values(SplitConfig, "data.", {key: tree["data"][key] for key in asdict(command.split)}),
-        range_test=from_values(RangeTestConfig, "range_test.", tree["range_test"]),
+        range_test=range_test_from(tree["range_test"]),
         train=from_values(TrainConfig, "train.", tree["train"]),
         plugins={**command.plugins, **plugins},
     )

@@ -11,8 +11,9 @@ from torch import nn
 
 from resnet_exp.config import build
 from resnet_exp.config.config import Config
+from resnet_exp.config.schema import RangeTestConfig
 from resnet_exp.data import randomness
-from resnet_exp.data.bank import Batch, endless
+from resnet_exp.data.bank import Batch, endless, num_batches
 from resnet_exp.data.prepare import Data
 from resnet_exp.interfaces import DatasetInfo, Schedule
 from resnet_exp.run_dir.checkpoint import Checkpoints
@@ -26,6 +27,10 @@ from resnet_exp.training.device import untouched_randomness
 from resnet_exp.training.keeping import Keeping
 from resnet_exp.training.learner import Learner
 from resnet_exp.training.lr_range import FoundLR, RangeTest, range_test
+
+# With miniatures. Source: measured, docs/decisions/0016-choosing-max-lr.md.
+_GROWTH = 0.3  # max_lr rises as this power of the number of steps
+_WITHOUT_WARM_UP = 0.6  # a schedule that begins at max_lr bears less than a miniature
 
 
 def find_max_lr(
@@ -47,7 +52,7 @@ def find_max_lr(
     suggestion = tested.verdict.suggestion
     if suggestion is None or this.config.task != "train":  # task=range_test reports the suggestion itself
         return FoundLR(tested, None, None, is_cached)
-    max_lr = find_factor(this.config, plugins, data.info) * suggestion
+    max_lr = find_factor(this.config, plugins, data) * suggestion
     return FoundLR(tested, max_lr, scheduler.first_lr(max_lr), is_cached)
 
 
@@ -94,20 +99,31 @@ def _batches(this: OpenRun, plugins: build.Plugins, data: Data, repeat: int, fir
     return endless(data.train, plugins.augmentation, this.config.train.batch_size, seed, first=first)
 
 
-def find_factor(config: Config, plugins: build.Plugins, info: DatasetInfo) -> float:
+def find_factor(config: Config, plugins: build.Plugins, data: Data) -> float:
     """The factor between the suggestion and max_lr: `scheduler.find_factor`, or the one that was measured.
 
-    SGD on networks with batch normalisation can train at a multiple of the suggestion; Adam, and networks without
-    it, diverge there (results/README.md). The reason may be that the scale of weights before batch normalisation does
-    not matter: they grow until the LR suits them.
+    SGD on networks with batch normalisation bears more than short trainings suggest: a multiple of the least loss of
+    rising LRs, and the more, the longer the run, of what does best in a miniature. Adam, and networks without it, do
+    not (results/README.md). The reason may be that the scale of weights before batch normalisation does not matter:
+    they grow until the LR suits them.
 
     Source: van Laarhoven, L2 Regularization versus Batch and Weight Normalization (2017), section 2.
     """
-    scheduler = plugins.scheduler
+    scheduler, settings = plugins.scheduler, config.range_test
     if scheduler.find_factor is not None:
         return scheduler.find_factor
+    adapts = _adapts(config, plugins, data.info)
+    if isinstance(settings, RangeTestConfig):
+        return scheduler.measured_factor if adapts else 1.0
+    if not scheduler.first_lr(1.0) < 1.0:
+        return _WITHOUT_WARM_UP
+    steps = config.train.epochs * num_batches(len(data.train), config.train.batch_size)
+    return max(1.0, steps / settings.num_steps) ** _GROWTH if adapts else 1.0
+
+
+def _adapts(config: Config, plugins: build.Plugins, info: DatasetInfo) -> bool:
+    """Whether the network has batch normalisation, and its optimizer is SGD."""
     with untouched_randomness():
         model = build.model(config, info)
-    normalised = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules())
-    is_sgd = isinstance(plugins.optimizer(model), torch.optim.SGD)
-    return scheduler.measured_factor if normalised and is_sgd else 1.0
+        normalised = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules())
+        return normalised and isinstance(plugins.optimizer(model), torch.optim.SGD)

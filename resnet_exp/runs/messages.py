@@ -131,15 +131,22 @@ def print_range_test(found: FoundLR, console: Console) -> None:
     """Prints the suggestion of the range test, the max_lr taken from it, and what other rules would suggest."""
     assert found.range_test is not None
     verdict, max_lr = found.range_test.verdict, found.max_lr
-    console.heading("LR range test" + (" (cached)" if found.is_cached else ""))
+    kind = "max_lr by miniature runs" if found.range_test.miniatures else "LR range test"
+    console.heading(kind + (" (cached)" if found.is_cached else ""))
     for event in found.range_test.history:
         console.line(f"  {event}")
     if verdict.suggestion is None:
         return
     others = ", ".join(f"{name} {lr:.3g}" for name, lr in verdict.rules.items() if name != "minimum")
-    facts = {"suggestion": f"{verdict.suggestion:.4g} ({verdict.reason})", "other rules": others or "none applies"}
+    facts = {"suggestion": f"{verdict.suggestion:.4g} ({verdict.reason})"}
+    if found.range_test.miniatures:
+        facts["miniatures"] = ", ".join(f"{one.max_lr:.3g}: {one.end:.3f}" for one in found.range_test.miniatures)
+    else:
+        facts["other rules"] = others or "none applies"
     if max_lr is not None:
-        facts["max_lr"] = f"{max_lr:.4g}, {max_lr / verdict.suggestion:g} times the suggestion (scheduler.find_factor)"
+        facts["max_lr"] = (
+            f"{max_lr:.4g}, {max_lr / verdict.suggestion:.4g} times the suggestion (scheduler.find_factor)"
+        )
     console.facts(facts)
     if verdict.status != "ok":
         console.warn(f"low confidence in this LR: {verdict.reason}")

@@ -1,7 +1,9 @@
-"""The LR range test: trains new networks at rising LRs and returns the LR that the losses suggest.
+"""The LR range test: trains new networks shortly, at many LRs, and returns the LR that the losses suggest.
+
+By default the LRs rise within each training, and `range_rules` reads the curves; `miniatures` is the other rule.
 
 Source: Smith, Cyclical Learning Rates for Training Neural Networks (2017), section 3.3; the exponential rise is
-fastai's. `range_rules` reads the curves.
+fastai's.
 """
 
 from __future__ import annotations
@@ -13,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from resnet_exp.config.schema import RangeTestConfig
+from resnet_exp.config.schema import MiniaturesConfig, RangeTestConfig
 from resnet_exp.data.bank import Batch
 from resnet_exp.interfaces import Progress, Schedule
 from resnet_exp.run_dir.checkpoint import Checkpoint
 from resnet_exp.training.keeping import Keeping
 from resnet_exp.training.learner import Learner
+from resnet_exp.training.miniatures import Miniature, miniature_runs, never_lost
 from resnet_exp.training.range_curve import Curve, curve_from_json, curve_to_json
 from resnet_exp.training.range_rules import (
     Verdict,
@@ -36,23 +39,27 @@ _LOWER, _HIGHER = 100, 10
 
 @dataclass(frozen=True)
 class RangeTest:
-    """The curves of all repeats, and the verdict on them."""
+    """The curves of all repeats, or the miniatures, and the verdict on them."""
 
     curves: tuple[Curve, ...]
     verdict: Verdict
-    history: tuple[str, ...]  # why the repeats were run again with other LRs, one sentence each
+    history: tuple[str, ...]  # why runs were made again with other LRs or more steps, one sentence each
+    miniatures: tuple[Miniature, ...] = ()  # with range_test=miniatures, instead of curves
 
     def to_json(self) -> dict[str, Any]:
+        miniatures = {"miniatures": [asdict(one) for one in self.miniatures]} if self.miniatures else {}
         return {
             "curves": [curve_to_json(curve) for curve in self.curves],
             "verdict": asdict(self.verdict),
             "history": list(self.history),
+            **miniatures,
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RangeTest:
         curves = tuple(curve_from_json(curve) for curve in data["curves"])
-        return cls(curves, verdict_from_json(data["verdict"]), tuple(data["history"]))
+        miniatures = tuple(Miniature(**{**one, "losses": tuple(one["losses"])}) for one in data.get("miniatures", ()))
+        return cls(curves, verdict_from_json(data["verdict"]), tuple(data["history"]), miniatures)
 
 
 @dataclass(frozen=True)
@@ -77,22 +84,20 @@ class FoundLR:
 def range_test(
     make_learner: Callable[[Schedule], Learner],
     batches: Callable[[int, int], Iterator[Batch]],
-    settings: RangeTestConfig,
+    settings: RangeTestConfig | MiniaturesConfig,
     num_classes: int,
     progress: Progress,
     keeping: Keeping | None = None,
     saved: Checkpoint | None = None,
 ) -> RangeTest:
-    """The LR that the repeats on new networks suggest, with a status and the curves.
+    """The LR that short trainings of new networks suggest, by the rule of the settings, with a status and the curves.
 
-    If they diverge at once, they are run again from start_lr / 100; if the loss still falls at the last LR, up to
-    end_lr * 10; both with as many steps a decade as before. One that was stopped goes on from what it saved, to the
-    same curves.
+    One that was stopped goes on from what it saved, to the same curves.
 
     Args:
         make_learner: makes a new network, the same each time, with its optimizer, for a schedule.
         batches: endless training batches of a repeat, counted from 0, from a step on.
-        settings: bounds, steps and repeats.
+        settings: the rule, and its own settings.
         num_classes: for ln C, the loss of guessing.
         progress: opens the progress display.
         keeping: saves what was done; None saves nothing.
@@ -101,9 +106,21 @@ def range_test(
     Raises:
         RunError: what was saved has another content.
     """
+    if isinstance(settings, MiniaturesConfig):
+        runs = ShortRuns(make_learner, batches, never_lost, keeping, saved)
+        miniatures, verdict, history = miniature_runs(runs, settings, num_classes, progress)
+        return RangeTest((), verdict, history, miniatures)
+    return _sweeps(ShortRuns(make_learner, batches, _diverges, keeping, saved), settings, num_classes, progress)
+
+
+def _sweeps(runs: ShortRuns, settings: RangeTestConfig, num_classes: int, progress: Progress) -> RangeTest:
+    """The repeats, each a sweep of rising LRs.
+
+    If they diverge at once, they are run again from start_lr / 100; if the loss still falls at the last LR, up to
+    end_lr * 10; both with as many steps a decade as before.
+    """
     start, end = settings.start_lr, settings.end_lr
     history: list[str] = []
-    runs = ShortRuns(make_learner, batches, _diverges, keeping, saved)
 
     def run_repeats() -> RangeTest:
         lrs = _exponential(start, end, _steps(settings, start, end))

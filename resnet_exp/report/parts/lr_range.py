@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from resnet_exp.report.drawing import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION, save
+from resnet_exp.report.parts.miniatures import miniatures_section
 from resnet_exp.report.section import Figure, Gap, Section
 from resnet_exp.report.subject import Subject
 from resnet_exp.run_dir.contents import read_recorded
@@ -46,6 +47,8 @@ def draw_range_test(subject: Subject) -> Section:
 
 def range_test_section(found: RangeTest, max_lr: float | None, min_lr: float | None, folder: Path) -> Section:
     """The part with the range test's figure, saved in the folder with the curves as CSV."""
+    if found.miniatures:
+        return miniatures_section(found, max_lr, min_lr, folder)
     verdict = found.verdict
     columns = [f"{kind}_{i}" for i in range(1, len(found.curves) + 1) for kind in ("lr", "loss", "smoothed")]
     values = [
