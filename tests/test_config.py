@@ -236,8 +236,8 @@ WITHOUT_EFFECT = {
     "data._target_": "resnet_exp.data.other.Other",  # as above
 }
 # A training refuses what is for other tasks.
-# With another key only; metrics of your own need a folder, and have a test of their own.
-NOT_SET_ALONE = {"checkpoint", "images", "predictions", "run_dir", "metrics"}
+# With another key only; metrics of your own need a folder, and a rule has settings: these have tests of their own.
+NOT_SET_ALONE = {"checkpoint", "images", "predictions", "run_dir", "metrics", "range_test.rule"}
 WITH_EFFECT = {
     "task": "range_test",
     "seed": "1",
@@ -291,6 +291,22 @@ def test_metrics_of_ones_own_make_another_run_and_the_same_range_test() -> None:
     assert sign(*own) != sign()
     assert sign(*own, "task=range_test") == sign("task=range_test")
     assert range_sign(*own) == range_sign()
+
+
+def test_another_rule_for_max_lr_makes_another_run_and_another_range_test() -> None:
+    mini = "range_test=miniatures"
+    assert len({sign(), sign(mini), sign(mini, "range_test.first_lr=0.1"), sign(mini, "range_test.num_steps=20")}) == 4
+    assert range_sign(mini) != range_sign()
+    assert range_sign(mini, "scheduler.peak_epoch=7", "train.epochs=30") == range_sign(mini)
+
+
+def test_a_recorded_config_of_before_there_was_a_rule_has_the_first_one() -> None:
+    with initialize_config_dir(str(CONF)):
+        tree = compose("config", overrides=["data=digits"])
+        OmegaConf.set_struct(tree, False)
+        del tree["range_test"]["rule"]
+    assert typed(tree).range_test.rule == "minimum"
+    assert signature(typed(tree), "images", "fp32") == signature(config_of("data=digits"), "images", "fp32")
 
 
 def test_the_moving_average_makes_another_run_and_the_same_range_test() -> None:

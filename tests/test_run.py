@@ -27,6 +27,7 @@ from safetensors import safe_open
 from resnet_exp.config import build
 from resnet_exp.config.conf import CONF
 from resnet_exp.config.config import flat, typed
+from resnet_exp.config.schema import RangeTestConfig
 from resnet_exp.data.bank import Batch
 from resnet_exp.data.digits import Digits
 from resnet_exp.interfaces import ConfigError, LoadedData, Mirror, RunError
@@ -106,8 +107,10 @@ def run(*overrides: str) -> Done:
 
 
 def config_of(*overrides: str):
+    others = {text.partition("=")[0] for text in overrides if text in ("range_test=miniatures", "scheduler=constant")}
+    tiny = [text for text in TINY if text.partition(".")[0] not in others]
     with initialize_config_dir(str(CONF)):
-        return typed(compose("config", overrides=[*TINY, *overrides]), overrides)
+        return typed(compose("config", overrides=[*tiny, *overrides]), overrides)
 
 
 def darkened(load: Callable[..., LoadedData]) -> Callable[..., LoadedData]:
@@ -568,7 +571,53 @@ def test_only_a_network_with_batch_normalisation_takes_the_multiple(
     """Measured: 8 times the suggestion, or 4 times, a network without it is lost."""
     monkeypatch.setattr(build, "model", lambda *_: torch.nn.Sequential(torch.nn.Linear(2, 2), layer))
     plugins = SimpleNamespace(scheduler=OneCycle(), optimizer=sgd())
-    assert finding.find_factor(None, plugins, None) == factor
+    config = SimpleNamespace(range_test=RangeTestConfig(1e-5, 10.0, 100, 3))
+    assert finding.find_factor(config, plugins, SimpleNamespace(info=None)) == factor
+
+
+@pytest.mark.parametrize(
+    ("overrides", "factor"),
+    [
+        ((), (4 * 3 / 10) ** 0.3),  # 4 epochs of 3 steps, miniatures of 10: the longer a run, the more it bears
+        (("train.epochs=2", "scheduler.peak_epoch=1"), 1.0),  # shorter than a miniature
+        (("optimizer=adam",), 1.0),
+        (("scheduler=constant",), 0.6),
+        (("scheduler.find_factor=2",), 2.0),
+    ],
+    ids=str,
+)
+def test_with_miniatures_max_lr_grows_with_the_length_of_the_run(
+    overrides: tuple[str, ...], factor: float, go: Callable[..., Done], capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = go("range_test=miniatures", "range_test.num_steps=10", "train.epochs=4", "train.batch_size=64", *overrides)
+    suggestion = done.metrics["range_test/suggestion"][0]
+    assert done.result["max_lr"] == pytest.approx(factor * suggestion, rel=1e-12)
+    out = capsys.readouterr().out
+    assert "max_lr by miniature runs" in out and "miniatures     0.0" in out
+
+
+def test_miniatures_are_shared_by_runs_of_other_schedules_and_lengths(
+    go: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mini = ("range_test=miniatures", "range_test.num_steps=10")
+    first = go("task=range_test", *mini)
+    monkeypatch.setattr(finding, "range_test", never)
+    second = go("name=other", "scheduler.peak_epoch=2", "train.epochs=2", *mini)
+    assert "max_lr by miniature runs (cached)" in capsys.readouterr().out
+    assert second.metrics["range_test/suggestion"][0] == first.objective
+    with pytest.raises(AssertionError):  # a sweep of rising LRs is another range test
+        go("task=range_test")
+
+
+def test_the_settings_of_another_rule_are_refused(go: Callable[..., Done]) -> None:
+    with pytest.raises(
+        ConfigError, match=r"range_test\.rule=miniatures takes no range_test\.end_lr: choose range_test=mini"
+    ):
+        go("range_test.rule=miniatures")
+    with pytest.raises(ConfigError, match=r"range_test\.rule=valley: one of minimum, miniatures is needed"):
+        go("range_test.rule=valley")
+    with pytest.raises(ConfigError, match=r"range_test\.num_steps=5"):
+        go("range_test=miniatures", "range_test.num_steps=5")
 
 
 def test_a_range_test_is_made_anew_on_other_pixels_of_the_same_name(

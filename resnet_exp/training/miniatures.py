@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from resnet_exp.config.schema import MiniaturesConfig
-from resnet_exp.interfaces import Advance, Progress
+from resnet_exp.interfaces import Progress
 from resnet_exp.training.range_rules import CHANCE_MARGIN, Verdict
 from resnet_exp.training.short_runs import ShortRuns
 
@@ -51,8 +51,7 @@ def miniature_runs(
     """
     steps, history = settings.num_steps, list[str]()
     while True:
-        with progress("max_lr by miniature runs", 4 * steps) as advance:  # so many are made mostly
-            made = _search(runs, settings.first_lr, steps, advance)
+        made = _search(runs, settings.first_lr, steps, progress)
         verdict = judge_miniatures(made, num_classes)
         if verdict.suggestion is not None or len(history) == 2:
             return tuple(made[power] for power in sorted(made)), verdict, tuple(history)
@@ -60,12 +59,13 @@ def miniature_runs(
         steps *= _LONGER
 
 
-def _search(runs: ShortRuns, first_lr: float, steps: int, advance: Advance) -> dict[int, Miniature]:
+def _search(runs: ShortRuns, first_lr: float, steps: int, progress: Progress) -> dict[int, Miniature]:
     """The miniatures by their powers of the ratio, up to where the best has a neighbour on each side."""
     made: dict[int, Miniature] = {}
     while (power := _next(made)) is not None:
         max_lr = first_lr * _RATIO**power
-        run = runs.run(0, one_cycle(max_lr, steps), advance)
+        with progress(f"miniature run at max_lr {max_lr:.3g}", steps) as advance:
+            run = runs.run(0, one_cycle(max_lr, steps), advance)
         made[power] = Miniature(max_lr, tuple(run.losses), steps)
     return made
 

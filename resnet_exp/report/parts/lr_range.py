@@ -48,7 +48,7 @@ def draw_range_test(subject: Subject) -> Section:
 def range_test_section(found: RangeTest, max_lr: float | None, min_lr: float | None, folder: Path) -> Section:
     """The part with the range test's figure, saved in the folder with the curves as CSV."""
     if found.miniatures:
-        return miniatures_section(found, max_lr, min_lr, folder)
+        return miniatures_section(found, max_lr, folder)
     verdict = found.verdict
     columns = [f"{kind}_{i}" for i in range(1, len(found.curves) + 1) for kind in ("lr", "loss", "smoothed")]
     values = [
