@@ -2,7 +2,7 @@
 
     python benchmarks/max_lr.py images CIFAR10_JPEG IMAGES     makes the two small data sets in the folder IMAGES
     python benchmarks/max_lr.py curves CIFAR10_JPEG IMAGES [CELL ...] [--seeds 0 1 2] [--within 6] [--jobs 2]
-    python benchmarks/max_lr.py found CIFAR10_JPEG IMAGES [CELL ...]
+    python benchmarks/max_lr.py found CIFAR10_JPEG IMAGES [CELL ...] [--seeds 0 1 2] [--jobs 2]
     python benchmarks/max_lr.py table
 
 CIFAR10_JPEG is CIFAR-10 as a folder of images. A *cell* is a setting that people train in (`max_lr_cells.py`). Its
@@ -19,6 +19,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,8 +27,10 @@ from threading import Lock
 
 from max_lr_cells import CELLS, Cell
 from max_lr_images import make_images
+from max_lr_table import write_table
 
 RESULTS = Path("results/max_lr")
+FOUND_COLUMNS = ("cell", "seed", "rule", "max_lr", "steps", "run_steps", "seconds")
 COLUMNS = ("cell", "seed", "max_lr", "accuracy", "best_accuracy", "status", "seconds", "commit")
 _writing = Lock()
 
@@ -66,6 +69,25 @@ def _sweep(cell: Cell, folders: dict[str, str], seed: int, within: float | None)
         return
     _add(RESULTS / "runs.csv", [_row(cell, seed, line) for line in _read(Path(folder))])
     print(f"{cell.name}, seed {seed}: {len(values)} runs", flush=True)
+
+
+def found(cells: Sequence[Cell], folders: dict[str, str], seeds: Sequence[int], jobs: int) -> None:
+    """Has each rule find a max_lr in each cell with each seed, and writes found.csv anew after each."""
+    with ThreadPoolExecutor(jobs) as pool:
+        for seed in seeds:
+            for cell in cells:
+                pool.submit(_find, cell, folders, seed)
+
+
+def _find(cell: Cell, folders: dict[str, str], seed: int) -> None:
+    settings = [setting.format(**folders) for setting in cell.settings]
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder) / "found.csv"
+        command = [sys.executable, "benchmarks/max_lr_rules.py", str(rows), cell.name, *settings, f"seed={seed}"]
+        done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+        _add(RESULTS / "found.csv", _read(rows), FOUND_COLUMNS)
+    ending = "" if "interrupted" in done.stderr else f"\n{done.stderr[-2000:]}"
+    print(f"{cell.name}, seed {seed}: rules{ending}", flush=True)
 
 
 def _row(cell: Cell, seed: int, line: dict[str, str]) -> dict[str, str]:
@@ -130,9 +152,9 @@ def _sortable(text: str) -> tuple[float, str]:
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("images", "curves"))
-    parser.add_argument("cifar", metavar="CIFAR10_JPEG")
-    parser.add_argument("images", metavar="IMAGES")
+    parser.add_argument("what", choices=("images", "curves", "found", "table"))
+    parser.add_argument("cifar", metavar="CIFAR10_JPEG", nargs="?", default="")
+    parser.add_argument("images", metavar="IMAGES", nargs="?", default="")
     parser.add_argument(
         "cells", nargs="*", metavar="CELL", help=f"one of {' '.join(CELLS)}; those for choosing without"
     )
@@ -143,9 +165,15 @@ def main() -> None:
     if options.what == "images":
         make_images(Path(options.cifar), Path(options.images))
         return
+    if options.what == "table":
+        write_table(RESULTS)
+        return
     cells = [CELLS[name] for name in options.cells] or [cell for cell in CELLS.values() if cell.chooses]
     folders = {"cifar": options.cifar, "images": options.images}
-    curves(cells, folders, options.seeds, options.within, options.jobs)
+    if options.what == "found":
+        found(cells, folders, options.seeds, options.jobs)
+    else:
+        curves(cells, folders, options.seeds, options.within, options.jobs)
 
 
 if __name__ == "__main__":

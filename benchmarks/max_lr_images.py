@@ -66,7 +66,7 @@ def _letter(letter: str, font: ImageFont.FreeTypeFont, random: np.random.Generat
     for _ in range(3):
         ends = [tuple(random.uniform(0, side, 2)) for _ in range(2)]
         draw.line(ends, fill=int(random.integers(0, 256)), width=int(random.integers(2, 7)))
-    pixels = np.asarray(image.resize((_SIDE, _SIDE)), dtype=np.float32)
+    pixels = np.asarray(image.resize((_SIDE, _SIDE)), dtype=np.float64)
     low, high = random.uniform(0, 110), random.uniform(120, 255)
     pixels = low + (high - low) * pixels / 255 + random.normal(0, 30, pixels.shape)
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))

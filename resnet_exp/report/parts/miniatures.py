@@ -20,14 +20,16 @@ from resnet_exp.run_dir.files import write_csv
 from resnet_exp.training.lr_range import RangeTest
 from resnet_exp.training.miniatures import Miniature, one_cycle
 
+Colour = tuple[float, float, float, float]
+
 
 def miniatures_section(found: RangeTest, max_lr: float | None, folder: Path) -> Section:
     """The part with the miniatures' figure, saved in the folder with their losses as CSV."""
-    columns, values = ["step"], [list(range(1, found.miniatures[0].steps + 1))]
-    for one in found.miniatures:
-        columns.append(f"loss_at_{one.max_lr:.4g}")
-        values.append(list(one.losses))
-    data = write_csv(folder / "range_test.csv", columns, zip_longest(*values))
+    columns = ["step", *(f"loss_at_{one.max_lr:.4g}" for one in found.miniatures)]
+    steps = range(1, found.miniatures[0].steps + 1)
+    # The columns differ in length, since a run that is lost ends early.
+    rows = zip_longest(steps, *(one.losses for one in found.miniatures))
+    data = write_csv(folder / "range_test.csv", columns, rows)
     image = save(miniatures_figure(found, max_lr), folder / "range_test.png", svg=True)
     verdict = found.verdict
     suggested = "no LR" if verdict.suggestion is None else f"the LR {verdict.suggestion:.4g}"
@@ -53,7 +55,7 @@ def miniatures_figure(found: RangeTest, max_lr: float | None) -> Canvas:
     figure = Canvas(figsize=(10.4, 5.2))
     left, right = figure.add_axes((0.065, 0.13, 0.4, 0.66)), figure.add_axes((0.55, 0.13, 0.43, 0.66))
     made = found.miniatures
-    colours = mpl.colormaps["viridis"](np.linspace(0.0, 0.88, len(made)))
+    colours = [mpl.colormaps["viridis"](place) for place in np.linspace(0.0, 0.88, len(made))]
     for one, colour in zip(made, colours, strict=True):
         _draw_losses(left, one, colour)
     _draw_ends(right, found, colours)
@@ -82,7 +84,7 @@ def _limits(losses: Sequence[float], most: float) -> tuple[float, float]:
     return min(shown) - room, max(shown) + room
 
 
-def _draw_losses(axes: Axes, one: Miniature, colour: np.ndarray) -> None:
+def _draw_losses(axes: Axes, one: Miniature, colour: Colour) -> None:
     steps = np.arange(1, len(one.losses) + 1)
     label = f"{one.max_lr:.3g}" + ("" if len(one.losses) == one.steps else ", lost")
     axes.plot(steps, one.losses, color=colour, lw=1.5, label=label)
@@ -95,7 +97,7 @@ def _draw_losses(axes: Axes, one: Miniature, colour: np.ndarray) -> None:
     axes.legend(title="max_lr", fontsize=8.5, title_fontsize=8.5, frameon=False, loc="upper right", ncols=2)
 
 
-def _draw_ends(axes: Axes, found: RangeTest, colours: Sequence[np.ndarray]) -> None:
+def _draw_ends(axes: Axes, found: RangeTest, colours: Sequence[Colour]) -> None:
     made = [(one, colour) for one, colour in zip(found.miniatures, colours, strict=True) if math.isfinite(one.end)]
     axes.plot([one.max_lr for one, _ in made], [one.end for one, _ in made], color=INK, lw=1.2, zorder=2)
     for one, colour in made:
