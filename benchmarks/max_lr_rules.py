@@ -48,6 +48,7 @@ class Trial:
     num_classes: int
     config: Any
     factor: float  # today's
+    adapts: bool  # SGD, and a network with batch normalisation
 
     def sweep(self, settings: RangeTestConfig) -> tuple[Curve, ...]:
         """The curves of a range test."""
@@ -84,7 +85,10 @@ def today(trial: Trial) -> dict[str, tuple[float | None, int]]:
 
 
 def miniatures(trial: Trial, length: int) -> dict[str, tuple[float | None, int]]:
-    """Runs of so many steps on the run's own schedule, at neighbouring peaks; the peak of the least loss at the end."""
+    """Runs of so many steps on the run's own schedule, at neighbouring peaks; the peak of the least loss at the end.
+
+    And that peak times a power of the run's length, where SGD trains a network with batch normalisation.
+    """
     ends: dict[int, float] = {}
 
     def end(power: int) -> float:
@@ -102,11 +106,8 @@ def miniatures(trial: Trial, length: int) -> dict[str, tuple[float | None, int]]
         at = better
     peak = _START * _RATIO ** _vertex(at, ends)
     steps = length * len(ends)
-    grown = peak * (len(trial.plan(peak).lrs) / length) ** _GROWTH
-    worst = [_START * _RATIO**power for power, loss in ends.items() if loss >= math.log(trial.num_classes)]
-    bounded = min([grown, *(lr / 2 for lr in worst if lr > peak)])
-    variants = {"": peak, ", grown": grown, ", grown and bounded": bounded}
-    return {f"miniatures {length}{variant}": (max_lr, steps) for variant, max_lr in variants.items()}
+    grown = peak * (len(trial.plan(peak).lrs) / length) ** _GROWTH if trial.adapts else peak
+    return {f"miniatures {length}": (peak, steps), f"miniatures {length}, grown": (grown, steps)}
 
 
 def _miniature(lrs: tuple[float, ...], length: int) -> tuple[float, ...]:
@@ -155,6 +156,7 @@ def _find(
         data.info.num_classes,
         config,
         way.find_factor(config, plugins, data),
+        way._adapts(config, plugins, data.info),
     )
     with rows.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -115,11 +115,13 @@ def _judged(curve: Curve, max_lrs: Sequence[float]) -> tuple[str, float | None]:
     regret = statistics.mean(curve.regret(max_lr) for max_lr in known)
     middle = math.exp(statistics.mean(map(math.log, known)))
     failed = f", {len(max_lrs) - len(known)} failed" if len(known) < len(max_lrs) else ""
-    return f"{100 * regret:.2f} ± {100 * curve.noise(middle):.2f} ({middle:.3g}{failed})", regret
+    noise = curve.noise(middle)
+    spread = f" ± {100 * noise:.2f}" if math.isfinite(noise) else ""
+    return f"{100 * regret:.2f}{spread} ({middle:.3g}{failed})", regret
 
 
 def _draw(curve: Curve, found: dict[str, list[float]], path: Path) -> None:
-    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    figure = Figure(figsize=(9.2, 4.4), layout="constrained")
     axes = figure.add_subplot()
     for max_lr, each in curve.accuracies.items():
         axes.plot([max_lr] * len(each), [100 * value for value in each.values()], "o", color=INK, ms=3.5, alpha=0.45)
@@ -137,7 +139,7 @@ def _draw(curve: Curve, found: dict[str, list[float]], path: Path) -> None:
     axes.set_ylabel("validation accuracy, last epoch (%)")
     axes.set_title(curve.cell.name, loc="left", fontweight="bold")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=4, fontsize=8.5, frameon=False)
+    figure.legend(loc="outside right upper", fontsize=8.5, frameon=False)
     save(figure, path)
 
 
