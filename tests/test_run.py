@@ -44,6 +44,7 @@ from resnet_exp.runs import run as way
 from resnet_exp.runs.environment import environment_of
 from resnet_exp.runs.record import Record
 from resnet_exp.schedulers.onecycle import OneCycle
+from resnet_exp.training import miniatures
 from resnet_exp.training.evaluate import Evaluation
 from resnet_exp.training.train import Epoch
 
@@ -593,7 +594,7 @@ def test_with_miniatures_max_lr_grows_with_the_length_of_the_run(
     suggestion = done.metrics["range_test/suggestion"][0]
     assert done.result["max_lr"] == pytest.approx(factor * suggestion, rel=1e-12)
     out = capsys.readouterr().out
-    assert "max_lr by miniature runs" in out and "miniatures     0.0" in out
+    assert "max_lr by miniature runs" in out and " at 0.02" in out
 
 
 def test_miniatures_are_shared_by_runs_of_other_schedules_and_lengths(
@@ -607,6 +608,16 @@ def test_miniatures_are_shared_by_runs_of_other_schedules_and_lengths(
     assert second.metrics["range_test/suggestion"][0] == first.objective
     with pytest.raises(AssertionError):  # a sweep of rising LRs is another range test
         go("task=range_test")
+
+
+def test_miniatures_that_all_failed_name_the_settings_to_change(
+    go: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(miniatures, "CHANCE_MARGIN", 1.0)  # nothing beats that
+    with pytest.raises(
+        RunError, match=r"no run of 40 steps beats guessing.*range_test\.first_lr or range_test\.num_steps"
+    ):
+        go("range_test=miniatures", "range_test.num_steps=10")
 
 
 def test_the_settings_of_another_rule_are_refused(go: Callable[..., Done]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,10 @@ def print_range_test(found: FoundLR, console: Console) -> None:
     others = ", ".join(f"{name} {lr:.3g}" for name, lr in verdict.rules.items() if name != "minimum")
     facts = {"suggestion": f"{verdict.suggestion:.4g} ({verdict.reason})"}
     if found.range_test.miniatures:
-        facts["miniatures"] = ", ".join(f"{one.max_lr:.3g}: {one.end:.3f}" for one in found.range_test.miniatures)
+        ends = {
+            one.max_lr: f"{one.end:.3f}" if math.isfinite(one.end) else "lost" for one in found.range_test.miniatures
+        }
+        facts["last losses"] = ", ".join(f"{end} at {lr:.3g}" for lr, end in ends.items())
     else:
         facts["other rules"] = others or "none applies"
     if max_lr is not None:

@@ -154,9 +154,10 @@ def _record_range_test(this: OpenRun, found: FoundLR) -> None:
     messages.print_range_test(found, this.console)
     verdict = found.range_test.verdict
     if verdict.suggestion is None:
+        keys = ("first_lr", "num_steps") if found.range_test.miniatures else ("start_lr", "end_lr")
         raise RunError(
             f"the LR range test failed: {verdict.reason}. Set scheduler.max_lr to a number, or look at "
-            f"{this.record.paths.report / 'range_test.png'} and change range_test.start_lr or range_test.end_lr"
+            f"{this.record.paths.report / 'range_test.png'} and change range_test.{keys[0]} or range_test.{keys[1]}"
         )
 
 
