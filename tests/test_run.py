@@ -27,7 +27,6 @@ from safetensors import safe_open
 from resnet_exp.config import build
 from resnet_exp.config.conf import CONF
 from resnet_exp.config.config import flat, typed
-from resnet_exp.config.schema import RangeTestConfig
 from resnet_exp.data.bank import Batch
 from resnet_exp.data.digits import Digits
 from resnet_exp.interfaces import ConfigError, LoadedData, Mirror, RunError
@@ -572,8 +571,7 @@ def test_only_a_network_with_batch_normalisation_takes_the_multiple(
     """Measured: 8 times the suggestion, or 4 times, a network without it is lost."""
     monkeypatch.setattr(build, "model", lambda *_: torch.nn.Sequential(torch.nn.Linear(2, 2), layer))
     plugins = SimpleNamespace(scheduler=OneCycle(), optimizer=sgd())
-    config = SimpleNamespace(range_test=RangeTestConfig(1e-5, 10.0, 100, 3))
-    assert finding.find_factor(config, plugins, SimpleNamespace(info=None)) == factor
+    assert finding.find_factor(None, plugins, SimpleNamespace(info=None)) == factor
 
 
 @pytest.mark.parametrize(

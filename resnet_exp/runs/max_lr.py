@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,6 @@ from torch import nn
 
 from resnet_exp.config import build
 from resnet_exp.config.config import Config
-from resnet_exp.config.schema import RangeTestConfig
 from resnet_exp.data import randomness
 from resnet_exp.data.bank import Batch, endless, num_batches
 from resnet_exp.data.prepare import Data
@@ -27,6 +26,7 @@ from resnet_exp.training.device import untouched_randomness
 from resnet_exp.training.keeping import Keeping
 from resnet_exp.training.learner import Learner
 from resnet_exp.training.lr_range import FoundLR, RangeTest, range_test
+from resnet_exp.training.miniatures import Miniature
 
 # With miniatures. Source: measured, docs/decisions/0016-choosing-max-lr.md.
 _GROWTH = 0.3  # max_lr rises as this power of the number of steps
@@ -52,7 +52,7 @@ def find_max_lr(
     suggestion = tested.verdict.suggestion
     if suggestion is None or this.config.task != "train":  # task=range_test reports the suggestion itself
         return FoundLR(tested, None, None, is_cached)
-    max_lr = find_factor(this.config, plugins, data) * suggestion
+    max_lr = find_factor(this.config, plugins, data, tested.miniatures) * suggestion
     return FoundLR(tested, max_lr, scheduler.first_lr(max_lr), is_cached)
 
 
@@ -99,7 +99,7 @@ def _batches(this: OpenRun, plugins: build.Plugins, data: Data, repeat: int, fir
     return endless(data.train, plugins.augmentation, this.config.train.batch_size, seed, first=first)
 
 
-def find_factor(config: Config, plugins: build.Plugins, data: Data) -> float:
+def find_factor(config: Config, plugins: build.Plugins, data: Data, miniatures: Sequence[Miniature] = ()) -> float:
     """The factor between the suggestion and max_lr: `scheduler.find_factor`, or the one that was measured.
 
     SGD on networks with batch normalisation bears more than short trainings suggest: a multiple of the least loss of
@@ -109,16 +109,16 @@ def find_factor(config: Config, plugins: build.Plugins, data: Data) -> float:
 
     Source: van Laarhoven, L2 Regularization versus Batch and Weight Normalization (2017), section 2.
     """
-    scheduler, settings = plugins.scheduler, config.range_test
+    scheduler = plugins.scheduler
     if scheduler.find_factor is not None:
         return scheduler.find_factor
     adapts = _adapts(config, plugins, data.info)
-    if isinstance(settings, RangeTestConfig):
+    if not miniatures:
         return scheduler.measured_factor if adapts else 1.0
     if not scheduler.first_lr(1.0) < 1.0:
         return _WITHOUT_WARM_UP
     steps = config.train.epochs * num_batches(len(data.train), config.train.batch_size)
-    return max(1.0, steps / settings.num_steps) ** _GROWTH if adapts else 1.0
+    return max(1.0, steps / miniatures[0].steps) ** _GROWTH if adapts else 1.0
 
 
 def _adapts(config: Config, plugins: build.Plugins, info: DatasetInfo) -> bool:
