@@ -41,7 +41,7 @@ OPTIONS = {
 # Functions by the stage that they belong to, how often a run of two epochs calls them at least, and the options.
 POINTS = {
     "before the range test": ("resnet_exp.runs.max_lr.range_test", 1, "range test"),
-    "a repeat of the range test": ("resnet_exp.training.lr_range._Repeats.curve", 2, "range test"),
+    "a repeat of the range test": ("resnet_exp.training.short_runs.ShortRuns.run", 2, "range test"),
     "a step of the range test": ("resnet_exp.training.learner.Learner._step", 20, "range test"),
     "the range test stored": ("resnet_exp.run_dir.range_test_cache.CacheEntry.store", 1, "range test"),
     "the range test recorded": ("resnet_exp.runs.outputs.save_range_test", 1, "range test"),
