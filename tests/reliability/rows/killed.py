@@ -36,12 +36,17 @@ OPTIONS = {
         *(_EACH_EPOCH, "scheduler.max_lr=find", "range_test.repeats=2", "range_test.num_steps=60"),
         *("train.batch_size=32", "model.width=8"),
     ),
+    "miniatures": (
+        *(_EACH_EPOCH, "scheduler.max_lr=find", "range_test=miniatures", "range_test.num_steps=20"),
+        *("train.batch_size=32", "model.width=8"),
+    ),
     "report": (_EACH_EPOCH, "report=default", "report.gradcam=0", "tracker=csv", "optimizer=rmsprop"),
 }
 # Functions by the stage that they belong to, how often a run of two epochs calls them at least, and the options.
 POINTS = {
     "before the range test": ("resnet_exp.runs.max_lr.range_test", 1, "range test"),
     "a repeat of the range test": ("resnet_exp.training.short_runs.ShortRuns.run", 2, "range test"),
+    "a miniature": ("resnet_exp.training.short_runs.ShortRuns.run", 3, "miniatures"),
     "a step of the range test": ("resnet_exp.training.learner.Learner._step", 20, "range test"),
     "the range test stored": ("resnet_exp.run_dir.range_test_cache.CacheEntry.store", 1, "range test"),
     "the range test recorded": ("resnet_exp.runs.outputs.save_range_test", 1, "range test"),
