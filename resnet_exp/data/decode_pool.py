@@ -10,11 +10,12 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import FrameType
 
 from resnet_exp.data.decoding import Decoded, decode_run
 from resnet_exp.data.image_file import MAX_MEGAPIXELS
@@ -129,15 +130,41 @@ def _signals_are_ours() -> Iterator[None]:
     """A block in which processes are started that take none of the signals that ask to stop, from the first moment on.
 
     A terminal or a batch system signals all processes of a group; this one handles that, and ends the others. A signal
-    that comes within the block is taken by another thread, or at its end.
+    that comes within the block is handled at its end, though another thread may take it.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
-        resource_tracker.ensure_running()  # lets two of the signals through again, the first time
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        yield
+        with _handlers_wait():
+            resource_tracker.ensure_running()  # lets two of the signals through again, the first time
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+            yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _handlers_wait() -> Iterator[None]:
+    """A block at whose end the handlers of these signals are called, where one came.
+
+    Python calls them in the main thread whichever thread takes the signal. An exception between the start of a process
+    and the message of what it shall do would leave it without one.
+    """
+    came: list[tuple[int, FrameType | None]] = []
+    handlers = {n: handler for n in STOP_SIGNALS if callable(handler := signal.getsignal(n))}
+
+    def deliver() -> None:
+        for number, frame in came:
+            handlers[signal.Signals(number)](number, frame)
+
+    if threading.current_thread() is not threading.main_thread():  # Python changes handlers there alone
+        yield
+        return
+    with ExitStack() as at_end:
+        at_end.callback(deliver)  # the last, when all handlers are back
+        for number, handler in handlers.items():
+            at_end.callback(signal.signal, number, handler)
+            signal.signal(number, lambda number, frame: came.append((number, frame)))
+        yield
 
 
 def _start_worker(read_end: Connection) -> None:
