@@ -27,7 +27,7 @@ from threading import Lock
 
 from max_lr_cells import CELLS, Cell
 from max_lr_images import make_images
-from max_lr_table import write_table
+from max_lr_table import read_rows, write_table
 
 RESULTS = Path("results/max_lr")
 FOUND_COLUMNS = ("cell", "seed", "rule", "max_lr", "steps", "run_steps", "seconds")
@@ -67,7 +67,7 @@ def _sweep(cell: Cell, folders: dict[str, str], seed: int, within: float | None)
     if folder is None:
         print(f"{cell.name}, seed {seed}: exit code {done.returncode}\n{done.stderr[-2000:]}", flush=True)
         return
-    _add(RESULTS / "runs.csv", [_row(cell, seed, line) for line in _read(Path(folder))])
+    _add(RESULTS / "runs.csv", [_row(cell, seed, line) for line in read_rows(Path(folder))])
     print(f"{cell.name}, seed {seed}: {len(values)} runs", flush=True)
 
 
@@ -85,7 +85,7 @@ def _find(cell: Cell, folders: dict[str, str], seed: int) -> None:
         rows = Path(folder) / "found.csv"
         command = [sys.executable, "benchmarks/max_lr_rules.py", str(rows), cell.name, *settings, f"seed={seed}"]
         done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-        _add(RESULTS / "found.csv", _read(rows), FOUND_COLUMNS)
+        _add(RESULTS / "found.csv", read_rows(rows), FOUND_COLUMNS)
     ending = "" if "interrupted" in done.stderr else f"\n{done.stderr[-2000:]}"
     print(f"{cell.name}, seed {seed}: rules{ending}", flush=True)
 
@@ -114,14 +114,7 @@ def _near_the_best(cell: Cell, within: float) -> list[float]:
 
 def _of(cell: Cell) -> list[dict[str, str]]:
     with _writing:
-        return [row for row in _read(RESULTS / "runs.csv") if row["cell"] == cell.name]
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        return [row for row in read_rows(RESULTS / "runs.csv") if row["cell"] == cell.name]
 
 
 def _add(path: Path, rows: Iterable[dict[str, str]], columns: Sequence[str] = COLUMNS) -> None:
@@ -132,7 +125,7 @@ def _add(path: Path, rows: Iterable[dict[str, str]], columns: Sequence[str] = CO
 
 def _write(path: Path, rows: Iterable[dict[str, str]], columns: Sequence[str]) -> None:
     key = columns[:3]
-    found = {tuple(row[name] for name in key): row for row in [*_read(path), *rows]}
+    found = {tuple(row[name] for name in key): row for row in [*read_rows(path), *rows]}
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".part")
     with aside.open("w", newline="") as file:

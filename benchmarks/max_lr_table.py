@@ -65,7 +65,7 @@ class Curve:
 def read_curves(path: Path) -> dict[str, Curve]:
     """The curve of each cell, by name, from runs.csv."""
     found: dict[str, dict[float, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
-    for row in _read(path):
+    for row in read_rows(path):
         found[row["cell"]][float(row["max_lr"])][int(row["seed"])] = float(row["accuracy"])
     return {name: Curve(CELLS[name], dict(sorted(found[name].items()))) for name in CELLS if name in found}
 
@@ -74,7 +74,7 @@ def write_table(folder: Path) -> None:
     """Writes regret.csv, regret.md and a figure a cell into the folder, from its runs.csv and found.csv."""
     curves = read_curves(folder / "runs.csv")
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for row in _read(folder / "found.csv"):
+    for row in read_rows(folder / "found.csv"):
         if row["cell"] in curves:
             found[row["rule"], row["cell"]].append(float(row["max_lr"]) if row["max_lr"] else math.nan)
     rules = list(dict.fromkeys(rule for rule, _ in found))
@@ -143,7 +143,8 @@ def _draw(curve: Curve, found: dict[str, list[float]], path: Path) -> None:
     save(figure, path)
 
 
-def _read(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file; none where there is no file."""
     if not path.exists():
         return []
     with path.open(newline="") as file:

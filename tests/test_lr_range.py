@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import itertools
 import json
 import math
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,11 +19,11 @@ from resnet_exp.data import randomness
 from resnet_exp.data.bank import Batch, endless, shuffled
 from resnet_exp.interfaces import Schedule
 from resnet_exp.models.custom_resnet import CustomResNet
-from resnet_exp.run_dir.checkpoint import Checkpoint
 from resnet_exp.schedulers.onecycle import OneCycle
 from resnet_exp.training.device import untouched_randomness
 from resnet_exp.training.learner import NonFinite, Steps
 from resnet_exp.training.lr_range import RangeTest, range_test
+from tests.stopping import Keeping, Stopped
 
 SETTINGS = RangeTestConfig(start_lr=1e-5, end_lr=10.0, num_steps=60, repeats=2)
 
@@ -181,26 +179,6 @@ def test_a_sweep_that_overflows_ends_with_nan_and_the_others_go_on(tiny_learner)
     again = RangeTest.from_json(found.to_json())
     assert math.isnan(again.curves[0].losses[-1])
     assert again.verdict == found.verdict
-
-
-class Stopped(Exception):
-    """What stops the process here."""
-
-
-class Keeping:
-    """Stops at every step of so many, and has what was saved."""
-
-    def __init__(self, patience):
-        self.patience, self.steps, self.saved, self.places = patience, 0, None, []
-
-    def after_step(self):
-        self.steps += 1
-        return self.steps >= self.patience
-
-    def save(self, epoch, step, state):
-        self.saved = Checkpoint(Path("saved.pt"), epoch, step, copy.deepcopy(state))
-        self.places.append((epoch, step))
-        raise Stopped
 
 
 @pytest.mark.parametrize("patience", [6, 10])

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import itertools
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,11 +16,11 @@ from resnet_exp.data import randomness
 from resnet_exp.data.bank import endless, shuffled
 from resnet_exp.interfaces import Schedule
 from resnet_exp.report.parts.lr_range import range_test_section
-from resnet_exp.run_dir.checkpoint import Checkpoint
 from resnet_exp.schedulers.onecycle import OneCycle
 from resnet_exp.training.learner import NonFinite, Steps
 from resnet_exp.training.lr_range import RangeTest, range_test
 from resnet_exp.training.miniatures import one_cycle
+from tests.stopping import Keeping, Stopped
 
 SETTINGS = MiniaturesConfig(first_lr=0.02, num_steps=20)
 CLASSES = 10
@@ -162,26 +160,6 @@ def test_on_images_that_can_be_learnt_it_finds_an_lr_that_learns_them(real, tiny
     assert steps.accuracy() > 0.9
     assert real() == found  # bit for bit
     assert RangeTest.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False))) == found
-
-
-class Stopped(Exception):
-    """What stops the process here."""
-
-
-class Keeping:
-    """Stops at every step of so many, and has what was saved."""
-
-    def __init__(self, patience):
-        self.patience, self.steps, self.saved, self.places = patience, 0, None, []
-
-    def after_step(self):
-        self.steps += 1
-        return self.steps >= self.patience
-
-    def save(self, epoch, step, state):
-        self.saved = Checkpoint(Path("saved.pt"), epoch, step, copy.deepcopy(state))
-        self.places.append((epoch, step))
-        raise Stopped
 
 
 @pytest.mark.parametrize("patience", [7, 10])

@@ -54,25 +54,31 @@ class MiniaturesConfig:
     rule: Literal["miniatures"] = "miniatures"
 
 
+# By rule, the option of `range_test` that sets it, and the settings that it has.
+_RULES: dict[Any, tuple[str, type[Any]]] = {
+    "minimum": ("default", RangeTestConfig),
+    "miniatures": ("miniatures", MiniaturesConfig),
+}
+
+
 def range_test_from(values: dict[str, Any]) -> RangeTestConfig | MiniaturesConfig:
     """The settings of `range_test`, checked by its rule.
 
     Raises:
         ConfigError: as `from_values` does; or the settings are those of another rule.
     """
-    rules: dict[Any, type[Any]] = {"minimum": RangeTestConfig, "miniatures": MiniaturesConfig}
-    options = {"minimum": "default", "miniatures": "miniatures"}
     rule = values.get("rule", "minimum")
-    if rule not in rules:
-        raise ConfigError(f"range_test.rule={rule}: one of {', '.join(rules)} is needed")
-    others = next(schema for name, schema in rules.items() if name != rule)
-    foreign = {one.name for one in fields(others)} - {one.name for one in fields(rules[rule])}
-    if found := foreign & values.keys():
+    if rule not in _RULES:
+        raise ConfigError(f"range_test.rule={rule}: one of {', '.join(_RULES)} is needed")
+    option, schema = _RULES[rule]
+    own = {one.name for one in fields(schema)}
+    known = {one.name for _, each in _RULES.values() for one in fields(each)}
+    if found := (known - own) & values.keys():
         raise ConfigError(
-            f"range_test.rule={rule} takes no range_test.{min(found)}: choose range_test={options[rule]}, which sets "
+            f"range_test.rule={rule} takes no range_test.{min(found)}: choose range_test={option}, which sets "
             "the rule with its own settings"
         )
-    return from_values(rules[rule], "range_test.", values)
+    return from_values(schema, "range_test.", values)
 
 
 @dataclass

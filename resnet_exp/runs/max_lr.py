@@ -112,13 +112,14 @@ def find_factor(config: Config, plugins: build.Plugins, data: Data, miniatures: 
     scheduler = plugins.scheduler
     if scheduler.find_factor is not None:
         return scheduler.find_factor
-    adapts = _adapts(config, plugins, data.info)
-    if not miniatures:
-        return scheduler.measured_factor if adapts else 1.0
-    if not scheduler.first_lr(1.0) < 1.0:
+    if miniatures and not scheduler.first_lr(1.0) < 1.0:
         return _WITHOUT_WARM_UP
+    if not _adapts(config, plugins, data.info):
+        return 1.0
+    if not miniatures:
+        return scheduler.measured_factor
     steps = config.train.epochs * num_batches(len(data.train), config.train.batch_size)
-    return max(1.0, steps / miniatures[0].steps) ** _GROWTH if adapts else 1.0
+    return max(1.0, steps / miniatures[0].steps) ** _GROWTH
 
 
 def _adapts(config: Config, plugins: build.Plugins, info: DatasetInfo) -> bool:

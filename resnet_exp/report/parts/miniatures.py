@@ -18,7 +18,7 @@ from resnet_exp.report.drawing import INK, VERMILLION, save
 from resnet_exp.report.section import Figure, Section
 from resnet_exp.run_dir.files import write_csv
 from resnet_exp.training.lr_range import RangeTest
-from resnet_exp.training.miniatures import Miniature, one_cycle
+from resnet_exp.training.miniatures import one_cycle
 
 Colour = tuple[float, float, float, float]
 
@@ -40,7 +40,7 @@ def miniatures_section(found: RangeTest, max_lr: float | None, folder: Path) -> 
     )
     caption = (
         "Each miniature is a complete one-cycle of a few steps with a new network. The suggestion is where a parabola "
-        "through the best one and its neighbours is least; a long run bears a higher max_lr than a miniature."
+        "through the best one and its neighbours is least. With SGD and batch normalisation a long run bears more."
     )
     return Section("LR range test", figures=(Figure(image, alt, caption, data, wide=True),))
 
@@ -56,8 +56,7 @@ def miniatures_figure(found: RangeTest, max_lr: float | None) -> Canvas:
     left, right = figure.add_axes((0.065, 0.13, 0.4, 0.66)), figure.add_axes((0.55, 0.13, 0.43, 0.66))
     made = found.miniatures
     colours = [mpl.colormaps["viridis"](place) for place in np.linspace(0.0, 0.88, len(made))]
-    for one, colour in zip(made, colours, strict=True):
-        _draw_losses(left, one, colour)
+    _draw_losses(left, found, colours)
     _draw_ends(right, found, colours)
     _mark(right, found.verdict.suggestion, max_lr)
     chance = found.verdict.chance_loss
@@ -84,13 +83,14 @@ def _limits(losses: Sequence[float], most: float) -> tuple[float, float]:
     return min(shown) - room, max(shown) + room
 
 
-def _draw_losses(axes: Axes, one: Miniature, colour: Colour) -> None:
-    steps = np.arange(1, len(one.losses) + 1)
-    label = f"{one.max_lr:.3g}" + ("" if len(one.losses) == one.steps else ", lost")
-    axes.plot(steps, one.losses, color=colour, lw=1.5, label=label)
-    peak = int(np.argmax(one_cycle(one.max_lr, one.steps)))
-    if peak < len(one.losses):
-        axes.plot(steps[peak], one.losses[peak], "^", color=colour, ms=6)
+def _draw_losses(axes: Axes, found: RangeTest, colours: Sequence[Colour]) -> None:
+    for one, colour in zip(found.miniatures, colours, strict=True):
+        steps = np.arange(1, len(one.losses) + 1)
+        label = f"{one.max_lr:.3g}" + ("" if len(one.losses) == one.steps else ", lost")
+        axes.plot(steps, one.losses, color=colour, lw=1.5, label=label)
+        peak = int(np.argmax(one_cycle(one.max_lr, one.steps)))
+        if peak < len(one.losses):
+            axes.plot(steps[peak], one.losses[peak], "^", color=colour, ms=6)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("step (triangle: the peak of the LR)")
     axes.set_ylabel("training loss (nats per image)")
